@@ -1,0 +1,41 @@
+"""Running means of named scalars, kept on the device and read back once an interval."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Averages:
+    """Means of named scalar tensors since the last `flush`.
+
+    `add` launches no synchronisation: the values stay on their device until `flush` reads all of
+    them back in one transfer.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add one batch's scalars (0-dimensional tensors; detached here)."""
+        for name, value in values.items():
+            value = value.detach().float()
+            if name in self._sums:
+                self._sums[name] += value
+                self._counts[name] += 1
+            else:
+                self._sums[name] = value.clone()
+                self._counts[name] = 1
+
+    def flush(self) -> dict[str, float]:
+        """The mean of each name since the last flush, over all processes; empties the accumulator."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(means)
+            means /= torch.distributed.get_world_size()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, means.tolist(), strict=True))

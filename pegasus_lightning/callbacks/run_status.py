@@ -1,0 +1,62 @@
+"""What the run folder says of the run while it trains, and how a signal ends it with nothing lost."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class RunStatus(pl.Callback):
+    """Reports progress after every epoch, and stops at the end of the batch in which a signal comes.
+
+    Args:
+        report: takes the fields of `status.json` that changed.
+        save: saves a checkpoint now.
+    """
+
+    def __init__(self, report: Callable[..., None], save: Callable[[pl.Trainer], None]) -> None:
+        self.report, self.save = report, save
+        self._received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the end of the batch
+        self._received = number
+
+    def listen(self) -> None:
+        """Take the signals over; `deaf` gives them back."""
+        self._former = {number: signal.signal(number, self._receive) for number in SIGNALS}
+
+    def deaf(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise if a signal has come."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        if self._received is not None:
+            self.save(trainer)
+            self.report(epochs=trainer.current_epoch, batches=pl_module.batches_done)
+            self.check()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.report(epochs=trainer.current_epoch + 1, batches=pl_module.batches_done, metrics=pl_module.latest)

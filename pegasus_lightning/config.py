@@ -1,0 +1,271 @@
+"""What can be configured: dataclass schemas for Hydra, and one `validate` for ranges and combinations.
+
+The schemas give every field its type and default; `conf/` gives the presets. Each model has its own
+schema beside its code (`pegasus_lightning/models/<name>.py`), derived from `ModelConfig` here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from pegasus_lightning.errors import UserError, did_you_mean
+
+IMAGE_SIZE = 32
+MIN_CONV_LAYERS = 2
+MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth convolution would leave a single pixel
+SPECTRAL_NORM = ("none", "critic", "all")
+UPSAMPLING = ("transposed", "nearest")
+RECONSTRUCTION = ("bce", "mse")
+PRECISION = ("auto", "32", "bf16")
+RESUME = ("auto", "never", "must")
+SOURCES = ("cifar10", "image_folder", "silhouettes")
+
+
+@dataclass
+class NetworksConfig:
+    """The backbone that all variants share (`networks.py`)."""
+
+    latent_dim: int = 128
+    channels: int = 64  # of the first convolution; doubled by each further one
+    conv_layers: int = 3  # kernel 4, stride 2: each halves the side
+    fc_layers: int = 1  # of each head, and of the decoder's entrance
+    fc_width: int = 512  # of the hidden layers, where fc_layers > 1
+    batch_norm: bool = True  # in encoder and decoder
+    critic_batch_norm: bool = True
+    spectral_norm: str = "none"
+    upsampling: str = "transposed"
+
+
+@dataclass
+class AdamConfig:
+    """One player's Adam; `clip` is the largest gradient norm allowed (null: no clipping)."""
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float | None = None
+
+
+@dataclass
+class ModelConfig:
+    """What every variant has; a variant's own schema adds the weights of its loss terms."""
+
+    name: str = MISSING  # the key in models.MODELS
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
+    autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
+    critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
+    reconstruction: str = "bce"  # the pixel term: bce or mse, summed over the pixels of an image
+    sample_codes: bool = True  # false: the code is the posterior's mean (a plain autoencoder)
+    ema_decay: float | None = None  # of encoder and decoder, for validation and pictures; null: none
+    weights: Any = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Where the images come from, and how batches are cut."""
+
+    source: str = MISSING
+    classes: list[str] = field(default_factory=lambda: ["horse", "bird"])
+    batch_size: int = 64  # over all processes together
+    flip: bool = True  # horizontal flips, one coin an image a batch
+    validation_fraction: float = 0.05  # of the train split, held out; the same images for every seed
+    on_device: str = "auto"  # hold the images on the training device: auto (when they fit), true, false
+
+
+@dataclass
+class CIFAR10Config(DataConfig):
+    source: str = "cifar10"
+    root: str = "datasets/cifar10"
+    download: bool = True
+
+
+@dataclass
+class ImageFolderConfig(DataConfig):
+    source: str = "image_folder"
+    root: str = MISSING
+    cache: str | None = None  # folder for decoded images; null: the user's cache folder
+
+
+@dataclass
+class SilhouettesConfig(DataConfig):
+    source: str = "silhouettes"
+    train_per_class: int = 2000
+    test_per_class: int = 400
+    drawing_seed: int = 0
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what, how often to log and save."""
+
+    gpus: Any = None  # null: one GPU if there is one, else the CPU; 0: the CPU; N: that many; or a list
+    cpu_processes: int = 1  # on the CPU only: data-parallel processes (gloo)
+    max_epochs: int = 1000
+    max_time: str | None = None  # total training time, such as 90s, 20m, 12h, 2d; the epoch is finished
+    precision: str = "auto"
+    compile: bool = False
+    threads: int | None = None  # CPU threads a process; null: PyTorch's choice
+    log_every_n_steps: int = 50
+    validate_every_n_epochs: int = 1
+    checkpoint_every_n_epochs: int = 1
+    evaluate_test: bool = True  # measure the test split once, when training is done
+
+
+@dataclass
+class CallbacksConfig:
+    """What watches the training."""
+
+    progress_bar: bool = True
+    images: bool = True
+    images_every_n_epochs: int = 10
+    image_columns: int = 8
+    image_scale: int = 3
+
+
+@dataclass
+class Config:
+    """The whole configuration of a run."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    seed: int = 0
+    experiment_name: str = "single"  # the folder under runs_dir; an experiment preset sets it
+    run_name: str | None = None  # the readable part of the run folder's name; null: model and overrides
+    runs_dir: str = "runs"
+    resume: str = "auto"  # auto: continue if there is something to; never: refuse a used folder; must
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config as nested plain dicts and lists, interpolations resolved, nothing missing allowed."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `20m`, `12h`, `2d` (or a bare number of seconds) as a timedelta."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(text).strip())
+    if match is None:
+        raise UserError(f"trainer.max_time={text} is not a duration. Write for example 90s, 20m, 12h or 2d.")
+    unit = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    return timedelta(seconds=float(match[1]) * unit)
+
+
+def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise UserError(f"{key}={value} is not a choice.{hint} Choose from: {', '.join(choices)}.")
+
+
+def _at_least(key: str, value: float | None, low: float) -> None:
+    if value is not None and not value >= low:
+        raise UserError(f"{key}={value} is out of range: it must be at least {low}.")
+
+
+def _above(key: str, value: float | None, low: float) -> None:
+    if value is not None and not low < value < float("inf"):
+        raise UserError(f"{key}={value} is out of range: it must be finite and greater than {low}.")
+
+
+def _fraction(key: str, value: float, *, low_open: bool = False) -> None:
+    if not 0 <= value < 1 or (low_open and value == 0):
+        raise UserError(f"{key}={value} is out of range: it must lie in {'(' if low_open else '['}0, 1).")
+
+
+def _validate_model(model: Any) -> None:
+    networks = model.networks
+    if not MIN_CONV_LAYERS <= networks.conv_layers <= MAX_CONV_LAYERS:
+        raise UserError(
+            f"model.networks.conv_layers={networks.conv_layers} is not possible: each convolution halves the side, "
+            f"so {IMAGE_SIZE}x{IMAGE_SIZE} images allow {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS} of them."
+        )
+    for key in ("latent_dim", "channels", "fc_layers", "fc_width"):
+        _at_least(f"model.networks.{key}", networks[key], 1)
+    _choice("model.networks.spectral_norm", networks.spectral_norm, SPECTRAL_NORM)
+    _choice("model.networks.upsampling", networks.upsampling, UPSAMPLING)
+    _choice("model.reconstruction", model.reconstruction, RECONSTRUCTION)
+    for player in ("autoencoder_optimizer", "critic_optimizer"):
+        adam = model[player]
+        _at_least(f"model.{player}.lr", adam.lr, 0)
+        _fraction(f"model.{player}.beta1", adam.beta1)
+        _fraction(f"model.{player}.beta2", adam.beta2)
+        _above(f"model.{player}.clip", adam.clip, 0)
+    if model.ema_decay is not None:
+        _fraction("model.ema_decay", model.ema_decay, low_open=True)
+    for key, value in model.weights.items():
+        _at_least(f"model.weights.{key}", value, 0)
+        _above(f"1 + model.weights.{key}", 1 + value, 0)
+
+
+def _validate_data(data: Any) -> None:
+    _choice("data.source", data.source, SOURCES)
+    classes = list(data.classes)
+    if len(classes) != 2 or len(set(classes)) != 2:
+        raise UserError(f"data.classes={classes} must name two different classes, such as data.classes=[horse,bird].")
+    _at_least("data.batch_size", data.batch_size, 2)
+    _fraction("data.validation_fraction", data.validation_fraction, low_open=True)
+    _choice("data.on_device", str(data.on_device).lower(), ("auto", "true", "false"))
+    if OmegaConf.is_missing(data, "root"):
+        raise UserError(
+            "data=image_folder needs the folder that holds your images: "
+            "data.root=FOLDER with FOLDER/{train,test}/<class>/*.png (or .jpg, .jpeg) in it."
+        )
+    for key in ("train_per_class", "test_per_class"):
+        if key in data:
+            _at_least(f"data.{key}", data[key], 8)
+
+
+def _validate_trainer(trainer: Any) -> None:
+    gpus = trainer.gpus
+    listed = list(gpus) if isinstance(gpus, (list, tuple, ListConfig)) else [gpus]
+    if gpus is not None and (not listed or any(isinstance(g, bool) or not isinstance(g, int) or g < 0 for g in listed)):
+        raise UserError(
+            f"trainer.gpus={gpus} is not understood. Write trainer.gpus=0 for the CPU, =2 for two GPUs, =[0,3] for "
+            "these two, or leave it out for one GPU if there is one."
+        )
+    for key in ("cpu_processes", "max_epochs", "log_every_n_steps", "validate_every_n_epochs"):
+        _at_least(f"trainer.{key}", trainer[key], 1)
+    for key in ("threads", "checkpoint_every_n_epochs"):
+        _at_least(f"trainer.{key}", trainer[key], 1)
+    _choice("trainer.precision", trainer.precision, PRECISION)
+    if trainer.max_time is not None:
+        parse_duration(trainer.max_time)
+
+
+def validate(config: DictConfig) -> None:
+    """Check ranges and combinations; touches nothing on disk.
+
+    Raises:
+        UserError: what is wrong, what was meant, what to type.
+    """
+    _validate_model(config.model)
+    _validate_data(config.data)
+    _validate_trainer(config.trainer)
+    for key in ("images_every_n_epochs", "image_columns", "image_scale"):
+        _at_least(f"callbacks.{key}", config.callbacks[key], 1)
+    _choice("resume", config.resume, RESUME)
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
+    processes = max(config.trainer.cpu_processes, len(_listed_gpus(config.trainer.gpus)))
+    if config.data.batch_size % processes:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} cannot be shared evenly by {processes} processes: "
+            f"make it a multiple of {processes}."
+        )
+    for key in ("experiment_name", "run_name"):
+        value = config[key]
+        if value is not None and not re.fullmatch(r"[\w.=,+-]{1,60}", value):
+            raise UserError(f"{key}={value!r} names a folder: use 1 to 60 letters, digits and . _ = , + - only.")
+
+
+def _listed_gpus(gpus: Any) -> list[int]:
+    if gpus is None:
+        return [0]
+    return list(range(gpus)) if isinstance(gpus, int) else list(gpus)

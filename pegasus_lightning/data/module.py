@@ -1,0 +1,99 @@
+"""One DataModule over all sources: every source ends as uint8 tensors in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from pegasus_lightning.data import cifar10, image_folder, silhouettes
+from pegasus_lightning.data.batches import EvaluationBatches, ImageSet, TrainBatches
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.randomness import Stream, generator
+
+EVALUATION_BATCH = 256
+ROOM_FACTOR = 4  # the images must take less than a quarter of the device's free memory
+
+
+def load_split(config: Any, split: str) -> ImageSet:
+    """The whole split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
+
+    Raises:
+        UserError: the data is missing, corrupt or has no such classes.
+    """
+    classes = list(config.classes)
+    if config.source == "cifar10":
+        images, labels = cifar10.load(Path(config.root), classes, split, download=config.download)
+    elif config.source == "image_folder":
+        cache = Path(config.cache) if config.cache else None
+        images, labels = image_folder.load(Path(config.root), classes, split, cache_dir=cache)
+    elif config.source == "silhouettes":
+        count = config.train_per_class if split == "train" else config.test_per_class
+        images, labels = silhouettes.load(classes, split, count, config.drawing_seed)
+    else:
+        raise UserError(f"data.source={config.source} is not a source.")
+    return ImageSet(images, labels, tuple(classes))
+
+
+def split_validation(data: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+    """(train, validation): the same images held out whatever the run's seed."""
+    order = torch.randperm(len(data), generator=generator(0, Stream.SPLIT))
+    count = max(2, round(fraction * len(data)))
+    return data.take(order[count:]), data.take(order[:count])
+
+
+def _fits(data: ImageSet, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return device.type == "cpu"
+    return data.images.numel() * ROOM_FACTOR < torch.cuda.mem_get_info(device)[0]
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Train, validation (held out of train) and test split of one source, as batches in memory.
+
+    Args:
+        config: a `DataConfig` (dataclass or DictConfig).
+        seed: of the batches' order and flips.
+    """
+
+    def __init__(self, config: Any, seed: int) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        whole = load_split(config, "train")
+        self.train, self.validation = split_validation(whole, config.validation_fraction)
+        if len(self.train) < config.batch_size:
+            raise UserError(
+                f"data.batch_size={config.batch_size} is larger than the train split of {len(self.train)} images."
+            )
+
+    @property
+    def train_batches_per_epoch(self) -> int:
+        return len(self.train) // self.config.batch_size
+
+    def _placed(self, data: ImageSet) -> ImageSet:
+        """On the training device, where that is wanted and it fits; Lightning moves the batches otherwise."""
+        assert self.trainer is not None
+        device, wanted = self.trainer.strategy.root_device, str(self.config.on_device).lower()
+        here = wanted == "true" or (wanted == "auto" and _fits(data, device))
+        return data.to(device if here else "cpu")
+
+    def train_dataloader(self) -> TrainBatches:
+        assert self.trainer is not None
+        model: Any = self.trainer.lightning_module
+        return TrainBatches(
+            self._placed(self.train),
+            self.config.batch_size,
+            seed=self.seed,
+            flip=self.config.flip,
+            batches_done=lambda: model.batches_done,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        return EvaluationBatches(self._placed(self.validation), EVALUATION_BATCH)
+
+    def test_dataloader(self) -> EvaluationBatches:
+        return EvaluationBatches(self._placed(load_split(self.config, "test")), EVALUATION_BATCH)

@@ -1,0 +1,69 @@
+"""What to run on: `trainer.gpus` and `trainer.precision` as what Lightning's Trainer takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pegasus_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Devices:
+    """accelerator and devices for the Trainer, and one line that says so to a person."""
+
+    accelerator: str
+    devices: int | list[int]
+    sentence: str
+
+    @property
+    def count(self) -> int:
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+
+def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1) -> Devices:
+    """`gpus`: null (one GPU if there is one, else the CPU), 0 (the CPU), N, or a list of indices.
+
+    Raises:
+        UserError: more GPUs, or other ones, than there are. Never a silent fall-back.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus is None:
+        gpus = 1 if there else 0
+        reason = "" if there else " (no GPU found)"
+    else:
+        reason = ""
+    wanted = list(gpus) if not isinstance(gpus, int) else list(range(gpus))
+    if not wanted:
+        return Devices("cpu", cpu_processes, f"the CPU{reason}, {torch.get_num_threads()} threads")
+    missing = [index for index in wanted if index >= there]
+    if missing:
+        raise UserError(
+            f"trainer.gpus={gpus} asks for {'GPU ' + str(missing[0]) if there else 'a GPU'}, but PyTorch sees "
+            f"{there or 'none'}. Type trainer.gpus=0 to train on the CPU"
+            + (f", or at most trainer.gpus={there}." if there else ", or leave trainer.gpus out to take what there is.")
+        )
+    names = ", ".join(torch.cuda.get_device_name(index) for index in wanted)
+    return Devices("cuda", wanted, f"{len(wanted)} GPU{'s' if len(wanted) > 1 else ''}: {names}")
+
+
+def hide_gpus() -> None:
+    """For a run on the CPU: spare every optimizer step a look for GPUs (60 to 155 microseconds through NVML)."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def has_fast_bf16(accelerator: str) -> bool:
+    """Whether bfloat16 runs in hardware: recent GPUs, CPUs with AMX or AVX512-BF16 (elsewhere it is emulated)."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def lightning_precision(precision: str, accelerator: str) -> str:
+    """`auto`, `32` or `bf16` as the Trainer's `precision`; auto is bf16-mixed where the hardware has it."""
+    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(accelerator))
+    return "bf16-mixed" if bf16 else "32-true"

@@ -1,0 +1,102 @@
+"""Loss terms and figures of merit: pure functions of tensors.
+
+Every term is summed over the elements (pixels, latents, logits, features) of one image and averaged
+over the batch: the source document's summed losses, at a learning rate that does not depend on the
+batch size. Terms are computed in float32 at least, whatever the networks ran in.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """BCE_sum(sigmoid(logits), targets), mean over the batch, in nats an image.
+
+    Args:
+        logits: (B, ...), before the sigmoid.
+        targets: (B, ...), in [0, 1].
+    """
+    logits = _float(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum") / len(logits)
+
+
+def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Sum of (predictions - targets)^2 over one image, mean over the batch."""
+    predictions = _float(predictions)
+    return F.mse_loss(predictions, targets.to(predictions.dtype), reduction="sum") / len(predictions)
+
+
+def label_cross_entropy(logits: Tensor, label: float) -> Tensor:
+    """BCE_sum(C(.), label) for a critic's logits (B,) or (B, n): `label` 1 says real, 0 says fake."""
+    return binary_cross_entropy(logits, torch.full_like(logits, label))
+
+
+def kl_per_image(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B,) (Kingma & Welling 2014, appendix B).
+
+    0.5 * sum(mean^2 + variance - 1 - log_variance) over the latents (B, latent_dim).
+    """
+    mean, log_variance = _float(mean), _float(log_variance)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """`kl_per_image`, mean over the batch."""
+    return kl_per_image(mean, log_variance).mean()
+
+
+def feature_distance(real: Tensor, reconstructed: Tensor) -> Tensor:
+    """-log N(C_l(x) | C_l(x~), I) up to a constant (Larsen et al. 2016, eq. 7): 0.5 * sum (C_l(x) - C_l(x~))^2."""
+    return 0.5 * squared_error(reconstructed, real)
+
+
+def mean_square(outputs: Tensor) -> Tensor:
+    """mean(C^2), squared per sample and then averaged (Berthelot et al. 2018, eq. 1; not mean(C)^2).
+
+    Args:
+        outputs: the critic's real-valued output, (B,).
+    """
+    return _float(outputs).square().mean()
+
+
+def coefficient_error(outputs: Tensor, alpha: Tensor) -> Tensor:
+    """mean (C(x_alpha) - alpha)^2 (Berthelot et al. 2018, eq. 2, first term); both (B,)."""
+    return mean_square(_float(outputs) - alpha.reshape(outputs.shape))
+
+
+def excess_bce(logits: Tensor, images: Tensor) -> Tensor:
+    """BCE_sum(sigmoid(logits), images) above its floor, nats an image, (B,).
+
+    The floor is the images' own Bernoulli entropy, which no reconstruction undercuts; the excess is
+    sum KL(Bernoulli(image) || Bernoulli(sigmoid(logit))), at least 0.
+
+    Args:
+        logits: (B, C, H, W). images: (B, C, H, W) in [0, 1].
+    """
+    logits, images = _float(logits), _float(images)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
+    # xlogy(0, 0) is 0, as the entropy wants at pixels that are exactly 0 or 1.
+    entropy = -(torch.xlogy(images, images) + torch.xlogy(1 - images, 1 - images))
+    return (cross_entropy - entropy).flatten(1).sum(1)
+
+
+def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, (B,): -10 log10(mean squared error), peak 1."""
+    error = (_float(predictions) - _float(targets)).square().flatten(1).mean(1)
+    return -10 * torch.log10(error.clamp_min(1e-10))
+
+
+def active_dimensions(means: Tensor, threshold: float = 0.01) -> Tensor:
+    """How many latents vary with the image: Var_x(E[z|x]) > 0.01 (Burda et al. 2016, sec. 5.2).
+
+    Args:
+        means: posterior means of a data set, (N, latent_dim).
+    """
+    return (_float(means).var(0) > threshold).sum()

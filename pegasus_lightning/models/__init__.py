@@ -1,0 +1,30 @@
+"""The registry: every variant by the name a config gives it. Nothing a user types is imported by path."""
+
+from __future__ import annotations
+
+from pegasus_lightning.errors import UserError, did_you_mean
+from pegasus_lightning.models.acai import ACAI
+from pegasus_lightning.models.adversarial_vae import AdversarialVAE
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.models.vae import VAE
+from pegasus_lightning.models.vae_gan import VAEGAN
+
+MODELS: dict[str, type[TwoPlayerModel]] = {
+    "vae": VAE,
+    "adversarial_vae": AdversarialVAE,
+    "vae_gan": VAEGAN,
+    "acai": ACAI,
+}
+
+
+def model_class(name: str) -> type[TwoPlayerModel]:
+    """The variant called `name`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in MODELS:
+        raise UserError(
+            f"There is no model named '{name}'.{did_you_mean(name, MODELS)} Choose from: {', '.join(MODELS)}."
+        )
+    return MODELS[name]

@@ -1,0 +1,74 @@
+"""ACAI (Berthelot et al. 2018, arXiv 1807.07543): interpolations that a critic takes for real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pegasus_lightning.config import ModelConfig
+from pegasus_lightning.latent import lerp
+from pegasus_lightning.losses import coefficient_error, mean_square
+from pegasus_lightning.models.two_player import Step, TwoPlayerModel
+from pegasus_lightning.randomness import Stream
+
+
+@dataclass
+class ACAIWeights:
+    reconstruction: float = 1.0
+    kl: float = 1.0  # 0 in the paper, whose autoencoder is plain
+    adversarial: float = 0.5  # lambda
+    critic_coefficient: float = 1.0
+    critic_regulariser: float = 1.0
+    blend: float = 0.2  # gamma: how much of the image is in the regulariser's blend with its reconstruction
+
+
+@dataclass
+class ACAIConfig(ModelConfig):
+    name: str = "acai"
+    weights: ACAIWeights = field(default_factory=ACAIWeights)
+
+
+class ACAI(TwoPlayerModel):
+    """The critic regresses how much of each parent is in a decoded mix; the autoencoder wants it to say 0.
+
+    alpha = 0.5 - |u - 0.5|, u ~ U(0, 1); z_a = alpha z + (1 - alpha) z[reversed]
+    autoencoder (eq. 1): reconstruction + KL + lambda * mean C(D(z_a))^2
+    critic (eq. 2): mean (C(D(z_a)) - alpha)^2 + mean C(gamma x + (1 - gamma) x~)^2
+
+    The source document's variant: a VAE, its critic replaced by this one. The paper's own settings
+    are the preset `acai_paper`. The critic's output is a real number, no sigmoid.
+    """
+
+    Config = ACAIConfig
+
+    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
+        weights = self.config.weights
+        uniform = self.draw(Stream.MIXING, len(step.codes), uniform=True)
+        self._alpha = 0.5 - (uniform - 0.5).abs()
+        mixed = lerp(step.codes.flip(0), step.codes, self._alpha[:, None])
+        self._mixes = torch.sigmoid(self.decode_logits(mixed))
+        return {
+            "reconstruction": weights.reconstruction * self.pixel_term(step),
+            "kl": weights.kl * self.kl_term(step),
+            "adversarial": weights.adversarial * mean_square(self.critic(self._mixes)),
+        }
+
+    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+        weights = self.config.weights
+        mixes = self.critic(self._mixes.detach())
+        blend = lerp(step.reconstructions.detach(), step.images, weights.blend)
+        blends = self.critic(blend)
+        self.watch("critic/real", blends)
+        self.watch("critic/fake", mixes)
+        terms = {
+            "coefficient": weights.critic_coefficient * coefficient_error(mixes, self._alpha),
+            "regulariser": weights.critic_regulariser * mean_square(blends),
+        }
+        del self._mixes, self._alpha
+        return terms
+
+    def opinion(self, critic_outputs: Tensor) -> Tensor:
+        """The mixing coefficient that the critic sees, as it is."""
+        return critic_outputs

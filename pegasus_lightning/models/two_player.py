@@ -1,0 +1,353 @@
+"""The alternation of autoencoder and critic, once, for every variant.
+
+A batch goes so: one forward of encoder and decoder; the autoencoder's terms (the critic frozen), their
+backward and step; the critic's terms on the same, detached, reconstructions, their backward and step.
+A variant says what the terms are, in `autoencoder_losses` and `critic_losses`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from pegasus_lightning import losses
+from pegasus_lightning.averages import Averages
+from pegasus_lightning.config import AdamConfig, ModelConfig
+from pegasus_lightning.latent import Posterior, lerp
+from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen
+from pegasus_lightning.randomness import Stream, derived_seed, generator
+
+
+class NonFiniteLoss(RuntimeError):
+    """A term of the loss became NaN or infinite."""
+
+
+@dataclass
+class Step:
+    """One batch on its way through the autoencoder; both players read it.
+
+    images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim); logits (B, 3, 32, 32) of the reconstructions.
+    """
+
+    images: Tensor
+    posterior: Posterior
+    codes: Tensor
+    logits: Tensor
+
+    @cached_property
+    def reconstructions(self) -> Tensor:
+        """sigmoid(logits), computed once, gradients attached."""
+        return torch.sigmoid(self.logits)
+
+
+class TwoPlayerModel(pl.LightningModule):
+    """Encoder, decoder and (where a variant has one) critic, trained in turns.
+
+    Args:
+        config: the variant's `Config` as a plain dict (it is saved in every checkpoint), partial or whole.
+        seed: of the initial weights and of every draw in training.
+        classes: names of the two classes, for captions.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+    has_critic: ClassVar[bool] = True
+
+    def __init__(
+        self, config: Mapping[str, Any] | None = None, *, seed: int = 0, classes: Sequence[str] = ("horse", "bird")
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        merged = OmegaConf.merge(OmegaConf.structured(self.Config), dict(config or {}))
+        self.config: Any = OmegaConf.to_object(merged)
+        plain = OmegaConf.to_container(merged, resolve=True)
+        self.save_hyperparameters({"model": plain, "seed": seed, "classes": list(classes)})
+        self.seed = seed
+        self.batches_done = 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
+            self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)
+            self.decoder = Decoder(self.config.networks)
+            self.critic = Critic(self.config.networks) if self.has_critic else None
+        self.averaged: nn.ModuleDict | None = None
+        if self.config.ema_decay is not None:
+            pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
+            self.averaged = nn.ModuleDict(pair).requires_grad_(False)
+        self.averages = Averages()
+        self.latest: dict[str, float] = {}
+        self._watched: dict[str, Tensor] = {}
+        self._evaluated: list[dict[str, Tensor]] = []
+        self._clock = time.perf_counter()
+        self._images_since = 0
+
+    # What a variant gives.
+
+    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
+        """Named terms, weighted, whose sum encoder and decoder minimise; the critic is frozen meanwhile."""
+        raise NotImplementedError
+
+    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+        """Named terms, weighted, whose sum the critic minimises; what it is shown must be detached."""
+        raise NotImplementedError
+
+    def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
+        """Which loss reaches which parameters of the autoencoder; by default the sum of all terms reaches all."""
+        return [(torch.stack(list(terms.values())).sum(), self.autoencoder_parameters)]
+
+    def opinion(self, critic_outputs: Tensor) -> Tensor:
+        """The critic's outputs (B,) as they are logged: by default the probability of 'real'."""
+        return torch.sigmoid(critic_outputs)
+
+    # What everybody may call. Images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim).
+
+    def encode(self, images: Tensor) -> Posterior:
+        """q(z|x). In eval mode with the averaged weights, where an average is kept."""
+        mean, log_variance = self._network("encoder")(images)
+        return Posterior(mean, log_variance, deterministic=not self.config.sample_codes)
+
+    def decode_logits(self, codes: Tensor) -> Tensor:
+        """Logits (B, 3, 32, 32) of the images that the codes stand for."""
+        return self._network("decoder")(codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images in [0, 1] for codes (B, latent_dim)."""
+        return torch.sigmoid(self.decode_logits(codes).float())
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """decode(posterior mean)."""
+        return self.decode(self.encode(images).mean)
+
+    def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """`count` images decoded from z ~ N(0, I); the generator must live on the model's device."""
+        latent_dim = self.config.networks.latent_dim
+        return self.decode(torch.randn(count, latent_dim, generator=generator, device=self.device))
+
+    def interpolate(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
+        """Decoded mixes of two sets of codes (B, latent_dim): (B, R, 3, 32, 32) for ratios (R,).
+
+        Ratio 0 is `start`, 1 is `end`.
+        """
+        codes = lerp(start[:, None], end[:, None], ratios.to(start)[None, :, None])
+        return self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Eval mode and no gradients inside; the former mode comes back."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)
+
+    @property
+    def autoencoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of encoder and decoder."""
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+    # Randomness and bookkeeping for the variants.
+
+    def draw(self, stream: Stream, *shape: int, uniform: bool = False) -> Tensor:
+        """Noise for this batch, (B, *shape): normal, or uniform on [0, 1). A function of seed, stream and batch alone.
+
+        `shape` starts with this process's batch size. The draw is made for the global batch and cut,
+        so it does not depend on the number of processes.
+        """
+        local, rest = shape[0], shape[1:]
+        source = generator(self.seed, stream, self.batches_done, self.device)
+        sampler = torch.rand if uniform else torch.randn
+        everybody = sampler((local * self._world_size, *rest), generator=source, device=self.device)
+        return everybody[self._rank * local : (self._rank + 1) * local]
+
+    def watch(self, name: str, values: Tensor) -> None:
+        """Log the mean of `values` (detached) beside the losses."""
+        self._watched[name] = values.detach().float().mean()
+
+    def pixel_term(self, step: Step) -> Tensor:
+        """The reconstruction error, unweighted: BCE_sum(D(z), x), or the summed squared error, an image."""
+        if self.config.reconstruction == "bce":
+            return losses.binary_cross_entropy(step.logits, step.images)
+        return losses.squared_error(step.reconstructions, step.images)
+
+    def kl_term(self, step: Step) -> Tensor:
+        """KL(q(z|x) || N(0, I)) in nats an image, unweighted."""
+        return losses.kl_divergence(step.posterior.mean, step.posterior.log_variance)
+
+    # The alternation.
+
+    def forward_batch(self, images: Tensor) -> Step:
+        """The batch's one forward of encoder and decoder."""
+        posterior = self.encode(images)
+        codes = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
+        return Step(images, posterior, codes, self.decode_logits(codes))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, _ = batch
+        measure_norms = (self.batches_done + 1) % self.trainer.log_every_n_steps == 0
+        optimizers = self.optimizers()
+        autoencoder_optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
+
+        step = self.forward_batch(images)
+        with frozen(self.critic) if self.critic is not None else _nothing():
+            terms = self.autoencoder_losses(step)
+            routes = self.routes(terms)
+            autoencoder_optimizer.zero_grad()
+            for index, (loss, parameters) in enumerate(routes):
+                self.manual_backward(loss, inputs=parameters, retain_graph=index + 1 < len(routes))
+        self._step_player(autoencoder_optimizer, "autoencoder", self.autoencoder_parameters, measure_norms)
+        logged = {f"loss/{name}": value for name, value in terms.items()}
+
+        if self.critic is not None:
+            critic_terms = self.critic_losses(step)
+            parameters = list(self.critic.parameters())
+            others[0].zero_grad()
+            self.manual_backward(torch.stack(list(critic_terms.values())).sum(), inputs=parameters)
+            self._step_player(others[0], "critic", parameters, measure_norms)
+            logged |= {f"critic_loss/{name}": value for name, value in critic_terms.items()}
+
+        self._update_average()
+        self.averages.add(logged | self._watched)
+        self._watched = {}
+        self.batches_done += 1
+        self._images_since += len(images) * self._world_size
+        if measure_norms:
+            self._log_averages()
+
+    def _step_player(self, optimizer: Any, player: str, parameters: list[nn.Parameter], measure_norm: bool) -> None:
+        """Average the gradients over the processes, clip, step."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self._world_size > 1:
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            pieces = (flat / self._world_size).split([gradient.numel() for gradient in gradients])
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient.copy_(piece.view(gradient.shape))
+        clip = getattr(self.config, f"{player}_optimizer").clip
+        if clip is not None or measure_norm:
+            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            if measure_norm:
+                self._watched[f"gradient_norm/{player}"] = norm
+            if clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm, foreach=True)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.averaged is None:
+            return
+        # The usual warm-up: the average forgets the random start within the first batches.
+        decay = min(self.config.ema_decay, (1 + self.batches_done) / (10 + self.batches_done))
+        for name, average in self.averaged.items():
+            network = getattr(self, name)
+            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
+                kept.copy_(buffer)
+
+    def _network(self, name: str) -> nn.Module:
+        return getattr(self, name) if self.training or self.averaged is None else self.averaged[name]
+
+    @property
+    def _world_size(self) -> int:
+        return self._trainer.world_size if self._trainer is not None else 1
+
+    @property
+    def _rank(self) -> int:
+        return self._trainer.global_rank if self._trainer is not None else 0
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = [_adam(self.autoencoder_parameters, self.config.autoencoder_optimizer)]
+        if self.critic is not None:
+            optimizers.append(_adam(list(self.critic.parameters()), self.config.critic_optimizer))
+        return optimizers
+
+    # Logging: on the one axis of batches done.
+
+    def _log_averages(self) -> None:
+        metrics = self.averages.flush()
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise NonFiniteLoss(f"{', '.join(bad)} became NaN or infinite by batch {self.batches_done}.")
+        now = time.perf_counter()
+        if self._images_since:
+            metrics["speed/images_per_second"] = self._images_since / (now - self._clock)
+        self._clock, self._images_since = now, 0
+        self.publish(metrics)
+
+    def publish(self, metrics: dict[str, float]) -> None:
+        """Hand metrics to the logger at the present batch, and keep them as `latest`."""
+        self.latest |= metrics
+        if self.logger is not None:
+            self.logger.log_metrics(metrics, step=self.batches_done)
+
+    def on_train_epoch_start(self) -> None:
+        self._clock, self._images_since = time.perf_counter(), 0
+
+    def on_train_epoch_end(self) -> None:
+        self._log_averages()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_done"] = self.batches_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_done = checkpoint["batches_done"]
+
+    # Evaluation: the same figures on the validation and on the test split.
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluated.append(self.evaluate_batch(batch[0]))
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluated.append(self.evaluate_batch(batch[0]))
+
+    def evaluate_batch(self, images: Tensor) -> dict[str, Tensor]:
+        """Per-image figures (B,) of one batch, and its posterior means (B, latent_dim)."""
+        posterior = self.encode(images)
+        logits = self.decode_logits(posterior.mean)
+        reconstructions = torch.sigmoid(logits.float())
+        figures = {
+            "psnr": losses.psnr(reconstructions, images),
+            "excess_bce": losses.excess_bce(logits, images),
+            "kl": losses.kl_per_image(posterior.mean, posterior.log_variance),
+            "means": posterior.mean,
+        }
+        if self.critic is not None:
+            figures["critic_real"] = self.opinion(self.critic(images))
+            figures["critic_fake"] = self.opinion(self.critic(reconstructions))
+        return figures
+
+    def _publish_evaluation(self, split: str) -> None:
+        columns = {name: torch.cat([part[name] for part in self._evaluated]) for name in self._evaluated[0]}
+        self._evaluated = []
+        active = losses.active_dimensions(columns.pop("means"))
+        metrics = {f"{split}/{name}": values.float().mean().item() for name, values in columns.items()}
+        if self.config.sample_codes:
+            metrics[f"{split}/active_dimensions"] = float(active)
+        else:  # a plain autoencoder has no posterior to measure
+            del metrics[f"{split}/kl"]
+        self.publish(metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._publish_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._publish_evaluation("test")
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _adam(parameters: list[nn.Parameter], config: AdamConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)

@@ -1,0 +1,39 @@
+"""Plain VAE (Kingma & Welling 2014): the comparator that the adversarial variants argue against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pegasus_lightning.config import ModelConfig
+from pegasus_lightning.models.two_player import Step, TwoPlayerModel
+
+
+@dataclass
+class VAEWeights:
+    reconstruction: float = 1.0
+    kl: float = 1.0
+
+
+@dataclass
+class VAEConfig(ModelConfig):
+    name: str = "vae"
+    weights: VAEWeights = field(default_factory=VAEWeights)
+
+
+class VAE(TwoPlayerModel):
+    """No critic:
+
+    L = reconstruction * BCE_sum(D(z), x) + kl * KL(q(z|x) || N(0, I))
+    """
+
+    Config = VAEConfig
+    has_critic = False
+
+    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
+        weights = self.config.weights
+        return {
+            "reconstruction": weights.reconstruction * self.pixel_term(step),
+            "kl": weights.kl * self.kl_term(step),
+        }

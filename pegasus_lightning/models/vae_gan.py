@@ -1,0 +1,93 @@
+"""VAE/GAN (Larsen et al. 2016, arXiv 1512.09300): reconstruction measured in the critic's features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pegasus_lightning.config import ModelConfig
+from pegasus_lightning.losses import feature_distance, label_cross_entropy
+from pegasus_lightning.models.two_player import Step, TwoPlayerModel
+from pegasus_lightning.randomness import Stream
+
+
+@dataclass
+class VAEGANWeights:
+    kl: float = 1.0
+    feature: float = 1.0  # in the encoder's loss
+    decoder_feature: float = 1e-2  # gamma: the feature term in the decoder's loss
+    reconstruction: float = 0.0  # an optional pixel term for both; none in the paper
+    adversarial_reconstruction: float = 1.0  # decoder: its reconstructions should pass as real
+    adversarial_noise: float = 1.0  # decoder: its prior samples should pass as real
+    critic_real: float = 1.0
+    critic_reconstruction: float = 1.0
+    critic_noise: float = 1.0
+
+
+@dataclass
+class VAEGANConfig(ModelConfig):
+    name: str = "vae_gan"
+    weights: VAEGANWeights = field(default_factory=VAEGANWeights)
+
+
+class VAEGAN(TwoPlayerModel):
+    """Algorithm 1 of the paper, with the non-saturating GAN term. x~ = D(E(x)), x_p = D(z_p), z_p ~ N(0, I):
+
+    encoder: KL + L_feat, with L_feat = 0.5 sum (C_l(x) - C_l(x~))^2 (eq. 7)
+    decoder: gamma * L_feat + BCE(C(x~), 1) + BCE(C(x_p), 1)
+    critic: BCE(C(x), 1) + BCE(C(x~), 0) + BCE(C(x_p), 0)
+
+    No GAN gradient reaches the encoder and no feature gradient the critic. C_l is the input of the
+    critic's last convolution.
+    """
+
+    Config = VAEGANConfig
+
+    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
+        weights = self.config.weights
+        # The encoder learns nothing from the prior samples: they start at the decoder's entrance.
+        self._noise_images = torch.sigmoid(self.decode_logits(self.draw(Stream.PRIOR, *step.codes.shape)))
+        with torch.no_grad():
+            real_features = self.critic.features(step.images)
+        features = self.critic.features(step.reconstructions)
+        terms = {
+            "kl": weights.kl * self.kl_term(step),
+            "feature": feature_distance(real_features, features),
+            "adversarial_reconstruction": weights.adversarial_reconstruction
+            * label_cross_entropy(self.critic.score(features), 1.0),
+            "adversarial_noise": weights.adversarial_noise * label_cross_entropy(self.critic(self._noise_images), 1.0),
+        }
+        if weights.reconstruction:
+            terms["reconstruction"] = weights.reconstruction * self.pixel_term(step)
+        return terms
+
+    def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
+        weights = self.config.weights
+        pixels = terms.get("reconstruction", torch.zeros_like(terms["kl"]))
+        encoder_loss = terms["kl"] + weights.feature * terms["feature"] + pixels
+        decoder_loss = (
+            weights.decoder_feature * terms["feature"]
+            + terms["adversarial_reconstruction"]
+            + terms["adversarial_noise"]
+            + pixels
+        )
+        return [(encoder_loss, list(self.encoder.parameters())), (decoder_loss, list(self.decoder.parameters()))]
+
+    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+        weights = self.config.weights
+        outputs = {
+            "real": self.critic(step.images),
+            "reconstruction": self.critic(step.reconstructions.detach()),
+            "noise": self.critic(self._noise_images.detach()),
+        }
+        del self._noise_images
+        self.watch("critic/real", self.opinion(outputs["real"]))
+        self.watch("critic/fake", self.opinion(outputs["reconstruction"]))
+        self.watch("critic/noise", self.opinion(outputs["noise"]))
+        return {
+            "real": weights.critic_real * label_cross_entropy(outputs["real"], 1.0),
+            "reconstruction": weights.critic_reconstruction * label_cross_entropy(outputs["reconstruction"], 0.0),
+            "noise": weights.critic_noise * label_cross_entropy(outputs["noise"], 0.0),
+        }

@@ -1,0 +1,170 @@
+"""The backbone: encoder, decoder, critic. Plain modules; every method takes every combination of their fields.
+
+Shapes, for 32x32 images and 3 convolutions of 64 channels (kernel 4, stride 2, padding 1):
+encoder (B, 3, 32, 32) -> (B, 64, 16, 16) -> (B, 128, 8, 8) -> (B, 256, 4, 4) -> two heads (B, latent_dim);
+the decoder is the reverse, and ends in logits; the critic is the encoder without its heads, and one
+convolution more that ends in a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrizations import _SpectralNorm
+
+from pegasus_lightning.config import IMAGE_SIZE, MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
+
+SLOPE = 0.2
+
+
+def _maybe_spectral(layer: nn.Module, wanted: bool) -> nn.Module:
+    return parametrizations.spectral_norm(layer) if wanted else layer
+
+
+def _normalise_and_activate(channels: int, batch_norm: bool) -> list[nn.Module]:
+    norm: list[nn.Module] = [nn.BatchNorm2d(channels)] if batch_norm else []
+    return [*norm, nn.LeakyReLU(SLOPE, inplace=True)]
+
+
+def widths(config: NetworksConfig) -> list[int]:
+    """Channels after each convolution: [c, 2c, 4c, ...]."""
+    if not MIN_CONV_LAYERS <= config.conv_layers <= MAX_CONV_LAYERS:
+        raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {config.conv_layers}")
+    return [config.channels * 2**layer for layer in range(config.conv_layers)]
+
+
+def final_side(config: NetworksConfig) -> int:
+    """Side of the last feature map: 32 / 2^conv_layers."""
+    return IMAGE_SIZE // 2**config.conv_layers
+
+
+def convolutions(config: NetworksConfig, *, batch_norm: bool, spectral: bool) -> nn.Sequential:
+    """(B, 3, 32, 32) -> (B, c * 2^(L-1), 32 / 2^L, 32 / 2^L), each convolution followed by BatchNorm and LeakyReLU."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in widths(config):
+        # BatchNorm subtracts the mean, and with it any bias of the convolution before it.
+        convolution = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
+        layers += [_maybe_spectral(convolution, spectral), *_normalise_and_activate(width, batch_norm)]
+        channels = width
+    return nn.Sequential(*layers)
+
+
+def fully_connected(sizes: list[int], *, spectral: bool) -> nn.Sequential:
+    """Linear layers of the given sizes with LeakyReLU between them (none after the last)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        if layers:
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+        layers.append(_maybe_spectral(nn.Linear(inputs, outputs), spectral))
+    return nn.Sequential(*layers)
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, 32, 32) to mean and log-variance of q(z|x): convolutions, then two separate, identical heads.
+
+    A `deterministic` one has no second head; its log-variances are zeros, for a posterior that ignores them.
+    """
+
+    def __init__(self, config: NetworksConfig, *, deterministic: bool = False) -> None:
+        super().__init__()
+        spectral = config.spectral_norm == "all"
+        flat = widths(config)[-1] * final_side(config) ** 2
+        sizes = [flat, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim]
+        self.convolutions = convolutions(config, batch_norm=config.batch_norm, spectral=spectral)
+        self.mean = fully_connected(sizes, spectral=spectral)
+        self.log_variance = None if deterministic else fully_connected(sizes, spectral=spectral)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # The decoder and this flatten in channels-first order, so a checkpoint does not depend on the memory format.
+        features = self.convolutions(images).flatten(1)
+        mean = self.mean(features).float()
+        return mean, torch.zeros_like(mean) if self.log_variance is None else self.log_variance(features).float()
+
+
+class Decoder(nn.Module):
+    """Codes (B, latent_dim) to image logits (B, 3, 32, 32): the encoder reversed."""
+
+    def __init__(self, config: NetworksConfig) -> None:
+        super().__init__()
+        spectral = config.spectral_norm == "all"
+        channels, side = widths(config)[-1], final_side(config)
+        sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
+        self.fully_connected = fully_connected(sizes, spectral=spectral)
+        layers: list[nn.Module] = [
+            nn.Unflatten(1, (channels, side, side)),
+            *_normalise_and_activate(channels, config.batch_norm),
+        ]
+        for width in [*reversed(widths(config)[:-1]), None]:
+            layers += _upsample(channels, width or 3, config, bias=width is None or not config.batch_norm)
+            if width is not None:
+                layers += _normalise_and_activate(width, config.batch_norm)
+                channels = width
+        self.convolutions = nn.Sequential(*layers)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.convolutions(self.fully_connected(codes))
+
+
+def _upsample(inputs: int, outputs: int, config: NetworksConfig, *, bias: bool) -> list[nn.Module]:
+    spectral = config.spectral_norm == "all"
+    if config.upsampling == "transposed":
+        layer: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=4, stride=2, padding=1, bias=bias)
+        return [_maybe_spectral(layer, spectral)]
+    layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+    return [nn.Upsample(scale_factor=2, mode="nearest"), _maybe_spectral(layer, spectral)]
+
+
+class Critic(nn.Module):
+    """Images (B, 3, 32, 32) to one real number an image, (B,).
+
+    `features` is the encoder without its heads; `last`, kept apart, is a convolution to one channel
+    whose input is the penultimate layer (VAE/GAN's C_l). The output is the mean of its feature map
+    (a single pixel from 3 convolutions up): a logit, or ACAI's coefficient.
+    """
+
+    def __init__(self, config: NetworksConfig) -> None:
+        super().__init__()
+        spectral = config.spectral_norm in ("critic", "all")
+        self.features = convolutions(config, batch_norm=config.critic_batch_norm, spectral=spectral)
+        last = nn.Conv2d(widths(config)[-1], 1, kernel_size=min(4, final_side(config)))
+        self.last = _maybe_spectral(last, spectral)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score(self.features(images))
+
+    def score(self, features: Tensor) -> Tensor:
+        """The output for penultimate features (B, C, S, S): (B,), float32."""
+        return self.last(features).flatten(1).float().mean(1)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through `network` but leave no trace in it.
+
+    Inside, its parameters take no gradient, its BatchNorm normalises by the batch as in training but
+    keeps its running statistics, and its spectral norms keep their power-iteration vectors.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    spectral = [m for m in network.modules() if isinstance(m, _SpectralNorm) and m.training]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for norm in norms:
+            norm.track_running_stats = False
+        for module in spectral:
+            module.eval()
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for norm in norms:
+            norm.track_running_stats = True
+        for module in spectral:
+            module.train()

@@ -1,0 +1,253 @@
+"""From a configuration to a trained run: objects are made, `Trainer.fit` runs, the run folder says how it went."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.strategies import DDPStrategy
+from torchinfo import summary
+
+from pegasus_lightning.callbacks.images import ImageGrids
+from pegasus_lightning.callbacks.progress import ProgressLine, numbers_that_matter
+from pegasus_lightning.callbacks.run_logger import RunLogger
+from pegasus_lightning.callbacks.run_status import Interrupted, RunStatus
+from pegasus_lightning.checkpoints import AtomicCheckpointIO, SaveLast, latest_checkpoint, read_checkpoint
+from pegasus_lightning.config import IMAGE_SIZE, parse_duration, plain
+from pegasus_lightning.data.module import ImageDataModule
+from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.files import write_text
+from pegasus_lightning.models import model_class
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, stop_logging
+
+log = logging.getLogger(__name__)
+
+
+class ReplicaStrategy(DDPStrategy):
+    """Processes with equal replicas. The model averages the gradients of the player that steps by itself
+    (DistributedDataParallel's hooks cannot tell two players apart), so it is not wrapped."""
+
+    def configure_ddp(self) -> None:
+        pass
+
+
+def is_first_process() -> bool:
+    """False in the further processes that Lightning starts for data parallelism."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def train(config: DictConfig, readable_name: str) -> Path:
+    """Train (or continue, or leave alone) the run that a validated configuration describes; returns its folder.
+
+    Raises:
+        UserError: no such device or data, or a used folder against `resume`. Nothing was created then.
+        Interrupted: a signal came; everything is saved.
+    """
+    settings = plain(config)
+    devices = choose_devices(settings["trainer"]["gpus"], settings["trainer"]["cpu_processes"])
+    folder = run_folder(settings, readable_name)
+    if is_first_process() and _is_finished(folder, settings):
+        _say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise trainer.max_epochs to go on).")
+        return folder
+    checkpoint = _checkpoint_to_resume(folder, settings)
+    if devices.accelerator == "cpu":
+        hide_gpus()
+        if settings["trainer"]["threads"]:
+            torch.set_num_threads(settings["trainer"]["threads"])
+    data = ImageDataModule(config.data, settings["seed"])  # before the folder: missing data creates nothing
+
+    if not is_first_process():
+        _fit(settings, data, devices, folder, checkpoint, None)
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    status = Status.begin(folder, settings)
+    handler = log_to(folder / "train.log")
+    _say(f"Training {settings['model']['name']} on {len(data.train)} images, on {devices.sentence}.\nRun folder: {folder}")
+    if checkpoint is not None:
+        _say(f"Continuing from {checkpoint.name}, epoch {read_checkpoint(checkpoint)['epoch'] + 1} done.")
+    try:
+        model = _fit(settings, data, devices, folder, checkpoint, status)
+    except Interrupted as interrupt:
+        status.update(status="interrupted", exit_code=interrupt.exit_code, reason=str(interrupt))
+        _say(f"\n{str(interrupt).capitalize()}; saved. Run the same command again to continue.")
+        raise
+    except BaseException as error:
+        log.exception("The run failed.")
+        reason = f"{type(error).__name__}: {error}"
+        status.update(status="failed", exit_code=2 if isinstance(error, UserError) else 1, reason=reason)
+        raise
+    finally:
+        stop_logging(handler)
+    status.update(status="finished", exit_code=0, batches=model.batches_done, metrics=model.latest)
+    _say(_closing_words(folder, model))
+    return folder
+
+
+def _say(text: str) -> None:
+    """To the person at the terminal, and to the log file where there is one."""
+    print(text, flush=True)
+    for line in text.strip().splitlines():
+        log.info(line)
+
+
+def _closing_words(folder: Path, model: TwoPlayerModel) -> str:
+    pictures = sorted((folder / "images").glob("*.png"), key=lambda path: path.stat().st_mtime)
+    lines = [
+        f"Done: {numbers_that_matter(model.latest)}",
+        f"  pictures    {folder / 'images'}" + (f" (newest: {pictures[-1].name})" if pictures else ""),
+        f"  log         {folder / 'train.log'}",
+        f"  checkpoint  {folder / 'checkpoints' / 'last.ckpt'}",
+        f"  TensorBoard tensorboard --logdir {folder.parent.parent}",
+    ]
+    return "\n".join(lines)
+
+
+def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run, trained as long as is asked for now."""
+    status = read_status(folder)
+    if settings["resume"] == "never" or status is None or status.get("status") != "finished":
+        return False
+    trainer, limits = settings["trainer"], status.get("limits", {})
+    if status.get("epochs", 0) >= trainer["max_epochs"]:
+        return True
+    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
+    return out_of_time and trainer["max_time"] == limits["max_time"]
+
+
+def _checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, after `resume`: auto, never or must."""
+    resume = settings["resume"]
+    if resume == "never":
+        if folder.exists() and is_first_process():
+            raise UserError(f"resume=never, but {folder} exists. Delete it, or leave resume out to continue it.")
+        return None
+    checkpoint = latest_checkpoint(folder)
+    status = read_status(folder)
+    if checkpoint is not None and status is not None and status.get("config_hash") != config_hash(settings):
+        raise UserError(f"{folder} belongs to another configuration (the hashes differ). Choose another run_name.")
+    if checkpoint is None and resume == "must" and is_first_process():
+        raise UserError(f"resume=must, but there is no checkpoint in {folder / 'checkpoints'}. Leave resume out to start.")
+    return checkpoint
+
+
+def build_model(settings: dict[str, Any]) -> TwoPlayerModel:
+    """The untrained model of a plain configuration, channels_last."""
+    keywords = {"seed": settings["seed"], "classes": settings["data"]["classes"]}
+    model = model_class(settings["model"]["name"])(settings["model"], **keywords)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_trainer(settings: dict[str, Any], devices: Devices, **arguments: Any) -> pl.Trainer:
+    """Lightning's Trainer as the configuration wants it; `arguments` add callbacks and logger."""
+    trainer = settings["trainer"]
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    return pl.Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        strategy=ReplicaStrategy() if devices.count > 1 else "auto",
+        precision=lightning_precision(trainer["precision"], devices.accelerator),  # type: ignore[arg-type]
+        max_epochs=trainer["max_epochs"],
+        log_every_n_steps=trainer["log_every_n_steps"],
+        check_val_every_n_epoch=trainer["validate_every_n_epochs"],
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        plugins=plugins,
+        **arguments,
+    )
+
+
+def _fit(
+    settings: dict[str, Any],
+    data: ImageDataModule,
+    devices: Devices,
+    folder: Path,
+    checkpoint: Path | None,
+    status: Status | None,
+) -> TwoPlayerModel:
+    """Build and fit; `status` is None in further processes of a data-parallel run."""
+    callbacks_config, trainer_config = settings["callbacks"], settings["trainer"]
+    model = build_model(settings)
+    resumed_at = None if checkpoint is None else read_checkpoint(checkpoint)["batches_done"]
+    logger = RunLogger(folder, resumed_at)
+    save_last = SaveLast(folder / "checkpoints", trainer_config["checkpoint_every_n_epochs"])
+    limits = {key: trainer_config[key] for key in ("max_epochs", "max_time")}
+    report = status.update if status is not None else lambda **fields: None
+    report(limits=limits)
+    run_status = RunStatus(report, save_last.save)
+    callbacks: list[pl.Callback] = [run_status, save_last]
+    if trainer_config["max_time"] is not None:
+        callbacks.append(Timer(duration=parse_duration(trainer_config["max_time"]), interval="epoch"))
+    if callbacks_config["images"]:
+        look = {
+            "every_n_epochs": callbacks_config["images_every_n_epochs"],
+            "columns": callbacks_config["image_columns"],
+            "scale": callbacks_config["image_scale"],
+        }
+        callbacks.append(ImageGrids(folder / "images", data.validation, **look))
+    if callbacks_config["progress_bar"]:
+        callbacks.append(ProgressLine())
+    trainer = build_trainer(settings, devices, callbacks=callbacks, logger=logger)
+
+    log.info("Networks:\n%s", describe_networks(model))
+    log.info("Precision %s, PyTorch %s.", trainer.precision, torch.__version__)
+    if trainer_config["compile"]:
+        for network in (model.encoder, model.decoder, model.critic):
+            if network is not None:
+                network.compile()
+    final = [f"final/{name}" for name in _final_names(model)]
+    logger.open_hparams(_flat({"model": settings["model"], "data": settings["data"], "seed": settings["seed"]}), final)
+    run_status.listen()
+    began = time.monotonic()
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        run_status.check()
+        log.info("Trained for %.1f s in this session.", time.monotonic() - began)
+        split = "validation"
+        if trainer_config["evaluate_test"]:
+            split = "test"
+            trainer.test(model, datamodule=data, verbose=False)
+        measured = {f"final/{n}": model.latest[f"{split}/{n}"] for n in _final_names(model) if f"{split}/{n}" in model.latest}
+        model.latest |= measured
+        logger.close_hparams(measured, model.batches_done)
+    finally:
+        run_status.deaf()
+        logger.close()
+    return model
+
+
+def _final_names(model: TwoPlayerModel) -> list[str]:
+    names = ["psnr", "excess_bce"] + (["kl", "active_dimensions"] if model.config.sample_codes else [])
+    return names + (["critic_real", "critic_fake"] if model.critic is not None else [])
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def describe_networks(model: TwoPlayerModel) -> str:
+    """A table a network: layers, output shapes, parameters."""
+    sizes = {"encoder": (1, 3, IMAGE_SIZE, IMAGE_SIZE), "decoder": (1, model.config.networks.latent_dim)}
+    tables = []
+    for name in ("encoder", "decoder", "critic"):
+        network = getattr(model, name)
+        if network is not None:
+            size = sizes.get(name, sizes["encoder"])
+            columns = ("output_size", "num_params", "mult_adds")
+            tables.append(f"{name}\n{summary(network, input_size=size, col_names=columns, verbose=0, mode='eval')}")
+    return "\n\n".join(tables)
