@@ -47,6 +47,8 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     The hash file names the old and the new hash while the file changes under it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(".*.tmp"):  # of a killed save
+        leftover.unlink()
     staged = path.with_name(f".{path.name}.staged")
     try:
         write_atomically(staged, lambda file: torch.save(content, file))

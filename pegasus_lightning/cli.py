@@ -112,9 +112,8 @@ def run_command(arguments: list[str]) -> int:
             for job in jobs_of(overrides, parsed.multirun):
                 validate(compose_config(job))
         register_schemas()
-        decorated = hydra.main(config_path=str(conf_folder().resolve()), config_name="config", version_base=VERSION_BASE)
         sys.argv[1:] = arguments
-        decorated(_task)()
+        hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)(_task)()
     except UserError as error:
         return _complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -216,8 +215,8 @@ def presets(group: str) -> list[str]:
 def _describe(group: str) -> str:
     lines = []
     for name in presets(group):
-        first = (conf_folder() / group / f"{name}.yaml").read_text().partition("\n")[0]
-        lines.append(f"    {name:<18} {first.removeprefix('#').strip() if first.startswith('#') else ''}")
+        comments = re.findall(r"^# (?!@)(.*)$", (conf_folder() / group / f"{name}.yaml").read_text(), re.MULTILINE)
+        lines.append(f"    {name:<18} {comments[0] if comments else ''}")
     return "\n".join(lines)
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import secrets
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +15,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from pegasus_lightning.files import write_atomically
 
 BACKGROUND, INK, FAINT, ACCENT, MAGENTA = (250, 249, 247), (51, 51, 51), (112, 110, 107), (196, 78, 0), (255, 0, 255)
 MARGIN, PAD = 14, 7  # pixels round the picture; between a caption and its cells
@@ -120,13 +120,7 @@ def save_png(array: np.ndarray, path: Path) -> None:
     """Write an (H, W, 3) uint8 array as PNG: whole or not at all, the same bytes each time, parents created."""
     image = Image.fromarray(side_by_side([array]))  # for its checks
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are readable by their owner alone, and a web server may have to show this one.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 def _cells(images: Tensor, columns: int | None, scale: int, gap: int) -> np.ndarray:

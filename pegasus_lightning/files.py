@@ -5,28 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file in the same folder, and move it to `path` once it is on the disk.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing so that it appears complete or not at all.
 
-    A kill at any moment leaves the old file or the new one; an error (a full disk, say) leaves the old
-    one and no temporary file.
+    The bytes go to a temporary file in the same folder (from another file system there is no atomic
+    rename), reach the disk, and only then take the name. A kill at any moment leaves the old file or the
+    new one; an error (a full disk, say) leaves the old one and no temporary file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a `whole_file`."""
+    with whole_file(path) as file:
+        write(file)
 
 
 def sync_folder(folder: Path) -> None:

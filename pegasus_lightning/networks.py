@@ -8,6 +8,7 @@ convolution more that ends in a number.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,7 +59,7 @@ def convolutions(config: NetworksConfig, *, batch_norm: bool, spectral: bool) ->
 def fully_connected(sizes: list[int], *, spectral: bool) -> nn.Sequential:
     """Linear layers of the given sizes with LeakyReLU between them (none after the last)."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         if layers:
             layers.append(nn.LeakyReLU(SLOPE, inplace=True))
         layers.append(_maybe_spectral(nn.Linear(inputs, outputs), spectral))

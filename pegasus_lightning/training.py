@@ -72,7 +72,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     status = Status.begin(folder, settings)
     handler = log_to(folder / "train.log")
-    _say(f"Training {settings['model']['name']} on {len(data.train)} images, on {devices.sentence}.\nRun folder: {folder}")
+    _say(f"Training {settings['model']['name']} on {len(data.train)} images, on {devices.sentence}.")
+    _say(f"Run folder: {folder}")
     if checkpoint is not None:
         _say(f"Continuing from {checkpoint.name}, epoch {read_checkpoint(checkpoint)['epoch'] + 1} done.")
     try:
@@ -136,7 +137,7 @@ def _checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None
     if checkpoint is not None and status is not None and status.get("config_hash") != config_hash(settings):
         raise UserError(f"{folder} belongs to another configuration (the hashes differ). Choose another run_name.")
     if checkpoint is None and resume == "must" and is_first_process():
-        raise UserError(f"resume=must, but there is no checkpoint in {folder / 'checkpoints'}. Leave resume out to start.")
+        raise UserError(f"resume=must, but {folder / 'checkpoints'} has no checkpoint. Leave resume out to start.")
     return checkpoint
 
 
@@ -144,7 +145,7 @@ def build_model(settings: dict[str, Any]) -> TwoPlayerModel:
     """The untrained model of a plain configuration, channels_last."""
     keywords = {"seed": settings["seed"], "classes": settings["data"]["classes"]}
     model = model_class(settings["model"]["name"])(settings["model"], **keywords)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def build_trainer(settings: dict[str, Any], devices: Devices, **arguments: Any) -> pl.Trainer:
@@ -218,7 +219,7 @@ def _fit(
         if trainer_config["evaluate_test"]:
             split = "test"
             trainer.test(model, datamodule=data, verbose=False)
-        measured = {f"final/{n}": model.latest[f"{split}/{n}"] for n in _final_names(model) if f"{split}/{n}" in model.latest}
+        measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
         model.latest |= measured
         logger.close_hparams(measured, model.batches_done)
     finally:

@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 
 from pegasus_lightning import figures
-from pegasus_lightning.figures import ACCENT, BACKGROUND, MARGIN, image_grid, save_png, side_by_side, stack, to_uint8
+from pegasus_lightning.figures import (
+    ACCENT,
+    BACKGROUND,
+    MARGIN,
+    PAD,
+    image_grid,
+    save_png,
+    side_by_side,
+    stack,
+    to_uint8,
+)
 
 RED = (255, 0, 0)
 LONG = "a caption of very many words that cannot possibly fit beside so small a picture, jÿgq_and_one_endless_word"
@@ -114,7 +124,8 @@ def test_captions_change_nothing_inside_the_cells() -> None:
         images, title="Title", footer="seed 1", row_captions=["a", "b"], column_captions=["0.0", "0.5", "1.0"]
     )
     (y, _, x, _), (v, _, u, _) = red_box(plain), red_box(full)
-    assert v > y and u > x
+    assert v > y
+    assert u > x
     height, width = plain.shape[0] - 2 * MARGIN, plain.shape[1] - 2 * MARGIN
     assert (full[v : v + height, u : u + width] == plain[y : y + height, x : x + width]).all()
 
@@ -127,10 +138,15 @@ def ink(region: np.ndarray) -> np.ndarray:
 def test_captions_sit_by_their_own_cells() -> None:
     images = one_red(3, 4, 1, 2, side=32)
     top, bottom, left, right = red_box(
-        grid := image_grid(images, row_captions=["", "row"], column_captions=["", "", "x"])
+        grid := image_grid(images, row_captions=["", "row", "a wider row"], column_captions=["", "", "x"])
     )
     beside, over = ink(grid[:, : left - 2 * 98]), ink(grid[: top - 98])
-    assert top < beside[:, 0].min() and beside[:, 0].max() < bottom
+    assert beside[:, 1].min() == MARGIN  # the widest
+    beside = beside[beside[:, 0] < bottom]  # right-aligned all the same
+    assert beside[:, 1].max() == left - 2 * 98 - PAD - 1
+    assert top - 98 == MARGIN + sum(figures._font(16).getmetrics()) + PAD
+    assert top < beside[:, 0].min()
+    assert beside[:, 0].max() < bottom
     assert abs((beside[:, 0].min() + beside[:, 0].max()) / 2 - (top + bottom) / 2) < 6
     assert abs((over[:, 1].min() + over[:, 1].max() + 1) / 2 - (left + right) / 2) <= 1
 
@@ -165,17 +181,21 @@ def test_lines_align_and_framed_columns_are_captioned_in_the_accent() -> None:
     starts = [
         np.flatnonzero(figures._text("i\nWWWW", 16, 500, a)[:20].any(axis=0))[0] for a in ("left", "center", "right")
     ]
-    assert starts[0] < 3 and 15 < starts[1] < 45 and starts[2] > 45
+    assert starts[0] < 3
+    assert 15 < starts[1] < 45
+    assert starts[2] > 45
     grid = image_grid(torch.zeros(1, 2, 3, 32, 32), column_captions=["III", "III"], highlight_columns=[1])
     head = grid[: -MARGIN - 96 - 4]
-    assert (head == ACCENT).all(axis=-1).any() and np.argwhere((head == ACCENT).all(axis=-1))[:, 1].min() > MARGIN + 96
+    assert (head == ACCENT).all(axis=-1).any()
+    assert np.argwhere((head == ACCENT).all(axis=-1))[:, 1].min() > MARGIN + 96
 
 
 def test_a_long_title_wraps_or_widens_and_a_short_one_does_neither() -> None:
     images = torch.zeros(1, 1, 3, 32, 32)
     short, long = image_grid(images, title="ab"), image_grid(images, title=LONG)
     assert short.shape[1] == 2 * MARGIN + 96
-    assert long.shape[1] > short.shape[1] and long.shape[0] > short.shape[0]
+    assert long.shape[1] > short.shape[1]
+    assert long.shape[0] > short.shape[0]
 
 
 def test_signs_the_font_lacks_are_spelled_and_never_boxes() -> None:
@@ -225,15 +245,21 @@ def test_png_is_deterministic_atomic_and_exact(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Image.Image, "save", killed)
     with pytest.raises(OSError, match="disk full"):
         save_png(np.zeros_like(grid), first)
-    assert first.read_bytes() == before and [p.name for p in first.parent.iterdir()] == ["a.png"]
+    assert first.read_bytes() == before
+    assert [p.name for p in first.parent.iterdir()] == ["a.png"]
 
 
 def test_joined_figures_keep_their_pixels_and_pad_with_background() -> None:
     a, b = np.full((4, 3, 3), 7, np.uint8), np.full((2, 5, 3), 9, np.uint8)
     row, column = side_by_side([a, b]), stack([a, b])
-    assert row.shape == (4, 8, 3) and column.shape == (6, 5, 3)
-    assert (row[:, :3] == 7).all() and (row[:2, 3:] == 9).all() and (row[2:, 3:] == BACKGROUND).all()
-    assert (column[:4, :3] == 7).all() and (column[:4, 3:] == BACKGROUND).all() and (column[4:] == 9).all()
+    assert row.shape == (4, 8, 3)
+    assert column.shape == (6, 5, 3)
+    assert (row[:, :3] == 7).all()
+    assert (row[:2, 3:] == 9).all()
+    assert (row[2:, 3:] == BACKGROUND).all()
+    assert (column[:4, :3] == 7).all()
+    assert (column[:4, 3:] == BACKGROUND).all()
+    assert (column[4:] == 9).all()
 
 
 GOOD = torch.zeros(2, 3, 3, 4, 4)
@@ -266,8 +292,8 @@ def test_a_grid_that_cannot_be_is_refused(images: torch.Tensor, options: dict[st
 def test_figures_that_are_none_are_refused(tmp_path: Path) -> None:
     for bad in ([], [np.zeros((2, 2), np.uint8)], [np.zeros((2, 2, 3))]):
         for join in (side_by_side, stack):
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match=r"figures must be|axis"):
                 join(bad)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="figures must be"):
         save_png(np.zeros((2, 2, 4), np.uint8), tmp_path / "x.png")
     assert not list(tmp_path.iterdir())

@@ -49,7 +49,7 @@ class ProgressLine(pl.Callback):
                 unit="batch",
                 smoothing=0.05,
                 dynamic_ncols=True,
-                bar_format="{desc} {bar:12} {percentage:3.0f}% {n_fmt}/{total_fmt} {rate_fmt} {remaining} left  {postfix}",
+                bar_format="{desc} {bar:12} {n_fmt}/{total_fmt} {rate_fmt} {remaining} left  {postfix}",
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:

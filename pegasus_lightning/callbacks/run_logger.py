@@ -57,8 +57,8 @@ class RunLogger(Logger):
             self.metrics_path.write_text("".join(f"{line}\n" for line in kept))
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        """Scalars at `step` batches done. Lightning's own calls (its step counts optimizer steps) carry none of ours."""
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Scalars at `step` batches done; `epoch`, which Lightning adds, is left out."""
         metrics = {name: value for name, value in metrics.items() if name != "epoch"}
         if not metrics:
             return
@@ -83,8 +83,7 @@ class RunLogger(Logger):
             return  # the row is there since the run's first start
         shown = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in values.items()}
         experiment, session_start, _ = hparams_summaries(shown, dict.fromkeys(metrics, 0.0))
-        file_writer = self.writer.file_writer
-        assert file_writer is not None
+        file_writer: Any = self.writer.file_writer
         file_writer.add_summary(experiment)
         file_writer.add_summary(session_start)
 
@@ -93,8 +92,8 @@ class RunLogger(Logger):
         """Fill the row's metrics and mark the run as done."""
         self.log_metrics(metrics, step)
         session_end = hparams_summaries({}, {})[2]
-        assert self.writer.file_writer is not None
-        self.writer.file_writer.add_summary(session_end)
+        file_writer: Any = self.writer.file_writer
+        file_writer.add_summary(session_end)
 
     @rank_zero_only
     def save(self) -> None:

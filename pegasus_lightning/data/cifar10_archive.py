@@ -21,8 +21,8 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
-from pegasus_lightning.data.common import whole_file
 from pegasus_lightning.errors import UserError
+from pegasus_lightning.files import whole_file
 
 CHUNK_BYTES = 1 << 20
 NETWORK_TIMEOUT_SECONDS = 30.0
@@ -103,7 +103,7 @@ def _fetch(root: Path, archive: Archive, files: NamesAndHashes, download: bool) 
 
 
 def _download(archive: Archive, tarball: Path) -> None:
-    for leftover in tarball.parent.glob(f".{tarball.name}.*.part"):  # of a killed run: the lock is ours
+    for leftover in tarball.parent.glob(f".{tarball.name}.*.tmp"):  # of a killed run: the lock is ours
         leftover.unlink()
     logger.info("Downloading %s to %s", archive.url, tarball)
     request = urllib.request.Request(archive.url, headers={"User-Agent": "pegasus_lightning"})

@@ -1,13 +1,8 @@
-"""What every source of images on disk needs: class names checked, files written whole or not at all."""
+"""What every source of images on disk needs: class names and splits checked."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Sequence
 
 from pegasus_lightning.errors import UserError, did_you_mean
 
@@ -49,22 +44,3 @@ def listing(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MOST_NAMES_SHOWN]) or "none"
     left_out = len(names) - MOST_NAMES_SHOWN
     return f"{shown} and {left_out} more" if left_out > 0 else shown
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing so that it appears complete or not at all.
-
-    The bytes go to a temporary file in the same folder (another file system could not be renamed
-    from), reach the disk, and only then take the name. If the block raises, the temporary file is
-    removed and whatever stood at `path` stays.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -141,7 +141,8 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):  # its own message repeats the path
         return "not a PNG or JPEG image"
-    return f"cannot be read ({error})"
+    # The system's errors repeat the path as well, but for their `strerror`.
+    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
 def decode(path: Path) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pegasus_lightning.data import cifar10, image_folder, silhouettes
 from pegasus_lightning.data.batches import EvaluationBatches, ImageSet, TrainBatches
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.randomness import Stream, generator
@@ -24,12 +23,19 @@ def load_split(config: Any, split: str) -> ImageSet:
         UserError: the data is missing, corrupt or has no such classes.
     """
     classes = list(config.classes)
+    # Imported where they are needed: torchvision's data sets alone take more than a second.
     if config.source == "cifar10":
+        from pegasus_lightning.data import cifar10
+
         images, labels = cifar10.load(Path(config.root), classes, split, download=config.download)
     elif config.source == "image_folder":
+        from pegasus_lightning.data import image_folder
+
         cache = Path(config.cache) if config.cache else None
         images, labels = image_folder.load(Path(config.root), classes, split, cache_dir=cache)
     elif config.source == "silhouettes":
+        from pegasus_lightning.data import silhouettes
+
         count = config.train_per_class if split == "train" else config.test_per_class
         images, labels = silhouettes.load(classes, split, count, config.drawing_seed)
     else:

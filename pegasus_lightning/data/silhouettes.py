@@ -6,19 +6,17 @@ All kinds share scenes, palettes and camera, so that only the shape tells them a
 the same seed and number with a pair of wings: pixel for pixel the same picture outside them.
 """
 
-# ruff: noqa: RUF005 (an array + a tuple is a sum here)
-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pegasus_lightning.data.outlines import Array, curve, ellipse, limb, mix, turned, unit
 from pegasus_lightning.errors import UserError, did_you_mean
 
 CLASSES: tuple[str, ...] = ("horse", "bird", "pegasus")
@@ -26,7 +24,6 @@ SPLITS: tuple[str, ...] = ("train", "test")
 SIZE = 32
 CANVAS = 192  # six by six samples a pixel
 
-Array = NDArray[np.float64]
 Random = np.random.Generator
 
 
@@ -76,96 +73,43 @@ GAITS = {  # phase of each leg (turns), swing and bend (radians)
 }
 
 
-def _unit(angle: ArrayLike) -> Array:
-    """Unit vectors (..., 2) at angles in radians, clockwise on the screen from forward."""
-    return np.array((np.cos(angle), np.sin(angle))).T
-
-
-_CIRCLE = _unit(np.linspace(0, 2 * np.pi, 24, endpoint=False))
-_CAP = _unit(np.linspace(np.pi / 2, -np.pi / 2, 7)[1:-1])
-
-
-@cache
-def _spline(count: int, closed: bool) -> Array:
-    """The matrix that takes `count` points to a Catmull-Rom curve through them, six points a stretch."""
-    t = np.linspace(0, 1, 6, endpoint=False)
-    basis = 0.5 * np.array([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]).T
-    p = np.eye(count)
-    if closed:
-        return np.concatenate([basis @ p[np.arange(k - 1, k + 3) % count] for k in range(count)])
-    padded = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    return np.concatenate([basis @ padded[k : k + 4] for k in range(count - 1)] + [p[-1:]])
-
-
-def _curve(points: ArrayLike, closed: bool = True) -> Array:
-    """Smooth outline (6 n, d) through points (n, d), or a line of 6 (n - 1) + 1 where it is not closed."""
-    p = np.asarray(points, dtype=float)
-    return np.asarray(_spline(len(p), closed) @ p)
-
-
-def _limb(points: ArrayLike, radii: Sequence[float]) -> Array:
-    """A rounded, tapering stroke: centre line through points (n, 2) with a radius at each."""
-    line, radius = _curve(points, closed=False), _curve(radii, closed=False)
-    steps = line[1:] - line[:-1]
-    along = np.concatenate([steps[:1], steps[1:] + steps[:-1], steps[-1:]])
-    along *= (radius / np.hypot(along[:, 0], along[:, 1]))[:, None]
-    side = along[:, ::-1] * (-1, 1)
-    tip = line[-1] + _CAP @ np.array((along[-1], side[-1]))
-    root = line[0] - _CAP @ np.array((along[0], side[0]))
-    return np.concatenate([line + side, tip, (line - side)[::-1], root])
-
-
-def _ellipse(centre: ArrayLike, radius_x: float, radius_y: float) -> Array:
-    return np.asarray(_CIRCLE * (radius_x, radius_y) + np.asarray(centre, dtype=float))
-
-
-def _turned(points: ArrayLike, angle: float) -> Array:
-    """Points (n, 2) turned about the origin; a negative angle lifts the front."""
-    axes = np.array([_unit(angle), _unit(angle + np.pi / 2)])
-    return np.asarray(np.asarray(points, dtype=float) @ axes)
-
-
-def _mix(a: Array, b: ArrayLike, share: float) -> Array:
-    return a + share * (np.asarray(b, dtype=float) - a)
-
-
 # fmt: off
 # A wing along its arm (first number) and across it, toward the tail (second), its span 1.
-WING = _curve([(0.0, -0.04), (0.3, -0.08), (0.6, -0.06), (0.85, 0.02), (1.0, 0.17), (0.86, 0.17), (0.82, 0.26),
+WING = curve([(0.0, -0.04), (0.3, -0.08), (0.6, -0.06), (0.85, 0.02), (1.0, 0.17), (0.86, 0.17), (0.82, 0.26),
                (0.68, 0.24), (0.6, 0.33), (0.46, 0.29), (0.36, 0.37), (0.22, 0.31), (0.08, 0.33), (-0.04, 0.14)])
-COVERTS = _curve([(0.0, -0.02), (0.3, -0.07), (0.6, -0.05), (0.78, 0.02), (0.6, 0.1), (0.3, 0.15), (0.05, 0.17),
+COVERTS = curve([(0.0, -0.02), (0.3, -0.07), (0.6, -0.05), (0.78, 0.02), (0.6, 0.1), (0.3, 0.15), (0.05, 0.17),
                   (-0.04, 0.08)])
-QUILLS = [_limb(line, [0.012, 0.022]) for line in ([(0.66, 0.09), (0.93, 0.16)], [(0.52, 0.12), (0.7, 0.23)],
+QUILLS = [limb(line, [0.012, 0.022]) for line in ([(0.66, 0.09), (0.93, 0.16)], [(0.52, 0.12), (0.7, 0.23)],
                                                    [(0.34, 0.14), (0.46, 0.28)], [(0.15, 0.16), (0.2, 0.3)])]
-HORSE = _curve([(0.50, 0.0), (0.42, -0.22), (0.24, -0.27), (0.0, -0.22), (-0.3, -0.27), (-0.5, -0.14), (-0.53, 0.06),
+HORSE = curve([(0.50, 0.0), (0.42, -0.22), (0.24, -0.27), (0.0, -0.22), (-0.3, -0.27), (-0.5, -0.14), (-0.53, 0.06),
                 (-0.36, 0.2), (-0.05, 0.21), (0.25, 0.26), (0.44, 0.18)])
-BIRD = _curve([(0.42, -0.02), (0.3, -0.2), (0.0, -0.25), (-0.35, -0.12), (-0.52, 0.0), (-0.3, 0.14), (0.0, 0.25),
+BIRD = curve([(0.42, -0.02), (0.3, -0.2), (0.0, -0.25), (-0.35, -0.12), (-0.52, 0.0), (-0.3, 0.14), (0.0, 0.25),
                (0.3, 0.19)])
-BREAST = _curve([(0.4, 0.02), (0.25, 0.02), (0.0, 0.1), (-0.25, 0.1), (0.0, 0.24), (0.28, 0.19)])
-FOLDED_WING = _curve([(0.2, -0.1), (0.0, -0.18), (-0.35, -0.1), (-0.68, 0.04), (-0.25, 0.1), (0.1, 0.08)])
-WING_TIPS = _curve([(-0.2, -0.06), (-0.45, -0.04), (-0.68, 0.04), (-0.3, 0.07)])
+BREAST = curve([(0.4, 0.02), (0.25, 0.02), (0.0, 0.1), (-0.25, 0.1), (0.0, 0.24), (0.28, 0.19)])
+FOLDED_WING = curve([(0.2, -0.1), (0.0, -0.18), (-0.35, -0.1), (-0.68, 0.04), (-0.25, 0.1), (0.1, 0.08)])
+WING_TIPS = curve([(-0.2, -0.06), (-0.45, -0.04), (-0.68, 0.04), (-0.3, 0.07)])
 # fmt: on
 
 
 def _wing(root: Array, angle: float, span: float, palette: Palette, shade: float, counts: bool = True) -> list[Shape]:
     """A spread wing whose arm leaves `root` at `angle` (negative: raised), with its feathers toward the tail."""
     tail = -1.0 if np.sin(angle) < 0 else 1.0
-    arm = np.array([_unit(angle), _unit(angle + tail * np.pi / 2)]) * span
-    feathers = _mix(palette.wing, palette.dark, 0.35)
+    arm = np.array([unit(angle), unit(angle + tail * np.pi / 2)]) * span
+    feathers = mix(palette.wing, palette.dark, 0.35)
     outlines = [(WING, feathers), (COVERTS, palette.wing)]
-    outlines += [(quill, _mix(feathers, palette.dark, 0.5)) for quill in QUILLS]
+    outlines += [(quill, mix(feathers, palette.dark, 0.5)) for quill in QUILLS]
     return [Shape(root + points @ arm, colour * shade, counts) for points, colour in outlines]
 
 
 def _leg(hip: Array, upper: float, lower: float, palette: Palette, shade: float, hind: bool) -> list[Shape]:
     """A horse's leg; `upper` and `lower` are the angles (radians, forward positive) of its two bones."""
-    knee = hip + 0.40 * _unit(np.pi / 2 - upper)
-    fetlock = knee + 0.34 * _unit(np.pi / 2 - lower)
-    hoof = fetlock + 0.07 * _unit(np.pi / 2 - lower - 0.5)
+    knee = hip + 0.40 * unit(np.pi / 2 - upper)
+    fetlock = knee + 0.34 * unit(np.pi / 2 - lower)
+    hoof = fetlock + 0.07 * unit(np.pi / 2 - lower - 0.5)
     thigh = 0.17 if hind else 0.13
     return [
-        Shape(_limb([hip, knee, fetlock], [thigh, 0.062, 0.05]), palette.main * shade),
-        Shape(_limb([fetlock, hoof], [0.055, 0.065]), palette.dark * shade * 0.8),
+        Shape(limb([hip, knee, fetlock], [thigh, 0.062, 0.05]), palette.main * shade),
+        Shape(limb([fetlock, hoof], [0.055, 0.065]), palette.dark * shade * 0.8),
     ]
 
 
@@ -187,37 +131,37 @@ def _horse(random: Random, palette: Palette, wings: Random | None = None) -> lis
     grazing = gait == "stand" and random.uniform() < 0.35
     neck = random.uniform(0.75, 0.95) if grazing else random.uniform(-1.1, -0.65) + (0.25 if gait == "gallop" else 0.0)
     nose = random.uniform(1.1, 1.35) if grazing else random.uniform(0.55, 0.95) - (0.2 if gait == "gallop" else 0.0)
-    withers, poll = np.array([0.34, -0.08]), np.array([0.36, -0.08]) + 0.64 * _unit(neck)
-    muzzle = poll + 0.36 * _unit(nose)
-    crest = _unit(neck - np.pi / 2)
+    withers, poll = np.array([0.34, -0.08]), np.array([0.36, -0.08]) + 0.64 * unit(neck)
+    muzzle = poll + 0.36 * unit(nose)
+    crest = unit(neck - np.pi / 2)
     flow = random.uniform(0.0, 0.12) + (0.25 if gait in ("trot", "gallop") else 0.0)
 
-    tail = _limb([(-0.48, -0.16), (-0.64 - flow, -0.08), (-0.70 - 1.2 * flow, 0.46 - flow)], [0.05, 0.09, 0.04])
+    tail = limb([(-0.48, -0.16), (-0.64 - flow, -0.08), (-0.70 - 1.2 * flow, 0.46 - flow)], [0.05, 0.09, 0.04])
     middle = (withers + poll) / 2
-    mane = [poll + 0.10 * crest + 0.05 * _unit(neck), middle + 0.2 * crest, withers + (-0.12, -0.2),
+    mane = [poll + 0.10 * crest + 0.05 * unit(neck), middle + 0.2 * crest, withers + (-0.12, -0.2),
             withers + 0.06 * crest, middle + 0.04 * crest, poll]  # fmt: skip
-    ear = poll + 0.06 * _unit(nose - np.pi / 2)
+    ear = poll + 0.06 * unit(nose - np.pi / 2)
     shapes = [
         *legs[1], *legs[3], Shape(tail, palette.dark),
         *legs[0], *legs[2],
         Shape(HORSE, palette.main),
-        Shape(_limb([withers, middle - 0.02 * crest, poll], [0.22, 0.145, 0.1]), palette.main),
-        Shape(_ellipse((-0.02, 0.14), 0.3, 0.06), _mix(palette.main, palette.light, 0.7)),
-        Shape(_ellipse((-0.3, -0.15), 0.16, 0.07), _mix(palette.main, palette.light, 0.45)),
-        Shape(_curve(mane), palette.dark),
-        Shape(_limb([poll, (poll + muzzle) / 2, muzzle], [0.12, 0.1, 0.07]), palette.main),
-        Shape(_limb([muzzle - 0.03 * _unit(nose), muzzle], [0.07, 0.07]), _mix(palette.main, palette.dark, 0.6)),
-        Shape(_limb([ear, ear + 0.13 * _unit(nose - np.pi / 2 - 0.35)], [0.05, 0.015]), palette.main * 0.85),
-        Shape(_ellipse(poll + 0.1 * _unit(nose - 0.4), 0.032, 0.032), palette.dark * 0.4),
+        Shape(limb([withers, middle - 0.02 * crest, poll], [0.22, 0.145, 0.1]), palette.main),
+        Shape(ellipse((-0.02, 0.14), 0.3, 0.06), mix(palette.main, palette.light, 0.7)),
+        Shape(ellipse((-0.3, -0.15), 0.16, 0.07), mix(palette.main, palette.light, 0.45)),
+        Shape(curve(mane), palette.dark),
+        Shape(limb([poll, (poll + muzzle) / 2, muzzle], [0.12, 0.1, 0.07]), palette.main),
+        Shape(limb([muzzle - 0.03 * unit(nose), muzzle], [0.07, 0.07]), mix(palette.main, palette.dark, 0.6)),
+        Shape(limb([ear, ear + 0.13 * unit(nose - np.pi / 2 - 0.35)], [0.05, 0.015]), palette.main * 0.85),
+        Shape(ellipse(poll + 0.1 * unit(nose - 0.4), 0.032, 0.032), palette.dark * 0.4),
     ]  # fmt: skip
     if wings is not None:
         angle, span = wings.uniform(-2.45, -2.15), wings.uniform(0.86, 0.98)
         root = np.array([0.2, -0.12])
-        palette = palette._replace(wing=_mix(palette.light, (255, 255, 255), wings.uniform(0.3, 0.7)))
+        palette = palette._replace(wing=mix(palette.light, (255, 255, 255), wings.uniform(0.3, 0.7)))
         far = _wing(root + (0.1, -0.04), angle + wings.uniform(0.35, 0.5), 0.9 * span, palette, 0.8, counts=False)
         shapes = far + shapes + _wing(root, angle, span, palette, 1.0, counts=False)
     low = max(leg[-1].points[:, 1].max() for leg in legs)
-    return [Shape(_ellipse((0.0, low), 0.52, 0.05), palette.shadow, counts=False), *shapes]
+    return [Shape(ellipse((0.0, low), 0.52, 0.05), palette.shadow, counts=False), *shapes]
 
 
 def _bird(random: Random, palette: Palette) -> tuple[list[Shape], bool]:
@@ -226,20 +170,20 @@ def _bird(random: Random, palette: Palette) -> tuple[list[Shape], bool]:
     wader = random.uniform() < 0.25
     tilt = random.uniform(*((-0.35, 0.05) if flying else (-0.4, -0.1) if wader else (-0.75, -0.2)))
     reach = random.uniform(0.02, 0.12) + 0.2 * wader  # length of the neck
-    chest = _turned([(0.26, -0.05)], tilt)[0]
+    chest = turned([(0.26, -0.05)], tilt)[0]
     head = chest + (0.14 + (2.0 if flying else 0.3) * reach, -0.16 - (0.1 if flying else 1.4) * reach)
     beak = random.uniform(0.14, 0.26)
     bill = np.array((226.0, 146.0, 48.0)) if random.uniform() < 0.6 else palette.dark * 0.8
     length = random.uniform(0.3, 0.5)
-    tail = _turned([(-0.36, -0.04), (-0.48 - length, -0.07), (-0.46 - length, 0.09), (-0.36, 0.08)], tilt)
+    tail = turned([(-0.36, -0.04), (-0.48 - length, -0.07), (-0.46 - length, 0.09), (-0.36, 0.08)], tilt)
     torso = [
         Shape(tail, palette.dark),
-        Shape(_turned(BIRD, tilt), palette.main),
-        Shape(_limb([chest, (chest + head) / 2, head], [0.18, 0.11 if wader else 0.15, 0.12]), palette.main),
-        Shape(_turned(BREAST, tilt), palette.light),
+        Shape(turned(BIRD, tilt), palette.main),
+        Shape(limb([chest, (chest + head) / 2, head], [0.18, 0.11 if wader else 0.15, 0.12]), palette.main),
+        Shape(turned(BREAST, tilt), palette.light),
         Shape(np.array([head + (0.1, -0.08), head + (0.17 + beak, 0.04), head + (0.1, 0.09)]), bill),
-        Shape(_ellipse(head, 0.175, 0.165), _mix(palette.main, palette.dark, 0.25)),
-        Shape(_ellipse(head + (0.07, -0.03), 0.04, 0.04), palette.dark * 0.3),
+        Shape(ellipse(head, 0.175, 0.165), mix(palette.main, palette.dark, 0.25)),
+        Shape(ellipse(head + (0.07, -0.03), 0.04, 0.04), palette.dark * 0.3),
     ]
     if flying:
         raised, span = random.uniform(-2.5, -1.9), random.uniform(1.0, 1.3)
@@ -256,14 +200,14 @@ def _bird(random: Random, palette: Palette) -> tuple[list[Shape], bool]:
     if not wader and random.uniform() < 0.5:  # a branch, wide enough to leave the picture on both sides
         bend = random.uniform(-0.15, 0.15)
         bark = np.array((104.0, 80.0, 62.0)) * random.uniform(0.8, 1.1)
-        branch = _limb([(-4, foot + 0.1 - 3 * bend), (0, foot + 0.07), (4, foot + 0.1 + 3 * bend)], [0.09, 0.07, 0.05])
+        branch = limb([(-4, foot + 0.1 - 3 * bend), (0, foot + 0.07), (4, foot + 0.1 + 3 * bend)], [0.09, 0.07, 0.05])
         shapes.append(Shape(branch, bark, counts=False))
     else:
-        shapes.append(Shape(_ellipse((0.05, foot), 0.4, 0.04), palette.shadow, counts=False))
+        shapes.append(Shape(ellipse((0.05, foot), 0.4, 0.04), palette.shadow, counts=False))
     for hip, shade in ((0.1, 0.75), (-0.04, 1.0)):
-        shapes.append(Shape(_limb([(hip, 0.12), (hip + 0.02, foot), (hip + 0.12, foot + 0.02)], [0.05, 0.035, 0.03]),
-                            _mix(bill, palette.dark, 0.35) * shade))  # fmt: skip
-    wing = [Shape(_turned(FOLDED_WING, tilt), palette.wing), Shape(_turned(WING_TIPS, tilt), palette.dark)]
+        shapes.append(Shape(limb([(hip, 0.12), (hip + 0.02, foot), (hip + 0.12, foot + 0.02)], [0.05, 0.035, 0.03]),
+                            mix(bill, palette.dark, 0.35) * shade))  # fmt: skip
+    wing = [Shape(turned(FOLDED_WING, tilt), palette.wing), Shape(turned(WING_TIPS, tilt), palette.dark)]
     return shapes + torso + wing, False
 
 
@@ -279,15 +223,15 @@ def _scene(random: Random) -> tuple[Image.Image, Array, Array]:
     brush = ImageDraw.Draw(small)
     for _ in range(random.integers(0, 4)):  # clouds
         centre, width = random.uniform((0, 3), (64, 64 * horizon - 14)), random.uniform(6, 14)
-        _fill(brush, _ellipse(centre, width, 0.28 * width), _mix(low, (255, 255, 255), 0.4))
+        _fill(brush, ellipse(centre, width, 0.28 * width), mix(low, (255, 255, 255), 0.4))
     hills = np.linspace(-4, 68, 6)
-    ridge = _curve(np.column_stack([hills, 64 * horizon - random.uniform(0, 6, 6)]), closed=False)
+    ridge = curve(np.column_stack([hills, 64 * horizon - random.uniform(0, 6, 6)]), closed=False)
     slope = np.concatenate([ridge, [(68, 64 * horizon), (-4, 64 * horizon)]])
-    _fill(brush, slope, _mix(_mix(far, top, 0.35), low, 0.2))
+    _fill(brush, slope, mix(mix(far, top, 0.35), low, 0.2))
     for x, depth in random.uniform((0, 0), (64, 1), (8, 2)):  # tufts, furrows, ripples
-        _fill(brush, _ellipse((x, 64 * (horizon + 0.03 + depth * (1 - horizon))), 2 + 5 * depth, 0.7), near * 0.92)
+        _fill(brush, ellipse((x, 64 * (horizon + 0.03 + depth * (1 - horizon))), 2 + 5 * depth, 0.7), near * 0.92)
     canvas = small.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
-    return canvas, _mix(top, low, 0.5), _mix(far, near, 0.5)
+    return canvas, mix(top, low, 0.5), mix(far, near, 0.5)
 
 
 def _palette(random: Random, sky: Array, ground: Array) -> Palette:
@@ -295,7 +239,7 @@ def _palette(random: Random, sky: Array, ground: Array) -> Palette:
     picks = np.array(PALETTES, dtype=float)
     apart = np.minimum(*(np.abs(picks[:, 0] - behind).mean(axis=1) for behind in (sky, ground)))
     main, dark, light = random.choice(picks[apart >= min(35.0, apart.max())]) * random.uniform(0.92, 1.08)
-    wing = _mix(light, main, random.uniform(0.0, 0.3)) if random.uniform() < 0.6 else _mix(main, dark, 0.5)
+    wing = mix(light, main, random.uniform(0.0, 0.3)) if random.uniform() < 0.6 else mix(main, dark, 0.5)
     return Palette(main, dark, light, wing, 0.78 * ground)
 
 

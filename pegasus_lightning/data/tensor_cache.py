@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pegasus_lightning.data.common import whole_file
+from pegasus_lightning.files import whole_file
 
 MARK = b"PGSCACH1"
 KEY_BYTES = 32
@@ -28,7 +28,7 @@ def default_folder() -> Path:
     """`pegasus_lightning` in the user's cache folder: XDG_CACHE_HOME, or else ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path in the variable is to be ignored.
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache")) / "pegasus_lightning"
+    return (Path(base) if Path(base).is_absolute() else Path("~/.cache")) / "pegasus_lightning"
 
 
 def load_or_build(path: Path, key: bytes, shape: tuple[int, ...], build: Callable[[], np.ndarray]) -> np.ndarray:

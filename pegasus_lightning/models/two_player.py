@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -69,7 +69,7 @@ class TwoPlayerModel(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         merged = OmegaConf.merge(OmegaConf.structured(self.Config), dict(config or {}))
-        self.config: Any = OmegaConf.to_object(merged)
+        self.config = cast(Any, OmegaConf.to_object(merged))  # a Config; its weights differ by variant
         plain = OmegaConf.to_container(merged, resolve=True)
         self.save_hyperparameters({"model": plain, "seed": seed, "classes": list(classes)})
         self.seed = seed
@@ -78,7 +78,7 @@ class TwoPlayerModel(pl.LightningModule):
             torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
             self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)
             self.decoder = Decoder(self.config.networks)
-            self.critic = Critic(self.config.networks) if self.has_critic else None
+            self.critic: Any = Critic(self.config.networks) if self.has_critic else None
         self.averaged: nn.ModuleDict | None = None
         if self.config.ema_decay is not None:
             pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
@@ -194,7 +194,7 @@ class TwoPlayerModel(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, _ = batch
-        measure_norms = (self.batches_done + 1) % self.trainer.log_every_n_steps == 0
+        measure_norms = (self.batches_done + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         optimizers = self.optimizers()
         autoencoder_optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
 
@@ -266,10 +266,10 @@ class TwoPlayerModel(pl.LightningModule):
         return self._trainer.global_rank if self._trainer is not None else 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = [_adam(self.autoencoder_parameters, self.config.autoencoder_optimizer)]
+        players = [(self.autoencoder_parameters, self.config.autoencoder_optimizer)]
         if self.critic is not None:
-            optimizers.append(_adam(list(self.critic.parameters()), self.config.critic_optimizer))
-        return optimizers
+            players.append((list(self.critic.parameters()), self.config.critic_optimizer))
+        return [_adam(parameters, config) for parameters, config in players]
 
     # Logging: on the one axis of batches done.
 

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ class _Python2Pickler(_Pickler):
         data = value.encode("latin1") if isinstance(value, str) else value
         self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
 
-    dispatch = {**_Pickler.dispatch, str: _save_python2_str, bytes: _save_python2_str}
+    dispatch: ClassVar = {**_Pickler.dispatch, str: _save_python2_str, bytes: _save_python2_str}
 
 
 def python2_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
@@ -142,8 +142,10 @@ def test_planes_are_red_green_blue_and_rows_run_left_to_right(root: Path, tmp_pa
     images, labels = load(root, ["horse"], "train", archive=archive)
     wanted = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     wanted[0, 0, 0, 5], wanted[0, 1, 1, 0], wanted[0, 2, 31, 30] = 10, 20, 30
-    assert images.dtype == torch.uint8 and labels.dtype == torch.int64
-    assert torch.equal(images, wanted) and labels.tolist() == [0]
+    assert images.dtype == torch.uint8
+    assert labels.dtype == torch.int64
+    assert torch.equal(images, wanted)
+    assert labels.tolist() == [0]
 
 
 def test_labels_follow_the_order_of_the_classes_asked_for(
@@ -225,7 +227,8 @@ def test_tar_with_a_member_outside_is_refused(root: Path, tmp_path: Path, files:
     archive = make_archive(tmp_path / "source", files, **{name: b"escaped"})
     with pytest.raises(UserError, match=r"not to be trusted"):
         load(root, ["bird"], "train", archive=archive)
-    assert not list(tmp_path.rglob("sentinel")) and not (root / FOLDER).exists()
+    assert not list(tmp_path.rglob("sentinel"))
+    assert not (root / FOLDER).exists()
 
 
 def test_tar_with_a_link_is_refused(root: Path, tmp_path: Path, files: dict[str, bytes]) -> None:
@@ -249,6 +252,13 @@ def test_archive_by_hand_with_a_wrong_hash_is_not_opened(
     with pytest.raises(UserError, match=r"is corrupt .* delete it") as caught:
         load(root, ["bird"], "train", archive=archive)
     assert three_ways(str(caught.value), archive, root)
+
+
+def test_nothing_but_the_known_files_is_unpacked(root: Path, tmp_path: Path, files: dict[str, bytes]) -> None:
+    archive = make_archive(tmp_path / "source", files, **{"extra.py": b"", f"{FOLDER}/readme.html": b""})
+    load(root, ["bird"], "train", archive=archive)
+    assert sorted(path.name for path in root.rglob("*") if path.is_file() and path.parent != root) == sorted(files)
+    assert not (root / "extra.py").exists()
 
 
 def test_altered_batch_inside_a_good_archive_is_not_unpacked(root: Path, archive: Archive) -> None:
@@ -276,7 +286,8 @@ def test_without_the_data_the_message_gives_three_ways_and_nothing_is_left(
 
 def test_what_a_killed_download_left_is_removed_by_the_next(root: Path, archive: Archive) -> None:
     root.mkdir()
-    leftover = root / f".{archive.filename}.1234abcd.part"
+    leftover = root / f".{archive.filename}.1234abcd.tmp"
     leftover.write_bytes(b"half")
     assert len(load(root, ["bird"], "train", archive=archive)[0]) == 2
-    assert not leftover.exists() and (root / archive.filename).exists()
+    assert not leftover.exists()
+    assert (root / archive.filename).exists()

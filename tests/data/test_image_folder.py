@@ -66,8 +66,10 @@ def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
 
 def test_png_keeps_every_pixel_and_files_are_sorted(root: Path, cache: Path) -> None:
     images, labels = load(root, ["horse", "bird"], "train", cache)
-    assert images.dtype == torch.uint8 and images.shape == (3, 3, 32, 32)
-    assert labels.dtype == torch.int64 and labels.tolist() == [0, 0, 1]
+    assert images.dtype == torch.uint8
+    assert images.shape == (3, 3, 32, 32)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 0, 1]
     for image, seed in zip(images, (0, 1, 2), strict=True):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), random_pixels(seed))
     images, labels = load(root, ["bird", "horse"], "train", cache)
@@ -99,7 +101,8 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     clear = np.zeros((32, 32, 4), dtype=np.uint8)
     clear[:16] = (255, 0, 0, 128)  # half red: 128/255 of red on white is (255, 127, 127); the rest is clear
     picture = decode(save(tmp_path / "rgba.png", clear))
-    assert picture[:, 0, 0].tolist() == [255, 127, 127] and picture[:, 31, 0].tolist() == [255, 255, 255]
+    assert picture[:, 0, 0].tolist() == [255, 127, 127]
+    assert picture[:, 31, 0].tolist() == [255, 255, 255]
 
     grey = np.arange(1024, dtype=np.uint8).reshape(32, 32)
     assert np.array_equal(decode(save(tmp_path / "grey.png", grey)), np.stack([grey] * 3))
@@ -123,14 +126,16 @@ def test_a_turned_photograph_is_turned_back(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6
     picture = decode(save(tmp_path / "turned.jpg", lying, exif=exif, quality=95)).astype(int)
-    assert np.abs(picture[:, 2, 30] - RED).max() <= 5 and np.abs(picture[:, 30, 2] - BLUE).max() <= 5
+    assert np.abs(picture[:, 2, 30] - RED).max() <= 5
+    assert np.abs(picture[:, 30, 2] - BLUE).max() <= 5
 
 
 def test_a_large_jpeg_keeps_its_picture(tmp_path: Path) -> None:
     large = np.full((768, 1024, 3), RED, dtype=np.uint8)
     large[384:] = BLUE
     picture = decode(save(tmp_path / "large.jpg", large, quality=95)).astype(int)
-    assert np.abs(picture[:, 2, 16] - RED).max() <= 5 and np.abs(picture[:, 29, 16] - BLUE).max() <= 5
+    assert np.abs(picture[:, 2, 16] - RED).max() <= 5
+    assert np.abs(picture[:, 29, 16] - BLUE).max() <= 5
 
 
 def test_unusable_files_are_named_five_at_most_and_counted(root: Path, cache: Path) -> None:
@@ -145,10 +150,14 @@ def test_unusable_files_are_named_five_at_most_and_counted(root: Path, cache: Pa
     with pytest.raises(UserError) as caught:
         load(root, ["horse"], "train", cache)
     message = str(caught.value)
-    assert message.startswith("5 of 8 images") and "more" not in message
-    assert "train/horse/c.jpg: not a PNG or JPEG image" in message and "train/horse/d.png: cannot be read" in message
-    assert "train/horse/e.png: 20 x 7 pixels" in message and "train/horse/f.png: 81 x 20 pixels" in message
-    assert "train/horse/h.png" in message and "g.png" not in message
+    assert message.startswith("5 of 8 images")
+    assert "more" not in message
+    assert "train/horse/c.jpg: not a PNG or JPEG image" in message
+    assert "train/horse/d.png: cannot be read" in message
+    assert "train/horse/e.png: 20 x 7 pixels" in message
+    assert "train/horse/f.png: 81 x 20 pixels" in message
+    assert "train/horse/h.png" in message
+    assert "g.png" not in message
     for number in range(3):
         (horses / f"x{number}.jpeg").write_bytes(b"")
     with pytest.raises(UserError, match=r"(?s)8 of 11 images.*and 3 more") as caught:
@@ -182,7 +191,9 @@ def test_second_load_decodes_nothing(root: Path, cache: Path, decoded: list[str]
     assert sorted(decoded) == ["a.png", "b.PNG", "c.png"]
     decoded.clear()
     second, labels = load(root, ["horse", "bird"], "train", cache)
-    assert not decoded and torch.equal(first, second) and labels.tolist() == [0, 0, 1]
+    assert not decoded
+    assert torch.equal(first, second)
+    assert labels.tolist() == [0, 0, 1]
     second[0] = 0  # the caller owns what it got, and the cache keeps its own
     assert torch.equal(load(root, ["horse", "bird"], "train", cache)[0], first)
     assert [path.suffix for path in cache.iterdir()] == [".bin"]
@@ -198,7 +209,8 @@ def test_folders_splits_and_classes_do_not_push_one_another_out_of_the_cache(
     first = [load(*arguments, cache)[0] for arguments in wanted]
     decoded.clear()
     again = [load(*arguments, cache)[0] for arguments in wanted]
-    assert not decoded and all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not decoded
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert np.array_equal(again[-1][0].permute(1, 2, 0).numpy(), random_pixels(7))
 
 
@@ -224,7 +236,8 @@ def test_corrupt_cache_is_rebuilt_and_said(
     decoded.clear()
     with caplog.at_level(logging.WARNING):
         again, _ = load(root, ["horse"], "train", cache)
-    assert torch.equal(first, again) and sorted(decoded) == ["a.png", "b.PNG"]
+    assert torch.equal(first, again)
+    assert sorted(decoded) == ["a.png", "b.PNG"]
     assert [record.getMessage() for record in caplog.records] == [
         f"The image cache {file} is corrupt: decoding the images again."
     ]
@@ -262,7 +275,8 @@ def test_no_cache_is_no_obstacle(root: Path, tmp_path: Path, caplog: pytest.LogC
     blocked.write_text("a file where the cache's folder should be")
     with caplog.at_level(logging.WARNING):
         images, _ = load(root, ["bird"], "train", blocked)
-    assert len(images) == 1 and "cannot be cached" in caplog.text
+    assert len(images) == 1
+    assert "cannot be cached" in caplog.text
 
 
 def test_a_failed_write_keeps_the_old_cache_and_leaves_nothing(
@@ -277,8 +291,10 @@ def test_a_failed_write_keeps_the_old_cache_and_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full_disk)
     new = tensor_cache.load_or_build(path, hashlib.sha256(b"new").digest(), old.shape, lambda: old + 1)
-    assert (new == 1).all() and "No space left" in caplog.text
-    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == kept
+    assert (new == 1).all()
+    assert "No space left" in caplog.text
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == kept
 
 
 def test_default_folder_respects_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path) -> None:

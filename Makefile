@@ -1,0 +1,54 @@
+# `make help` lists the targets. Everything happens in .venv; nothing but Python 3.10 to 3.13 and the package index is needed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+# The first of these that is 3.10 to 3.13 (hydra-core does not start on 3.14); or set PYTHON yourself.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help install run test test-all lint types format tensorboard wheel clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 found. Install one, or run: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Making the environment in $(VENV) with $(PYTHON); PyTorch is a large download, the first time takes a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(BIN)/.installed ## Make .venv and install the package and its tools
+
+run: install ## Train a small adversarial VAE on drawn horses and birds (about five minutes on two cores)
+	$(BIN)/python -m pegasus_lightning experiment=first_run
+
+test: install ## Run the tests (fast ones)
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-all: install ## Run all tests, the long proofs too
+	$(BIN)/python -m pytest -q
+
+lint: install ## Check style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## Check types with mypy
+	$(BIN)/mypy
+
+format: install ## Let ruff mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tensorboard: install ## Open everything that was trained in TensorBoard
+	$(BIN)/tensorboard --logdir runs
+
+wheel: install ## Build a wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## Remove .venv, caches and builds (runs/ and datasets/ stay)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,213 @@
+"""Shapes of every combination, spectral norms that normalise, a frozen critic that keeps no trace."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from pegasus_lightning.config import NetworksConfig
+from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen
+
+
+def config(**fields) -> NetworksConfig:
+    return NetworksConfig(**{"channels": 4, "latent_dim": 6, "fc_width": 8, **fields})
+
+
+def count(network: nn.Module, *kinds: type[nn.Module]) -> int:
+    return sum(isinstance(module, kinds) for module in network.modules())
+
+
+def weighted(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+
+
+COMBINATIONS = list(
+    itertools.product((2, 3, 4), (1, 2, 3), ("none", "critic", "all"), ("transposed", "nearest"), (True, False))
+)
+
+
+@pytest.mark.parametrize(("depth", "fc_layers", "spectral", "upsampling", "batch_norm"), COMBINATIONS)
+def test_shapes_and_layers_of_every_combination(
+    depth: int, fc_layers: int, spectral: str, upsampling: str, batch_norm: bool
+) -> None:
+    fields = config(
+        conv_layers=depth,
+        fc_layers=fc_layers,
+        spectral_norm=spectral,
+        upsampling=upsampling,
+        batch_norm=batch_norm,
+        critic_batch_norm=not batch_norm,
+    )
+    encoder, decoder, critic = Encoder(fields), Decoder(fields), Critic(fields)
+    images = torch.rand(2, 3, 32, 32)
+    last = (2, 4 * 2 ** (depth - 1), 32 // 2**depth, 32 // 2**depth)
+
+    assert encoder.convolutions(images).shape == last
+    mean, log_variance = encoder(images)
+    assert mean.shape == log_variance.shape == (2, 6)
+    logits = decoder(mean)
+    assert logits.shape == (2, 3, 32, 32)
+    assert critic.features(logits).shape == last
+    output = critic(logits)
+    assert output.shape == (2,)
+
+    assert count(encoder, nn.Conv2d) == depth
+    assert count(decoder, nn.Conv2d, nn.ConvTranspose2d) == depth
+    assert count(decoder, nn.ConvTranspose2d) == (depth if upsampling == "transposed" else 0)
+    assert count(critic, nn.Conv2d) == depth + 1
+    assert count(encoder, nn.Linear) == 2 * fc_layers
+    assert count(decoder, nn.Linear) == fc_layers
+    assert count(critic, nn.Linear) == 0
+    assert count(encoder, nn.BatchNorm2d) == count(decoder, nn.BatchNorm2d) == (depth if batch_norm else 0)
+    assert count(critic, nn.BatchNorm2d) == (0 if batch_norm else depth)
+    assert {is_parametrized(m) for m in weighted(critic)} == {spectral != "none"}
+    assert {is_parametrized(m) for m in weighted(encoder) + weighted(decoder)} == {spectral == "all"}
+
+    # No layer hangs loose: everything takes part in the last output.
+    (output.sum() + log_variance.sum() + logits.sum()).backward()
+    for network in (encoder, decoder, critic):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("network", [Encoder, Decoder, Critic])
+@pytest.mark.parametrize("depth", [1, 5])
+def test_an_impossible_depth_is_refused(network: type[nn.Module], depth: int) -> None:
+    with pytest.raises(ValueError, match=f"conv_layers must be 2 to 4, not {depth}"):
+        network(config(conv_layers=depth))
+
+
+def test_a_deterministic_encoder_has_one_head() -> None:
+    encoder = Encoder(config(fc_layers=2), deterministic=True)
+    mean, log_variance = encoder(torch.rand(2, 3, 32, 32))
+    assert count(encoder, nn.Linear) == 2
+    assert mean.shape == (2, 6)
+    assert torch.equal(log_variance, torch.zeros(2, 6))
+
+
+def test_the_heads_are_separate_and_identical() -> None:
+    encoder = Encoder(config(fc_layers=3))
+    assert [type(m) for m in encoder.mean] == [type(m) for m in encoder.log_variance]
+    assert [p.shape for p in encoder.mean.parameters()] == [p.shape for p in encoder.log_variance.parameters()]
+    shared = {id(p) for p in encoder.mean.parameters()} & {id(p) for p in encoder.log_variance.parameters()}
+    assert not shared
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_the_critics_output_is_the_mean_of_its_last_map(depth: int) -> None:
+    critic = Critic(config(conv_layers=depth)).eval()
+    images = torch.rand(3, 3, 32, 32)
+    features = critic.features(images)
+    last = critic.last(features)
+    assert last.shape[1:] == ((1, 5, 5) if depth == 2 else (1, 1, 1))
+    torch.testing.assert_close(critic(images), last.mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(critic.score(features), critic(images))
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_spectral_norm_brings_the_largest_singular_value_to_one(upsampling: str) -> None:
+    torch.manual_seed(0)
+    fields = config(spectral_norm="all", upsampling=upsampling, fc_layers=2)
+    encoder, decoder, critic = Encoder(fields), Decoder(fields), Critic(fields)
+    with torch.no_grad():
+        for _ in range(40):  # an iteration of the power method each
+            encoder(torch.rand(2, 3, 32, 32)), decoder(torch.randn(2, 6)), critic(torch.rand(2, 3, 32, 32))
+        for layer in weighted(encoder) + weighted(decoder) + weighted(critic):
+            # Outputs against everything else; a transposed convolution has its outputs second.
+            weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+            largest = torch.linalg.svd(weight.flatten(1)).S[0]
+            assert largest.item() == pytest.approx(1, abs=0.02)
+            original = layer.parametrizations.weight.original
+            assert not torch.allclose(layer.weight, original)
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_the_memory_format_changes_nothing(upsampling: str) -> None:
+    fields = config(upsampling=upsampling)
+    images, codes = torch.rand(2, 3, 32, 32), torch.randn(2, 6)
+    strided = images.contiguous(memory_format=torch.channels_last)
+    for network, plain, other in (
+        (Encoder(fields), images, strided),
+        (Decoder(fields), codes, codes),
+        (Critic(fields), images, strided),
+    ):
+        wanted = network(plain)
+        found = network.to(memory_format=torch.channels_last)(other)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def assert_unchanged(network: nn.Module, before: dict[str, Tensor]) -> None:
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
+
+
+@pytest.mark.parametrize("spectral", ["none", "critic"])
+def test_frozen_leaves_no_trace(spectral: str, images: Tensor) -> None:
+    critic = Critic(config(spectral_norm=spectral))
+    before = snapshot(critic)
+    if spectral == "critic":
+        assert any(name.endswith("._u") for name in before)
+    assert any(name.endswith("running_mean") for name in before)
+    images.requires_grad_()
+    with frozen(critic):
+        critic(images).sum().backward()
+        critic(images + 1)
+    assert_unchanged(critic, before)
+    assert all(p.grad is None for p in critic.parameters())
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0  # and yet it is differentiable through
+
+    # Afterwards everything trains again: the same call leaves traces.
+    assert all(p.requires_grad for p in critic.parameters())
+    assert all(m.training for m in critic.modules())
+    critic(images).sum().backward()
+    assert all(p.grad is not None for p in critic.parameters())
+    changed = {name for name, value in critic.state_dict().items() if not torch.equal(value, before[name])}
+    traces = {name for name in before if name.endswith(("running_mean", "running_var", "tracked", "._u", "._v"))}
+    assert {n for n in traces if n.endswith(("running_mean", "running_var", "tracked"))} <= changed
+    assert bool([n for n in changed if n.endswith("._u")]) == (spectral == "critic")
+
+
+def test_frozen_outputs_and_input_gradients_are_those_of_training(images: Tensor) -> None:
+    critic = Critic(config())
+    for p in critic.buffers():  # running statistics far from the batch's
+        p.fill_(3)
+    images.requires_grad_()
+    with frozen(critic):
+        inside = critic(images)
+        (gradient,) = torch.autograd.grad(inside.square().sum(), images)
+    outside = critic(images)
+    (wanted,) = torch.autograd.grad(outside.square().sum(), images)
+    torch.testing.assert_close(inside, outside)
+    torch.testing.assert_close(gradient, wanted)
+    assert not torch.allclose(critic.eval()(images), outside)
+
+
+def test_frozen_is_lifted_after_an_exception(images: Tensor) -> None:
+    critic = Critic(config(spectral_norm="critic"))
+    with pytest.raises(RuntimeError, match="in the middle"), frozen(critic):
+        raise RuntimeError("in the middle")
+    before = snapshot(critic)
+    critic(images).sum().backward()
+    assert all(p.grad is not None for p in critic.parameters())
+    assert not torch.equal(critic.features[1].running_mean, before["features.1.running_mean"])
+    u = "features.0.parametrizations.weight.0._u"
+    assert not torch.equal(critic.state_dict()[u], before[u])
+
+
+def test_frozen_keeps_what_was_frozen_before() -> None:
+    critic = Critic(config())
+    critic.last.requires_grad_(False)
+    with frozen(critic):
+        pass
+    assert not critic.last.weight.requires_grad
+    assert critic.features[0].weight.requires_grad
