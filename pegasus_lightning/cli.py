@@ -82,14 +82,22 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
     return ",".join([str(choices.get("model", config.model.name)), *data, *shown])
 
 
-def _task(config: DictConfig) -> Any:
+def _task(failures: list[Exception], config: DictConfig) -> None:
+    """One job. What a person caused is kept in `failures`: Hydra would add words of its own to a raised error."""
     from pegasus_lightning.training import train  # Lightning's callbacks and TensorBoard are slow to import
 
-    validate(config)
+    if any(hasattr(failure, "exit_code") for failure in failures):
+        return  # a signal ended the sweep's last job: it is meant for all
     state = HydraConfig.get()
-    if state.mode == RunMode.MULTIRUN and _processes(config) > 1:
-        raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
-    return str(train(config, readable_name(config, state.runtime.choices, list(state.overrides.task))))
+    try:
+        validate(config)
+        if state.mode == RunMode.MULTIRUN and _processes(config) > 1:
+            raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
+        train(config, readable_name(config, state.runtime.choices, list(state.overrides.task)))
+    except Exception as error:
+        if not isinstance(error, UserError) and not hasattr(error, "exit_code"):
+            raise
+        failures.append(error)
 
 
 def _processes(config: DictConfig) -> int:
@@ -105,6 +113,7 @@ def run_command(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's own printer
     _quieten()
     overrides: list[str] = []
+    failures: list[Exception] = []
     try:
         parsed = get_args_parser().parse_args(arguments)
         overrides = parsed.overrides
@@ -113,7 +122,8 @@ def run_command(arguments: list[str]) -> int:
                 validate(compose_config(job))
         register_schemas()
         sys.argv[1:] = arguments
-        hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)(_task)()
+        entry = hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)
+        entry(lambda config: _task(failures, config))()
     except UserError as error:
         return _complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -121,12 +131,8 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except Exception as error:
-        code = getattr(error, "exit_code", None)  # Interrupted: 128 + signal
-        if code is None:
-            raise
-        return int(code)
-    return 0
+    codes = [getattr(failure, "exit_code", None) or _complain(str(failure)) for failure in failures]
+    return codes[-1] if codes else 0
 
 
 def _complain(message: str) -> int:

@@ -18,7 +18,7 @@ class Stream(IntEnum):
     WEIGHTS = 0
     SPLIT = 1
     ORDER = 2  # counter: epoch
-    FLIPS = 3  # counter: global batch
+    FLIPS = 3  # counter: epoch
     NOISE = 4  # counter: global batch
     MIXING = 5  # counter: global batch
     PRIOR = 6  # counter: global batch

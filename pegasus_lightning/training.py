@@ -80,7 +80,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         model = _fit(settings, data, devices, folder, checkpoint, status)
     except Interrupted as interrupt:
         status.update(status="interrupted", exit_code=interrupt.exit_code, reason=str(interrupt))
-        _say(f"\n{str(interrupt).capitalize()}; saved. Run the same command again to continue.")
+        _say(f"\nThe run was {interrupt}; it is saved. Run the same command again to continue.")
         raise
     except BaseException as error:
         log.exception("The run failed.")

@@ -118,7 +118,7 @@ def optimizer_steps() -> Callable[[TwoPlayerModel], list[SimpleNamespace]]:
 
 @pytest.fixture
 def assert_gradients() -> Callable[..., None]:
-    """assert_gradients(step, network_name, network, loss): what the step held is the gradient of `loss`, by autograd."""
+    """assert_gradients(step, name, network, loss): what the step held is the gradient of `loss`, by autograd."""
 
     def check(step: SimpleNamespace, name: str, network: torch.nn.Module, loss: Tensor) -> None:
         named = dict(network.named_parameters())

@@ -168,7 +168,11 @@ def real(setting: Setting, *more_overrides: str) -> Result:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     speeds = [line["speed/images_per_second"] for line in lines if "speed/images_per_second" in line]
     own = statistics.median(speeds[1:] or speeds or [math.nan])
-    return {**rate(callback.watch, setting), "logged_images_per_second": own, "epoch_end_seconds": callback.seconds_after}
+    return {
+        **rate(callback.watch, setting),
+        "logged_images_per_second": own,
+        "epoch_end_seconds": callback.seconds_after,
+    }
 
 
 def student(setting: Setting) -> Result:
@@ -285,7 +289,10 @@ class ExampleModule(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         autoencoder_parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         critic_parameters = list(self.critic.parameters())
-        return [self.setting.adam("autoencoder", autoencoder_parameters), self.setting.adam("critic", critic_parameters)]
+        return [
+            self.setting.adam("autoencoder", autoencoder_parameters),
+            self.setting.adam("critic", critic_parameters),
+        ]
 
 
 def lightning(setting: Setting) -> Result:
@@ -306,7 +313,9 @@ def rate(watch: Stopwatch, setting: Setting) -> Result:
 # Measuring and telling.
 
 
-def measure(contenders: dict[str, Callable[[Setting], Result]], setting: Setting, rounds: int) -> list[dict[str, Result]]:
+def measure(
+    contenders: dict[str, Callable[[Setting], Result]], setting: Setting, rounds: int
+) -> list[dict[str, Result]]:
     """Each round runs every contender once; which comes first moves on by one a round."""
     names, results = list(contenders), []
     for index in range(rounds):
@@ -344,7 +353,11 @@ def tables(results: list[dict[str, Result]], batch_size: int) -> str:
 def machine(device: str) -> dict[str, Any]:
     """What the figures hold for."""
     cpu_info = Path("/proc/cpuinfo")
-    models = [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")] if cpu_info.exists() else []
+    models = (
+        [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
+        if cpu_info.exists()
+        else []
+    )
     return {
         "cpu": models[0].partition(":")[2].strip() if models else platform.processor(),
         "cores": os.cpu_count(),
@@ -380,7 +393,9 @@ def main() -> None:
     overrides += ["trainer.max_epochs=1", "trainer.evaluate_test=false", f"seed={SEED}", *arguments.overrides]
     fraction = plain(compose_config(overrides))["data"]["validation_fraction"]
     wanted = (arguments.warmup + arguments.steps) * arguments.batch_size
-    images = torch.randint(256, (max(math.ceil((wanted + 1) / (1 - fraction)), wanted + 16), 3, 32, 32), dtype=torch.uint8)
+    images = torch.randint(
+        256, (max(math.ceil((wanted + 1) / (1 - fraction)), wanted + 16), 3, 32, 32), dtype=torch.uint8
+    )
     common = {"batch_size": arguments.batch_size, "warmup": arguments.warmup, "steps": arguments.steps}
     setting = Setting(overrides, images, device=arguments.device, **common)
 

@@ -45,7 +45,7 @@ def to_float(images: Tensor) -> Tensor:
 class TrainBatches:
     """Shuffled batches for training: an iterable of (images float (B, 3, 32, 32), labels (B,)).
 
-    The order is a function of (seed, epoch) and the flips of (seed, global batch), so an iteration
+    The order and the flips are functions of (seed, epoch, batch), so an iteration
     can begin in the middle of a run, as after a resume. The last images of an epoch's order that do
     not fill a batch are dropped: others each epoch, less than one batch. With several processes each
     takes its share of every global batch, so the batches do not depend on the number of processes.
@@ -83,18 +83,17 @@ class TrainBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.data.images.device
         epoch, first = divmod(self.batches_done(), len(self))
-        # Drawn on the CPU, so that the order is the same whatever the batches are cut on.
-        order = torch.randperm(len(self.data), generator=generator(self.seed, Stream.ORDER, epoch)).to(device)
+        # Drawn on the CPU, so that they are the same whatever the batches are cut on; moved once an epoch.
+        order = torch.randperm(len(self.data), generator=generator(self.seed, Stream.ORDER, epoch))
+        coins = torch.rand(len(self), self.batch_size, generator=generator(self.seed, Stream.FLIPS, epoch)) < 0.5
+        order, coins = order.to(device), coins.to(device)
         share = self.batch_size // self.world_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
         for batch in range(first, len(self)):
-            start = batch * self.batch_size + self.rank * share
-            chosen = order[start : start + share]
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size][mine]
             images = to_float(self.data.images[chosen])
             if self.flip:
-                source = generator(self.seed, Stream.FLIPS, epoch * len(self) + batch)
-                coins = torch.rand(self.batch_size, generator=source) < 0.5
-                coins = coins[self.rank * share : (self.rank + 1) * share].to(device, non_blocking=True)
-                images = torch.where(coins[:, None, None, None], images.flip(3), images)
+                images = torch.where(coins[batch, mine, None, None, None], images.flip(3), images)
             yield images, self.data.labels[chosen]
 
 

@@ -17,7 +17,7 @@ from pegasus_lightning.randomness import Stream
 class VAEGANWeights:
     kl: float = 1.0
     feature: float = 1.0  # in the encoder's loss
-    decoder_feature: float = 1e-2  # gamma: the feature term in the decoder's loss
+    decoder_feature: float = 0.1  # gamma: the feature term in the decoder's loss
     reconstruction: float = 0.0  # an optional pixel term for both; none in the paper
     adversarial_reconstruction: float = 1.0  # decoder: its reconstructions should pass as real
     adversarial_noise: float = 1.0  # decoder: its prior samples should pass as real

@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, epoch) and (seed, global batch): shuffled, flipped, resumable, shared among processes."""
+"""Batches as a function of seed, epoch and global batch: shuffled, flipped, resumable, shared among processes."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,9 @@ def data(count: int) -> ImageSet:
     return ImageSet(images, torch.arange(count), ("horse", "bird")).to("cpu")
 
 
-def batches(count: int = 24, size: int = 8, *, seed: int = 0, flip: bool = False, done: int = 0, **more) -> TrainBatches:
+def batches(
+    count: int = 24, size: int = 8, *, seed: int = 0, flip: bool = False, done: int = 0, **more
+) -> TrainBatches:
     return TrainBatches(data(count), size, seed=seed, flip=flip, batches_done=lambda: done, **more)
 
 
@@ -111,7 +113,7 @@ def test_batches_are_channels_last_floats_in_unit_range(flip: bool) -> None:
         assert images.shape == (8, 3, 32, 32)
         assert images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
-        assert 0 <= images.min()
+        assert images.min() >= 0
         assert images.max() <= 1
 
 
