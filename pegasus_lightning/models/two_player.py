@@ -151,10 +151,15 @@ class TwoPlayerModel(pl.LightningModule):
         finally:
             self.train(was_training)
 
-    @property
+    @cached_property
     def autoencoder_parameters(self) -> list[nn.Parameter]:
         """Parameters of encoder and decoder."""
         return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+    @cached_property
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the critic; none where there is no critic."""
+        return [] if self.critic is None else list(self.critic.parameters())
 
     # Randomness and bookkeeping for the variants.
 
@@ -210,10 +215,9 @@ class TwoPlayerModel(pl.LightningModule):
 
         if self.critic is not None:
             critic_terms = self.critic_losses(step)
-            parameters = list(self.critic.parameters())
             others[0].zero_grad()
-            self.manual_backward(torch.stack(list(critic_terms.values())).sum(), inputs=parameters)
-            self._step_player(others[0], "critic", parameters, measure_norms)
+            self.manual_backward(torch.stack(list(critic_terms.values())).sum(), inputs=self.critic_parameters)
+            self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
             logged |= {f"critic_loss/{name}": value for name, value in critic_terms.items()}
 
         self._update_average()
@@ -268,7 +272,7 @@ class TwoPlayerModel(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         players = [(self.autoencoder_parameters, self.config.autoencoder_optimizer)]
         if self.critic is not None:
-            players.append((list(self.critic.parameters()), self.config.critic_optimizer))
+            players.append((self.critic_parameters, self.config.critic_optimizer))
         return [_adam(parameters, config) for parameters, config in players]
 
     # Logging: on the one axis of batches done.
@@ -292,6 +296,12 @@ class TwoPlayerModel(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._clock, self._images_since = time.perf_counter(), 0
+
+    def on_validation_start(self) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self) -> None:  # validation's time does not count as training's
+        self._clock += time.perf_counter() - self._paused
 
     def on_train_epoch_end(self) -> None:
         self._log_averages()

@@ -61,6 +61,18 @@ def test_no_player_touches_the_others_gradients(name, tiny, fit, optimizer_steps
     assert same(of("autoencoder", critic_second), of("autoencoder", second))
 
 
+def test_no_gradient_is_left_over_from_the_batch_before(tiny, fit, optimizer_steps, images) -> None:
+    # Nothing drawn and nothing learnt: the same batch again must give the same gradients, not their sum.
+    still = {"autoencoder_optimizer": {"lr": 0}, "critic_optimizer": {"lr": 0}, "sample_codes": False}
+    model = tiny("adversarial_vae", still)
+    steps = optimizer_steps(model)
+    fit(model, [images] * 2)
+    for player in ("autoencoder", "critic"):
+        first, second = [of(player, s.gradients) for s in steps if s.player == player]
+        for one, other in zip(first, second, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", WITH_CRITIC)
 def test_a_player_that_stands_still_is_left_bitwise_alone(name, tiny, fit, images) -> None:
     for still, moving in (("autoencoder", "critic"), ("critic", "autoencoder")):
