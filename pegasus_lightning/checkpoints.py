@@ -102,6 +102,8 @@ class SaveLast(Checkpoint):
         """Save now, unless the present batch is saved already."""
         batches_done: int = trainer.lightning_module.batches_done  # type: ignore[assignment]
         if batches_done != self._saved_at:
+            for logger in trainer.loggers:
+                logger.save()  # what the curves show must not end before the checkpoint does
             trainer.save_checkpoint(self.path)
             self._saved_at = batches_done
 

@@ -6,6 +6,7 @@ The configuration is composed and validated, for every job of a sweep, before Hy
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -145,11 +146,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*The number of training batches.*log_every_n_steps.*")
-    import logging
-
     logging.getLogger("pegasus_lightning").setLevel(logging.INFO)
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 # What went wrong, in words.

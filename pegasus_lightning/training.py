@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 
 class ReplicaStrategy(DDPStrategy):
-    """Processes with equal replicas. The model averages the gradients of the player that steps by itself
-    (DistributedDataParallel's hooks cannot tell two players apart), so it is not wrapped."""
+    """Processes with equal replicas, which the model keeps equal by averaging the gradients of the player that
+    steps; DistributedDataParallel's hooks cannot tell two players apart, so nothing is wrapped. BatchNorm
+    normalises by each process's own share of the batch; the first process's running statistics are saved."""
 
     def configure_ddp(self) -> None:
         pass

@@ -28,9 +28,8 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     away = tmp_path / "away"
     away.mkdir()
     arguments = ["model=acai", "data=silhouettes", "--cfg", "job"]
-    shown = subprocess.run(
-        [sys.executable, str(script), *arguments], cwd=away, env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, str(script), *arguments]
+    shown = subprocess.run(command, cwd=away, env=environment, capture_output=True, text=True, timeout=300)
     assert shown.returncode == 0, shown.stderr
     assert "name: acai" in shown.stdout
     where = [sys.executable, "-c", "import pegasus_lightning; print(pegasus_lightning.__file__)"]

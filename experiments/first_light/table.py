@@ -24,7 +24,8 @@ COLUMNS = {
     "critic on fake": ("critic_fake", ".3f"),
 }
 GRIDS = ("interpolations", "mixes", "prior")
-ORDER = "vae adversarial_vae two_fc_layers four_conv_layers spectral_norm vae_gan acai acai_paper".split()
+ORDER = ["vae", "adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm"]
+ORDER += ["vae_gan", "acai", "acai_paper"]
 
 
 def preset_of(run: Path) -> str:

@@ -86,6 +86,7 @@ class RunLogger(Logger):
         file_writer: Any = self.writer.file_writer
         file_writer.add_summary(experiment)
         file_writer.add_summary(session_start)
+        self.writer.flush()
 
     @rank_zero_only
     def close_hparams(self, metrics: dict[str, float], step: int) -> None:
