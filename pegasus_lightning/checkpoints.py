@@ -73,6 +73,7 @@ def _keep_as(path: Path, kept: Path) -> None:
         shutil.copyfile(path, staged)
     write_text(_hash_file(kept), "\n".join([*_hashes(kept)[-1:], sha256(path)]) + "\n")
     os.replace(staged, kept)
+    staged.unlink(missing_ok=True)  # still there if both were names of one file already
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -178,4 +179,5 @@ def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPla
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} does not fit this version of pegasus_lightning: {error}") from error
     model.batches_done = content["batches_done"]
-    return model.to(device).eval()
+    # As in training, so that the same images give the same bits.
+    return model.to(memory_format=torch.channels_last).to(device).eval()

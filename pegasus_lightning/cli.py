@@ -5,6 +5,7 @@ The configuration is composed and validated, for every job of a sweep, before Hy
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 import os
@@ -13,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -23,12 +24,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from pegasus_lightning.config import CIFAR10Config, Config, ImageFolderConfig, SilhouettesConfig, validate
-from pegasus_lightning.errors import UserError, did_you_mean
+from pegasus_lightning.errors import UserError, did_you_mean, nearest
 from pegasus_lightning.models import MODELS
 
 PROGRAM = "python -m pegasus_lightning"
@@ -92,8 +92,6 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
     state = HydraConfig.get()
     try:
         validate(config)
-        if state.mode == RunMode.MULTIRUN and _processes(config) > 1:
-            raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
         train(config, readable_name(config, state.runtime.choices, list(state.overrides.task)))
     except Exception as error:
         if not isinstance(error, UserError) and not hasattr(error, "exit_code"):
@@ -116,13 +114,15 @@ def run_command(arguments: list[str]) -> int:
     overrides: list[str] = []
     failures: list[Exception] = []
     try:
-        parsed = get_args_parser().parse_args(arguments)
+        parsed = _parse(arguments)
         overrides = parsed.overrides
         if not (parsed.config_dir or parsed.config_path or parsed.config_name or parsed.cfg or parsed.info):
-            for job in jobs_of(overrides, parsed.multirun):
-                validate(compose_config(job))
+            check_jobs(overrides, parsed.multirun)
         register_schemas()
-        sys.argv[1:] = arguments
+        options = list(arguments)
+        for override in overrides:
+            options.remove(override)
+        sys.argv[1:] = [*options, *overrides]  # Hydra's own parser wants its options first
         entry = hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)
         entry(lambda config: _task(failures, config))()
     except UserError as error:
@@ -134,6 +134,37 @@ def run_command(arguments: list[str]) -> int:
         return 130
     codes = [getattr(failure, "exit_code", None) or _complain(str(failure)) for failure in failures]
     return codes[-1] if codes else 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's options and the overrides, in any order."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"The command line is not understood ({message}). `{PROGRAM} --help` shows what can be typed.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(arguments)
+
+
+def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
+    """Compose and validate every job, so that a mistake in the last is told before the first starts.
+
+    Raises:
+        UserError: or one of Hydra's errors, see `explain`.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element().lstrip("+~")
+        if override.is_delete():
+            raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
+        added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
+        if added and key not in known_keys(overrides):  # Hydra would add a key that nothing reads
+            raise UserError(_unknown_key(key, overrides))
+    for job in jobs_of(overrides, multirun):
+        config = compose_config(job)
+        validate(config)
+        if multirun and _processes(config) > 1:
+            raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
 
 
 def _complain(message: str) -> int:
@@ -201,10 +232,12 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     keys = known_keys(overrides)
-    siblings = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    last = key.rpartition(".")[2]
-    elsewhere = [k for k in keys if k.rpartition(".")[2] == last]
-    hint = did_you_mean(key, siblings) or (f" Did you mean '{elsewhere[0]}'?" if elsewhere else did_you_mean(key, keys))
+    # By the last component first, wherever it stands: a shared prefix makes any two keys of a section alike.
+    by_last: dict[str, str] = {}
+    for known in sorted(keys, key=lambda known: known.rpartition(".")[0] != key.rpartition(".")[0]):
+        by_last.setdefault(known.rpartition(".")[2], known)
+    match = nearest(key.rpartition(".")[2], by_last)
+    hint = f" Did you mean '{by_last[match]}'?" if match else did_you_mean(key, keys)
     return f"There is no setting '{key}'.{hint} `{PROGRAM} --cfg job` shows them all."
 
 

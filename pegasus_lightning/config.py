@@ -23,7 +23,6 @@ UPSAMPLING = ("transposed", "nearest")
 RECONSTRUCTION = ("bce", "mse")
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
-SOURCES = ("cifar10", "image_folder", "silhouettes")
 
 
 @dataclass
@@ -179,7 +178,23 @@ def _fraction(key: str, value: float, *, low_open: bool = False) -> None:
         raise UserError(f"{key}={value} is out of range: it must lie in {'(' if low_open else '['}0, 1).")
 
 
+def _finite(key: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{key}={value} is out of range: it must be at least 0, and finite.")
+
+
+def _fixed(node: Any, group: str, field: str) -> None:
+    """The field that says which schema a node has is not a setting: the group's preset chooses it."""
+    schema = OmegaConf.get_type(node)
+    right = getattr(schema, field, node[field])
+    if node[field] != right:
+        raise UserError(
+            f"{group}.{field}={node[field]} does not fit. Choose with {group}=..., not with {group}.{field}."
+        )
+
+
 def _validate_model(model: Any) -> None:
+    _fixed(model, "model", "name")
     networks = model.networks
     if not MIN_CONV_LAYERS <= networks.conv_layers <= MAX_CONV_LAYERS:
         raise UserError(
@@ -193,19 +208,18 @@ def _validate_model(model: Any) -> None:
     _choice("model.reconstruction", model.reconstruction, RECONSTRUCTION)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
         adam = model[player]
-        _at_least(f"model.{player}.lr", adam.lr, 0)
+        _finite(f"model.{player}.lr", adam.lr)
         _fraction(f"model.{player}.beta1", adam.beta1)
         _fraction(f"model.{player}.beta2", adam.beta2)
         _above(f"model.{player}.clip", adam.clip, 0)
     if model.ema_decay is not None:
         _fraction("model.ema_decay", model.ema_decay, low_open=True)
     for key, value in model.weights.items():
-        _at_least(f"model.weights.{key}", value, 0)
-        _above(f"1 + model.weights.{key}", 1 + value, 0)
+        _finite(f"model.weights.{key}", value)
 
 
 def _validate_data(data: Any) -> None:
-    _choice("data.source", data.source, SOURCES)
+    _fixed(data, "data", "source")
     classes = list(data.classes)
     if len(classes) != 2 or len(set(classes)) != 2:
         raise UserError(f"data.classes={classes} must name two different classes, such as data.classes=[horse,bird].")
@@ -253,19 +267,9 @@ def validate(config: DictConfig) -> None:
     _choice("resume", config.resume, RESUME)
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
-    processes = max(config.trainer.cpu_processes, len(_listed_gpus(config.trainer.gpus)))
-    if config.data.batch_size % processes:
-        raise UserError(
-            f"data.batch_size={config.data.batch_size} cannot be shared evenly by {processes} processes: "
-            f"make it a multiple of {processes}."
-        )
+    if not config.runs_dir.strip():
+        raise UserError("runs_dir= is empty: name the folder that shall hold the runs, such as runs_dir=runs.")
     for key in ("experiment_name", "run_name"):
         value = config[key]
         if value is not None and not re.fullmatch(r"[\w.=,+-]{1,60}", value):
             raise UserError(f"{key}={value!r} names a folder: use 1 to 60 letters, digits and . _ = , + - only.")
-
-
-def _listed_gpus(gpus: Any) -> list[int]:
-    if gpus is None:
-        return [0]
-    return list(range(gpus)) if isinstance(gpus, int) else list(gpus)

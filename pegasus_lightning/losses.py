@@ -35,6 +35,7 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
 
 def label_cross_entropy(logits: Tensor, label: float) -> Tensor:
     """BCE_sum(C(.), label) for a critic's logits (B,) or (B, n): `label` 1 says real, 0 says fake."""
+    logits = _float(logits)
     return binary_cross_entropy(logits, torch.full_like(logits, label))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def train(config: DictConfig, readable_name: str) -> Path:
     """
     settings = plain(config)
     devices = choose_devices(settings["trainer"]["gpus"], settings["trainer"]["cpu_processes"])
+    if settings["data"]["batch_size"] % devices.count:
+        raise UserError(
+            f"data.batch_size={settings['data']['batch_size']} cannot be shared evenly by {devices.count} processes: "
+            f"make it a multiple of {devices.count}."
+        )
     folder = run_folder(settings, readable_name)
     if is_first_process() and _is_finished(folder, settings):
         _say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise trainer.max_epochs to go on).")
@@ -73,6 +79,9 @@ def train(config: DictConfig, readable_name: str) -> Path:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     status = Status.begin(folder, settings)
     handler = log_to(folder / "train.log")
+    if checkpoint is None:  # what an attempt left that ended before its first checkpoint
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     _say(f"Training {settings['model']['name']} on {len(data.train)} images, on {devices.sentence}.")
     _say(f"Run folder: {folder}")
     if checkpoint is not None:

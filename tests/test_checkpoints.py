@@ -165,7 +165,6 @@ def test_killed_before_any_of_its_moves_a_save_leaves_an_intact_checkpoint(folde
     assert seen == {2, 3}  # there was a kill before and one after the move that counts
 
 
-@pytest.mark.xfail(strict=True, reason="a rename between two names of one file does nothing: the staged name stays")
 def test_keeping_what_is_kept_already_leaves_no_third_name(folder: Path) -> None:
     last, previous = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "previous.ckpt"
     previous.unlink()
@@ -321,7 +320,6 @@ def test_a_loaded_model_is_the_trained_one_bit_for_bit(trained: Trained) -> None
         assert torch.equal(in_training_layout.critic(trained.images), trained.opinions)
 
 
-@pytest.mark.xfail(strict=True, reason="the loaded model is not channels_last, as the trained one is: other rounding")
 def test_the_loaded_critic_is_the_trained_one_bit_for_bit(trained: Trained) -> None:
     with torch.no_grad():
         assert torch.equal(load_model(trained.run).critic(trained.images), trained.opinions)

@@ -239,7 +239,6 @@ def test_a_checkpoint_is_plain_data(whole: Path) -> None:
     assert content["batches_done"] == 12
 
 
-@pytest.mark.xfail(strict=True, reason="RunStatus runs before the model flushes its averages: one interval behind")
 def test_status_is_up_to_date_after_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(TwoPlayerModel, "training_step", at_batch(4, lambda: seen.append(status_of(the_run(tmp_path)))))
@@ -445,7 +444,6 @@ def test_a_failed_run_says_why(failed: Path) -> None:
     assert list(logged(the_run(failed))["loss/kl"]) == [1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="without a checkpoint the first attempt's metrics are not taken back")
 def test_a_run_that_failed_before_its_first_checkpoint_starts_its_log_anew(failed: Path, tmp_path: Path) -> None:
     shutil.copytree(failed / "runs", tmp_path / "runs")
     assert run(tmp_path, "trainer.max_epochs=1", "trainer.log_every_n_steps=1").code == 0

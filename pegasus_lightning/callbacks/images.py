@@ -100,12 +100,11 @@ class ImageGrids(pl.Callback):
             "footer": f"{model.config.name}, seed {model.seed}, epoch {epochs}, batch {model.batches_done}",
         }
         with model.inference():
-            pictures = {
-                "reconstructions": reconstruction_grid(model, pairs, **look),
-                "interpolations": interpolation_grid(model, pairs, **look),
-                "mixes": pegasus_grid(model, pairs, **look),
-                "prior": prior_grid(model, self.columns, **look),
-            }
+            pictures = {"prior": prior_grid(model, self.columns, **look)}
+            if len(pairs[0]):  # a tiny validation split may lack one of the classes
+                pictures["reconstructions"] = reconstruction_grid(model, pairs, **look)
+                pictures["interpolations"] = interpolation_grid(model, pairs, **look)
+                pictures["mixes"] = pegasus_grid(model, pairs, **look)
         for name, picture in pictures.items():
             save_png(picture, self.folder / f"{name}-epoch-{epochs:04d}.png")
             if trainer.logger is not None:

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from tqdm import tqdm
 
 SHOWN = {
-    "loss/reconstruction": "bce",
+    "loss/reconstruction": "pixels",
     "loss/feature": "features",
     "loss/kl": "kl",
     "loss/adversarial": "adv",

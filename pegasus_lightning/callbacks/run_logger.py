@@ -12,6 +12,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from pegasus_lightning.files import write_text
+
 
 class RunLogger(Logger):
     """Writes scalars and pictures of one run into its folder.
@@ -54,7 +56,7 @@ class RunLogger(Logger):
         """Drop the lines at `first` batches and later from metrics.jsonl (and a torn last line)."""
         if self.metrics_path.exists():
             kept = [line for line in self.metrics_path.read_text().splitlines() if _batch_of(line) < first]
-            self.metrics_path.write_text("".join(f"{line}\n" for line in kept))
+            write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

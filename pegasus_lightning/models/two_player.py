@@ -225,7 +225,7 @@ class TwoPlayerModel(pl.LightningModule):
         self._watched = {}
         self.batches_done += 1
         self._images_since += len(images) * self._world_size
-        if measure_norms:
+        if measure_norms or self.trainer.is_last_batch:
             self._log_averages()
 
     def _step_player(self, optimizer: Any, player: str, parameters: list[nn.Parameter], measure_norm: bool) -> None:
@@ -296,15 +296,6 @@ class TwoPlayerModel(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._clock, self._images_since = time.perf_counter(), 0
-
-    def on_validation_start(self) -> None:
-        self._paused = time.perf_counter()
-
-    def on_validation_end(self) -> None:  # validation's time does not count as training's
-        self._clock += time.perf_counter() - self._paused
-
-    def on_train_epoch_end(self) -> None:
-        self._log_averages()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_done"] = self.batches_done

@@ -204,7 +204,6 @@ def test_the_same_model_gives_the_same_files(tmp_path: Path, data: ImageSet, mod
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "b" / path.name)))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a grid of no columns cannot be drawn: the run fails")
 def test_a_validation_split_without_one_of_the_classes_does_not_end_the_run(
     tmp_path: Path, data: ImageSet, model: TwoPlayerModel
 ) -> None:
