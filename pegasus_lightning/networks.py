@@ -169,3 +169,19 @@ def frozen(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
         for module in spectral:
             module.train()
+
+
+@contextmanager
+def as_in_training(critic: nn.Module) -> Iterator[None]:
+    """A critic in eval mode judges as the players meet it, each batch normalised by itself, and is left untouched.
+
+    BatchNorm's running statistics are averages over reals and fakes together: with them a critic can
+    hardly tell the two apart.
+    """
+    was_training = critic.training
+    critic.train()
+    try:
+        with frozen(critic):
+            yield
+    finally:
+        critic.train(was_training)

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -25,7 +25,7 @@ from pegasus_lightning import losses
 from pegasus_lightning.averages import Averages
 from pegasus_lightning.config import AdamConfig, ModelConfig
 from pegasus_lightning.latent import Posterior, lerp
-from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen
+from pegasus_lightning.networks import Critic, Decoder, Encoder, as_in_training, frozen
 from pegasus_lightning.randomness import Stream, derived_seed, generator
 
 
@@ -204,7 +204,7 @@ class TwoPlayerModel(pl.LightningModule):
         autoencoder_optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
 
         step = self.forward_batch(images)
-        with frozen(self.critic) if self.critic is not None else _nothing():
+        with frozen(self.critic) if self.critic is not None else nullcontext():
             terms = self.autoencoder_losses(step)
             routes = self.routes(terms)
             autoencoder_optimizer.zero_grad()
@@ -323,8 +323,9 @@ class TwoPlayerModel(pl.LightningModule):
             "means": posterior.mean,
         }
         if self.critic is not None:
-            figures["critic_real"] = self.opinion(self.critic(images))
-            figures["critic_fake"] = self.opinion(self.critic(reconstructions))
+            with as_in_training(self.critic):
+                figures["critic_real"] = self.opinion(self.critic(images))
+                figures["critic_fake"] = self.opinion(self.critic(reconstructions))
         return figures
 
     def _publish_evaluation(self, split: str) -> None:
@@ -343,11 +344,6 @@ class TwoPlayerModel(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._publish_evaluation("test")
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _adam(parameters: list[nn.Parameter], config: AdamConfig) -> torch.optim.Adam:

@@ -1,5 +1,6 @@
 """The alternation: who steps when, on whose gradients; averages, draws, clipping, figures; for every variant."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -300,9 +301,13 @@ def test_evaluation_figures_by_an_independent_route(tiny, images) -> None:
     prior = Normal(torch.zeros(4, 6), torch.ones(4, 6))
     posterior = Normal(mean, (log_variance / 2).exp())
     torch.testing.assert_close(figures["kl"], kl_divergence(posterior, prior).sum(1), rtol=1e-4, atol=1e-5)
+    untouched = copy.deepcopy(model.critic.state_dict())
+    critic = copy.deepcopy(model.critic).train()  # each batch normalised by itself, as the players meet it
     with torch.no_grad():
-        torch.testing.assert_close(figures["critic_real"], 1 / (1 + torch.exp(-model.critic(images))))
-        torch.testing.assert_close(figures["critic_fake"], 1 / (1 + torch.exp(-model.critic(reconstructions))))
+        torch.testing.assert_close(figures["critic_real"], 1 / (1 + torch.exp(-critic(images))))
+        torch.testing.assert_close(figures["critic_fake"], 1 / (1 + torch.exp(-critic(reconstructions))))
+    assert not model.critic.training
+    assert all(torch.equal(value, untouched[name]) for name, value in model.critic.state_dict().items())
     assert torch.equal(figures["means"], mean)
 
 
