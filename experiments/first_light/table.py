@@ -1,31 +1,32 @@
-"""Table and pictures of experiments/first_light, out of the run folders.
+"""Table and pictures of experiments/first_light, out of the trained runs.
 
     python experiments/first_light/table.py runs/first_light
 
-prints the table as Markdown and copies each run's last grids of decoded images (interpolations, mixes and prior
-samples, which hold model outputs only) beside this file.
+measures every finished run's last checkpoint on its test split, prints the table as Markdown, and draws each
+run's grids of decoded images (interpolations, mixes and prior samples: model outputs only) beside this file.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import statistics
 import sys
 from pathlib import Path
 
-import yaml
+import torch
+from omegaconf import OmegaConf
 
-COLUMNS = {
-    "test PSNR dB": ("psnr", ".2f"),
-    "excess BCE nats": ("excess_bce", ".1f"),
-    "KL nats": ("kl", ".1f"),
-    "active dims": ("active_dimensions", ".0f"),
-    "critic on real": ("critic_real", ".3f"),
-    "critic on fake": ("critic_fake", ".3f"),
-}
-GRIDS = ("interpolations", "mixes", "prior")
+from pegasus_lightning.callbacks.images import fixed_pairs, interpolation_grid, pegasus_grid, prior_grid
+from pegasus_lightning.checkpoints import load_model
+from pegasus_lightning.data.batches import EvaluationBatches
+from pegasus_lightning.data.module import load_split, split_validation
+from pegasus_lightning.figures import save_png
+from pegasus_lightning.losses import active_dimensions
+
 ORDER = ["vae", "adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm"]
 ORDER += ["vae_gan", "acai", "acai_paper"]
+HEAD = ["preset", "channels", "seed", "epochs", "test PSNR dB", "excess BCE nats", "KL nats", "active dims"]
+HEAD += ["C(real)", "C(fake)", "images/s in training"]
 
 
 def preset_of(run: Path) -> str:
@@ -33,25 +34,48 @@ def preset_of(run: Path) -> str:
     return run.name.partition(",")[0]
 
 
-def main(root: Path) -> None:
+def figures_of(run: Path) -> list[str]:
+    """The table's cells for one run; its pictures are drawn."""
+    config = OmegaConf.load(run / "config.yaml")
+    status = json.loads((run / "status.json").read_text())
+    model = load_model(run)
+    batches = EvaluationBatches(load_split(config.data, "test"), 256)
+    with model.inference():
+        parts = [model.evaluate_batch(images) for images, _ in batches]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    active = active_dimensions(columns.pop("means")).item()
+    mean = {name: values.mean().item() for name, values in columns.items()}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    speed = statistics.median(line["speed/images_per_second"] for line in lines if "speed/images_per_second" in line)
+
+    channels = config.model.networks.channels
+    stem = f"{preset_of(run)}-c{channels}-s{config.seed}"
+    look = {
+        "scale": 3,
+        "footer": f"{preset_of(run)}, {channels} channels, seed {config.seed}, epoch {status['epochs']}",
+    }
+    pairs = fixed_pairs(split_validation(load_split(config.data, "train"), config.data.validation_fraction)[1], 8)
     here = Path(__file__).parent
-    runs = [path.parent for path in root.glob("*/status.json")]
+    with model.inference():
+        save_png(interpolation_grid(model, pairs, **look), here / f"{stem}-interpolations.png")
+        save_png(pegasus_grid(model, pairs, **look), here / f"{stem}-mixes.png")
+        save_png(prior_grid(model, 8, **look), here / f"{stem}-prior.png")
+
+    sampled = config.model.sample_codes
+    cells = [f"`{preset_of(run)}`", str(channels), str(config.seed), str(status["epochs"])]
+    cells += [f"{mean['psnr']:.2f}", f"{mean['excess_bce']:.1f}"]
+    cells += [f"{mean['kl']:.1f}", str(active)] if sampled else ["-", "-"]
+    cells += [f"{mean[name]:.3f}" if name in mean else "-" for name in ("critic_real", "critic_fake")]
+    return [*cells, f"{speed:.0f}"]
+
+
+def main(root: Path) -> None:
+    runs = [path.parent for path in root.glob("*/status.json") if '"finished"' in path.read_text()]
     runs.sort(key=lambda run: (ORDER.index(preset_of(run)), run.name))
-    print("| preset | seed | epochs | " + " | ".join(COLUMNS) + " |")
-    print("| --- |" + " --- |" * (len(COLUMNS) + 2))
+    print("| " + " | ".join(HEAD) + " |")
+    print("| --- |" + " --- |" * (len(HEAD) - 1))
     for run in runs:
-        status = json.loads((run / "status.json").read_text())
-        seed = yaml.safe_load((run / "config.yaml").read_text())["seed"]
-        figures = status.get("metrics", {})
-        cells = [
-            format(figures[f"final/{name}"], form) if f"final/{name}" in figures else "-"
-            for name, form in COLUMNS.values()
-        ]
-        print(f"| `{preset_of(run)}` | {seed} | {status.get('epochs')} | " + " | ".join(cells) + " |")
-        for grid in GRIDS:
-            newest = max((run / "images").glob(f"{grid}-epoch-*.png"), default=None)
-            if newest is not None:
-                shutil.copyfile(newest, here / f"{preset_of(run)}-s{seed}-{grid}.png")
+        print("| " + " | ".join(figures_of(run)) + " |", flush=True)
 
 
 if __name__ == "__main__":

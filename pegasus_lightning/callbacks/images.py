@@ -79,7 +79,7 @@ class ImageGrids(pl.Callback):
     """Draws the four grids every so many epochs and after the last, as PNG and into TensorBoard.
 
     Args:
-        folder: for the PNG files.
+        folder: for the PNG files, inside the run's folder, whose name stands under every grid.
         data: images to draw from (the validation split).
         every_n_epochs, columns, scale: as in the configuration.
     """
@@ -97,7 +97,7 @@ class ImageGrids(pl.Callback):
         pairs = (self.pairs[0].to(model.device), self.pairs[1].to(model.device))
         look: dict[str, Any] = {
             "scale": self.scale,
-            "footer": f"{model.config.name}, seed {model.seed}, epoch {epochs}, batch {model.batches_done}",
+            "footer": f"{self.folder.parent.name}, epoch {epochs}, batch {model.batches_done}",
         }
         with model.inference():
             pictures = {"prior": prior_grid(model, self.columns, **look)}
