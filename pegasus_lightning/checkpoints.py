@@ -53,9 +53,9 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     try:
         write_atomically(staged, lambda file: torch.save(content, file))
         new_hash = sha256(staged)
-        if is_intact(path):
-            _keep_as(path, path.with_name(PREVIOUS))
-        write_text(_hash_file(path), "\n".join([*_hashes(path)[-1:], new_hash]) + "\n")
+        if path.exists() and (old_hash := sha256(path)) in _hashes(path):
+            _keep_as(path, path.with_name(PREVIOUS), old_hash)
+        _announce(path, new_hash)
         os.replace(staged, path)
     finally:
         staged.unlink(missing_ok=True)
@@ -63,7 +63,12 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     write_text(_hash_file(path), new_hash + "\n")
 
 
-def _keep_as(path: Path, kept: Path) -> None:
+def _announce(path: Path, new_hash: str) -> None:
+    """Let the hash file hold for what lies at `path` and for what will lie there."""
+    write_text(_hash_file(path), "\n".join(dict.fromkeys([*_hashes(path), new_hash])) + "\n")
+
+
+def _keep_as(path: Path, kept: Path, its_hash: str) -> None:
     """Give the file at `path` a second name, replacing what had it (a copy where hard links are not to be had)."""
     staged = kept.with_name(f".{kept.name}.staged")
     staged.unlink(missing_ok=True)
@@ -71,9 +76,10 @@ def _keep_as(path: Path, kept: Path) -> None:
         os.link(path, staged)
     except OSError:
         shutil.copyfile(path, staged)
-    write_text(_hash_file(kept), "\n".join([*_hashes(kept)[-1:], sha256(path)]) + "\n")
+    _announce(kept, its_hash)
     os.replace(staged, kept)
     staged.unlink(missing_ok=True)  # still there if both were names of one file already
+    write_text(_hash_file(kept), its_hash + "\n")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

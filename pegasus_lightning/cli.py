@@ -27,7 +27,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from pegasus_lightning.config import CIFAR10Config, Config, ImageFolderConfig, SilhouettesConfig, validate
+from pegasus_lightning.config import CIFAR10Config, Config, ImageFolderConfig, SilhouettesConfig, plain, validate
+from pegasus_lightning.devices import choose_devices
 from pegasus_lightning.errors import UserError, did_you_mean, nearest
 from pegasus_lightning.models import MODELS
 
@@ -163,6 +164,7 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
     for job in jobs_of(overrides, multirun):
         config = compose_config(job)
         validate(config)
+        choose_devices(plain(config.trainer)["gpus"])
         if multirun and _processes(config) > 1:
             raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
 
@@ -222,6 +224,9 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
             key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
             return f"{key} has a value of the wrong type: {value}."
         if isinstance(cause, OverrideParseException):
+            key, equals, value = str(cause.override).partition("=")
+            if equals:
+                return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
             return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
@@ -272,8 +277,8 @@ Choices (the first line sets a whole preset; every field of it can be set too)
 
 Fields, for example
   model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1
-  data.classes=[cat,ship]  data.batch_size=128  trainer.max_epochs=200  trainer.max_time=2h
-  trainer.gpus=0 (CPU), 1, 2, [0,3]; left out: one GPU if there is one, else the CPU
+  'data.classes=[cat,ship]'  data.batch_size=128  trainer.max_epochs=200  trainer.max_time=2h
+  trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]'; left out: one GPU if there is one, else the CPU
   seed=1  runs_dir=runs  resume=auto (same command again continues), never, must
 
   --cfg job        show the whole configuration      -m   sweep: one run for each combination

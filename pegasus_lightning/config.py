@@ -216,6 +216,8 @@ def _validate_model(model: Any) -> None:
         _fraction("model.ema_decay", model.ema_decay, low_open=True)
     for key, value in model.weights.items():
         _finite(f"model.weights.{key}", value)
+        if key == "blend" and value > 1:
+            raise UserError(f"model.weights.blend={value} is out of range: it is a share, 0 to 1.")
 
 
 def _validate_data(data: Any) -> None:
@@ -239,7 +241,8 @@ def _validate_data(data: Any) -> None:
 def _validate_trainer(trainer: Any) -> None:
     gpus = trainer.gpus
     listed = list(gpus) if isinstance(gpus, (list, tuple, ListConfig)) else [gpus]
-    if gpus is not None and (not listed or any(isinstance(g, bool) or not isinstance(g, int) or g < 0 for g in listed)):
+    unfit = any(isinstance(index, bool) or not isinstance(index, int) or index < 0 for index in listed)
+    if gpus is not None and (unfit or not listed or len(set(listed)) < len(listed)):
         raise UserError(
             f"trainer.gpus={gpus} is not understood. Write trainer.gpus=0 for the CPU, =2 for two GPUs, =[0,3] for "
             "these two, or leave it out for one GPU if there is one."
@@ -271,5 +274,5 @@ def validate(config: DictConfig) -> None:
         raise UserError("runs_dir= is empty: name the folder that shall hold the runs, such as runs_dir=runs.")
     for key in ("experiment_name", "run_name"):
         value = config[key]
-        if value is not None and not re.fullmatch(r"[\w.=,+-]{1,60}", value):
+        if value is not None and (not re.fullmatch(r"[\w.=,+-]{1,60}", value) or not value.strip(".")):
             raise UserError(f"{key}={value!r} names a folder: use 1 to 60 letters, digits and . _ = , + - only.")

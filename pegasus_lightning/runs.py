@@ -13,14 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pegasus_lightning import __version__
 from pegasus_lightning.files import write_json
 
 LONGEST_NAME = 120
 # What may change without making it another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
-    "": ("runs_dir", "resume", "experiment_name", "run_name"),
-    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "threads"),
-    "callbacks": ("progress_bar",),
+    "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
+    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "threads", "evaluate_test")
+    + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
+    "data": ("download", "cache", "on_device"),
 }
 
 
@@ -43,7 +45,7 @@ def run_name(config: dict[str, Any], readable: str) -> str:
 
 def run_folder(config: dict[str, Any], readable: str) -> Path:
     """`<runs_dir>/<experiment_name>/<run name>`."""
-    return Path(config["runs_dir"]) / config["experiment_name"] / run_name(config, readable)
+    return Path(config["runs_dir"]).expanduser() / config["experiment_name"] / run_name(config, readable)
 
 
 def now() -> str:
@@ -53,8 +55,9 @@ def now() -> str:
 
 def software_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("pegasus-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+    own = {"python": platform.python_version(), "pegasus-lightning": __version__}
+    packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics")
+    return own | {package: version(package) for package in packages}
 
 
 class Status:
@@ -97,6 +100,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 def log_to(path: Path) -> logging.Handler:
     """Append this package's and Lightning's log to `path`; returns the handler, to be closed at the end."""
+    logging.captureWarnings(True)  # Python's warnings go to the log too
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("pegasus_lightning", "pytorch_lightning", "py.warnings"):
@@ -106,6 +110,7 @@ def log_to(path: Path) -> logging.Handler:
 
 def stop_logging(handler: logging.Handler) -> None:
     """Undo `log_to`."""
+    logging.captureWarnings(False)
     for name in ("pegasus_lightning", "pytorch_lightning", "py.warnings"):
         logging.getLogger(name).removeHandler(handler)
     handler.close()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.strategies import DDPStrategy
@@ -63,35 +65,47 @@ def train(config: DictConfig, readable_name: str) -> Path:
         )
     folder = run_folder(settings, readable_name)
     if is_first_process() and _is_finished(folder, settings):
-        _say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise trainer.max_epochs to go on).")
+        more = "trainer.max_epochs" if settings["trainer"]["max_time"] is None else "trainer.max_time or max_epochs"
+        _say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
     checkpoint = _checkpoint_to_resume(folder, settings)
     if devices.accelerator == "cpu":
         hide_gpus()
         if settings["trainer"]["threads"]:
             torch.set_num_threads(settings["trainer"]["threads"])
-    data = ImageDataModule(config.data, settings["seed"])  # before the folder: missing data creates nothing
-
+    # Before the folder: missing data creates nothing, and a test split that cannot be read costs no training.
+    data = ImageDataModule(config.data, settings["seed"], with_test=settings["trainer"]["evaluate_test"])
     if not is_first_process():
         _fit(settings, data, devices, folder, checkpoint, None)
         return folder
+
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    status = Status.begin(folder, settings)
-    handler = log_to(folder / "train.log")
-    if checkpoint is None:  # what an attempt left that ended before its first checkpoint
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    _say(f"Training {settings['model']['name']} on {len(data.train)} images, on {devices.sentence}.")
-    _say(f"Run folder: {folder}")
-    if checkpoint is not None:
-        _say(f"Continuing from {checkpoint.name}, epoch {read_checkpoint(checkpoint)['epoch'] + 1} done.")
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder} is being trained by another process at this moment.") from None
+    handler = log_to(folder / "train.log")
+    status = Status.begin(folder, settings)
+    try:
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        if checkpoint is None:  # what an attempt left that ended before its first checkpoint
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        _say(f"Training {settings['model']['name']} on {len(data.train)} images, on {devices.sentence}.")
+        _say(f"Run folder: {folder}")
+        if checkpoint is not None:
+            epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
+            _say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
         model = _fit(settings, data, devices, folder, checkpoint, status)
-    except Interrupted as interrupt:
+        epochs = model.batches_done // data.train_batches_per_epoch
+        status.update(status="finished", exit_code=0, epochs=epochs, batches=model.batches_done, metrics=model.latest)
+        _say(_closing_words(folder, model))
+    except (Interrupted, KeyboardInterrupt) as error:
+        interrupt = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         status.update(status="interrupted", exit_code=interrupt.exit_code, reason=str(interrupt))
-        _say(f"\nThe run was {interrupt}; it is saved. Run the same command again to continue.")
-        raise
+        _say(f"\nThe run was {interrupt}. Run the same command again to continue from its last checkpoint.")
+        raise interrupt from None
     except BaseException as error:
         log.exception("The run failed.")
         reason = f"{type(error).__name__}: {error}"
@@ -99,8 +113,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         raise
     finally:
         stop_logging(handler)
-    status.update(status="finished", exit_code=0, batches=model.batches_done, metrics=model.latest)
-    _say(_closing_words(folder, model))
+        lock.release()
     return folder
 
 
@@ -225,13 +238,20 @@ def _fit(
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         run_status.check()
         log.info("Trained for %.1f s in this session.", time.monotonic() - began)
-        split = "validation"
-        if trainer_config["evaluate_test"]:
-            split = "test"
+        split = "test" if trainer_config["evaluate_test"] else "validation"
+        if split == "test":
             trainer.test(model, datamodule=data, verbose=False)
+        elif "validation/psnr" not in model.latest:  # nothing was left to train, or no epoch was validated
+            trainer.validate(model, datamodule=data, verbose=False)
+        run_status.check()
         measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
         model.latest |= measured
         logger.close_hparams(measured, model.batches_done)
+    except BaseException as error:
+        # Lightning turns a KeyboardInterrupt, and a SIGTERM between its loops, into exits of its own.
+        if run_status.received is not None and not isinstance(error, Interrupted):
+            raise Interrupted(run_status.received) from error
+        raise
     finally:
         run_status.deaf()
         logger.close()

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from pegasus_lightning.callbacks.images import fixed_pairs, interpolation_grid, pegasus_grid, prior_grid
 from pegasus_lightning.checkpoints import load_model
 from pegasus_lightning.data.batches import EvaluationBatches
-from pegasus_lightning.data.module import load_split, split_validation
+from pegasus_lightning.data.module import in_mixed_order, load_split, split_validation
 from pegasus_lightning.figures import save_png
 from pegasus_lightning.losses import active_dimensions
 
@@ -39,7 +39,7 @@ def figures_of(run: Path) -> list[str]:
     config = OmegaConf.load(run / "config.yaml")
     status = json.loads((run / "status.json").read_text())
     model = load_model(run)
-    batches = EvaluationBatches(load_split(config.data, "test"), 256)
+    batches = EvaluationBatches(in_mixed_order(load_split(config.data, "test")), 256)
     with model.inference():
         parts = [model.evaluate_batch(images) for images, _ in batches]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -30,13 +30,13 @@ class RunStatus(pl.Callback):
 
     def __init__(self, report: Callable[..., None], save: Callable[[pl.Trainer], None]) -> None:
         self.report, self.save = report, save
-        self._received: int | None = None
+        self.received: int | None = None
         self._former: dict[int, Any] = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait for the end of the batch
-        self._received = number
+        self.received = number
 
     def listen(self) -> None:
         """Take the signals over; `deaf` gives them back."""
@@ -49,11 +49,26 @@ class RunStatus(pl.Callback):
 
     def check(self) -> None:
         """Raise if a signal has come."""
-        if self._received is not None:
-            raise Interrupted(self._received)
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _listen_again(self) -> None:
+        # Lightning puts a SIGTERM handler of its own around ours, which exits with 0 and saves nothing.
+        if self._former:
+            for number in SIGNALS:
+                signal.signal(number, self._receive)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._listen_again()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._listen_again()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self.check()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        if self._received is not None:
+        if self.received is not None:
             self.save(trainer)
             self.report(epochs=trainer.current_epoch, batches=pl_module.batches_done)
             self.check()

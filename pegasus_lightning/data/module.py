@@ -50,6 +50,11 @@ def split_validation(data: ImageSet, fraction: float) -> tuple[ImageSet, ImageSe
     return data.take(order[count:]), data.take(order[:count])
 
 
+def in_mixed_order(data: ImageSet) -> ImageSet:
+    """The images in one fixed random order: sources give class after class, and BatchNorm wants both in a batch."""
+    return data.take(torch.randperm(len(data), generator=generator(0, Stream.SPLIT)))
+
+
 def _fits(data: ImageSet, device: torch.device) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
@@ -62,11 +67,13 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         config: a `DataConfig` (dataclass or DictConfig).
         seed: of the batches' order and flips.
+        with_test: load the test split too, now, so that what is wrong with it shows before the training.
     """
 
-    def __init__(self, config: Any, seed: int) -> None:
+    def __init__(self, config: Any, seed: int, *, with_test: bool = True) -> None:
         super().__init__()
         self.config, self.seed = config, seed
+        self.test = in_mixed_order(load_split(config, "test")) if with_test else None
         whole = load_split(config, "train")
         self.train, self.validation = split_validation(whole, config.validation_fraction)
         if len(self.train) < config.batch_size:
@@ -102,4 +109,5 @@ class ImageDataModule(pl.LightningDataModule):
         return EvaluationBatches(self._placed(self.validation), EVALUATION_BATCH)
 
     def test_dataloader(self) -> EvaluationBatches:
-        return EvaluationBatches(self._placed(load_split(self.config, "test")), EVALUATION_BATCH)
+        assert self.test is not None
+        return EvaluationBatches(self._placed(self.test), EVALUATION_BATCH)

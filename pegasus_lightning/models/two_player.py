@@ -93,7 +93,7 @@ class TwoPlayerModel(pl.LightningModule):
     # What a variant gives.
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
-        """Named terms, weighted, whose sum encoder and decoder minimise; the critic is frozen meanwhile."""
+        """Named terms, weighted, whose sum the autoencoder minimises (or as `routes` has it); the critic is frozen."""
         raise NotImplementedError
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
