@@ -140,7 +140,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_folder_is_complete(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {
-        "config.yaml", "status.json", "checkpoints", "tensorboard", "images", "metrics.jsonl", "train.log"
+        "config.yaml", "status.json", "checkpoints", "tensorboard", "images", "metrics.jsonl", "train.log", ".lock"
     }  # fmt: skip
     names = {path.name for path in (whole / "checkpoints").iterdir()}
     assert names == {"last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"}
