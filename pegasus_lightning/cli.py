@@ -165,6 +165,10 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
         config = compose_config(job)
         validate(config)
         choose_devices(plain(config.trainer)["gpus"])
+        if config.data.source == "image_folder":
+            from pegasus_lightning.data.image_folder import class_folders
+
+            class_folders(Path(config.data.root).expanduser(), list(config.data.classes), "train")
         if multirun and _processes(config) > 1:
             raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
 

@@ -85,6 +85,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
         lock.acquire()
     except Timeout:
         raise UserError(f"{folder} is being trained by another process at this moment.") from None
+    if settings["resume"] != "never":
+        checkpoint = latest_checkpoint(folder)  # once more: another process may have trained until a moment ago
     handler = log_to(folder / "train.log")
     status = Status.begin(folder, settings)
     try:

@@ -150,6 +150,14 @@ def test_a_mistake_ends_in_a_message_with_code_2_and_nothing_created(
     assert "Error executing job" not in err
 
 
+def test_a_sweep_over_missing_photographs_creates_nothing(answer: Callable[..., Answer]) -> None:
+    code, _, err, created = answer("-m", "data=image_folder", "data.root=nowhere", "seed=0,1")
+    assert code == 2
+    assert "no folder nowhere" in err
+    assert err.count(PREFIX) == 1
+    assert created == []
+
+
 def test_a_run_on_several_devices_is_no_part_of_a_sweep(answer: Callable[..., Answer]) -> None:
     code, _, err, created = answer("-m", *SMALL, "trainer.cpu_processes=2", "seed=0,1")
     assert code == 2

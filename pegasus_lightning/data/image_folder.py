@@ -44,7 +44,7 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     """
     check_split(split)
     root = Path(root).expanduser()
-    files_by_class = [_image_files(folder) for folder in _class_folders(root, classes, split)]
+    files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
     files = [file for files_of_class in files_by_class for file in files_of_class]
     place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
     images = tensor_cache.load_or_build(
@@ -57,7 +57,8 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     return torch.from_numpy(images), torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
-def _class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:
+def class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:
+    """The folder of each class. Raises UserError for one that is missing, with what is there and the layout wanted."""
     layout = f"The layout wanted is {root}/{{{','.join(SPLITS)}}}/<class>/*.{{png,jpg,jpeg}}."
     if not root.is_dir():
         raise UserError(f"There is no folder {root}. {layout}")
