@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -230,16 +231,16 @@ def test_png_is_deterministic_atomic_and_exact(tmp_path: Path, monkeypatch: pyte
 
     written, save = [], Image.Image.save
 
-    def watched(image: Image.Image, path: Path, **options: object) -> None:
-        written.append(Path(path))
-        save(image, path, format="PNG")
+    def watched(image: Image.Image, file: BinaryIO, **options: object) -> None:
+        written.append(Path(file.name))
+        save(image, file, format="PNG")
 
     monkeypatch.setattr(Image.Image, "save", watched)
     save_png(grid, first)
     assert [p.parent == first.parent and p != first for p in written] == [True]
 
-    def killed(image: Image.Image, path: Path, **options: object) -> None:
-        Path(path).write_bytes(b"half")
+    def killed(image: Image.Image, file: BinaryIO, **options: object) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", killed)
