@@ -31,6 +31,7 @@ from pegasus_lightning.config import CIFAR10Config, Config, ImageFolderConfig, S
 from pegasus_lightning.devices import choose_devices
 from pegasus_lightning.errors import UserError, did_you_mean, nearest
 from pegasus_lightning.models import MODELS
+from pegasus_lightning.runs import NOT_IDENTITY
 
 PROGRAM = "python -m pegasus_lightning"
 GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
@@ -78,7 +79,8 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
     """What a person calls the run: its `run_name`, or the model's preset and what was overridden in model and data."""
     if config.run_name:
         return config.run_name
-    details = [o for o in overrides if o.startswith(("model.", "data.")) and not o.startswith("data.root=")]
+    unsaid = {"data.root", *(f"data.{key}" for key in NOT_IDENTITY["data"])}
+    details = [o for o in overrides if o.startswith(("model.", "data.")) and o.partition("=")[0] not in unsaid]
     data = [] if choices.get("data") == "cifar10" else [str(choices.get("data"))]
     shown = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (detail.partition("=") for detail in details)]
     return ",".join([str(choices.get("model", config.model.name)), *data, *shown])

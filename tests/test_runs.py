@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pegasus_lightning.cli import compose_config
+from pegasus_lightning.cli import compose_config, readable_name
 from pegasus_lightning.config import plain
 from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, run_name, stop_logging
 
@@ -160,3 +160,14 @@ def test_the_log_is_appended_to_and_closed(tmp_path: Path) -> None:
     assert lines[0] == "before"
     assert lines[1].endswith("WARNING a warning")
     assert handler not in logging.getLogger("pegasus_lightning").handlers
+
+
+def test_what_does_not_make_the_run_does_not_move_its_folder() -> None:
+    def folder(*overrides: str) -> Path:
+        config = compose_config(["data=silhouettes", *overrides])
+        return run_folder(plain(config), readable_name(config, {"model": "vae", "data": "silhouettes"}, overrides))
+
+    usual = folder()
+    assert folder("data.on_device=false", "trainer.log_every_n_steps=7", "callbacks.images=false") == usual
+    assert folder("data.flip=false") != usual
+    assert folder("trainer.precision=32") != usual
