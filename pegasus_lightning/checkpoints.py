@@ -164,18 +164,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def find_checkpoint(source: Path | str) -> Path:
+    """The newest intact checkpoint of a run folder, or the checkpoint file that is named.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise UserError(f"There is no run folder or checkpoint {path}.")
+    if not path.is_dir():
+        return path
+    newest = latest_checkpoint(path)
+    if newest is None:
+        raise UserError(f"{path} holds no checkpoint: it is not a run folder, or the run never saved.")
+    return newest
+
+
 def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPlayerModel:
     """The trained model of a run folder or of one checkpoint file, in eval mode on `device`.
 
     Raises:
         UserError: there is none, it is corrupt or foreign, or names an unknown variant.
     """
-    path = Path(source)
-    if path.is_dir():
-        newest = latest_checkpoint(path)
-        if newest is None:
-            raise UserError(f"{path} holds no checkpoint: it is not a run folder, or the run never saved.")
-        path = newest
+    path = find_checkpoint(source)
     content = read_checkpoint(path)
     hyperparameters = content["hyper_parameters"]
     try:

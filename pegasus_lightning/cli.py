@@ -5,62 +5,41 @@ The configuration is composed and validated, for every job of a sweep, before Hy
 
 from __future__ import annotations
 
-import argparse
-import functools
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
-from pegasus_lightning.config import CIFAR10Config, Config, ImageFolderConfig, SilhouettesConfig, plain, validate
+from pegasus_lightning.composing import (
+    TRAIN,
+    VERSION_BASE,
+    Program,
+    check_overrides,
+    compose_config,
+    conf_folder,
+    describe_presets,
+    explain,
+    parse_arguments,
+    register_schemas,
+)
+from pegasus_lightning.config import plain, validate
 from pegasus_lightning.devices import choose_devices
-from pegasus_lightning.errors import UserError, did_you_mean, nearest
-from pegasus_lightning.models import MODELS
+from pegasus_lightning.errors import UserError
 from pegasus_lightning.runs import NOT_IDENTITY
 
-PROGRAM = "python -m pegasus_lightning"
-GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
 USAGE_ERROR = 2
-VERSION_BASE = "1.3"
-
-
-def conf_folder() -> Path:
-    """The folder of the presets: inside the package when installed as a wheel, else beside it."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
-
-
-@functools.cache
-def register_schemas() -> None:
-    """Make the dataclass schemas known to Hydra, under `schema/`."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config)
-    for name, model in MODELS.items():
-        store.store(group="schema/model", name=name, node=model.Config)
-    for source in (CIFAR10Config, ImageFolderConfig, SilhouettesConfig):
-        store.store(group="schema/data", name=source.source, node=source)
-
-
-def compose_config(overrides: Sequence[str], *, hydra_too: bool = False) -> DictConfig:
-    """The configuration for command-line overrides, as a run would see it (not validated)."""
-    register_schemas()
-    with initialize_config_dir(str(conf_folder().resolve()), version_base=VERSION_BASE):
-        return compose("config", overrides=list(overrides), return_hydra_config=hydra_too)
+PATHS = ("run", "out", "first", "second", "data.root", "data.cache")
 
 
 def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
@@ -117,7 +96,7 @@ def run_command(arguments: list[str]) -> int:
     overrides: list[str] = []
     failures: list[Exception] = []
     try:
-        parsed = _parse(arguments)
+        parsed = parse_arguments(arguments)
         overrides = parsed.overrides
         if not (parsed.config_dir or parsed.config_path or parsed.config_name or parsed.cfg or parsed.info):
             check_jobs(overrides, parsed.multirun)
@@ -139,15 +118,60 @@ def run_command(arguments: list[str]) -> int:
     return codes[-1] if codes else 0
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Hydra's options and the overrides, in any order."""
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """Arguments such as `run=runs/a,b=c` with the path quoted for Hydra, which reads commas and `=` in its own way.
 
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"The command line is not understood ({message}). `{PROGRAM} --help` shows what can be typed.")
+    Several `run=` become one list.
+    """
+    quoted: list[str] = []
+    runs: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in PATHS or not equals or value.startswith(("[", '"', "'")) or value in ("", "null"):
+            quoted.append(argument)
+            continue
+        text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if key == "run":
+            runs.append(text)
+        else:
+            quoted.append(f"{key}={text}")
+    return [*quoted, f"run=[{','.join(runs)}]"] if runs else quoted
 
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(arguments)
+
+def run_program(
+    program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
+) -> int:
+    """Compose the configuration of a command other than training and do its work; returns the exit code.
+
+    Args:
+        help_text: what `--help` prints.
+        work: called with the configuration and the overrides that begin with `data=` or `data.`.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text)
+        return 0
+    _quieten()
+    overrides: list[str] = []
+    try:
+        parsed = parse_arguments(quote_paths(arguments), program)
+        if parsed.multirun or parsed.config_name or parsed.config_path or parsed.config_dir:
+            raise UserError(f"{program.command} takes no -m and no other configuration: `--help` shows what it takes.")
+        data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
+        overrides = [text for text in parsed.overrides if text not in data]
+        check_overrides(overrides, program)
+        config = compose_config(overrides, program)
+        if parsed.cfg:
+            print(OmegaConf.to_yaml(config), end="")
+            return 0
+        work(config, data)
+    except UserError as error:
+        return _complain(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return _complain(explain(error, [*overrides, *arguments], program))
+    except KeyboardInterrupt:
+        print("\nStopped; nothing was left half-written.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
@@ -156,13 +180,7 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
     Raises:
         UserError: or one of Hydra's errors, see `explain`.
     """
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.get_key_element().lstrip("+~")
-        if override.is_delete():
-            raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
-        added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
-        if added and key not in known_keys(overrides):  # Hydra would add a key that nothing reads
-            raise UserError(_unknown_key(key, overrides))
+    check_overrides(overrides)
     for job in jobs_of(overrides, multirun):
         config = compose_config(job)
         validate(config)
@@ -189,97 +207,17 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
-# What went wrong, in words.
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        yield prefix + str(key)
-        child = None if OmegaConf.is_missing(node, key) else node[key]
-        if isinstance(child, DictConfig):
-            yield from _flat_keys(child, f"{prefix}{key}.")
-
-
-def known_keys(overrides: Sequence[str]) -> list[str]:
-    """Every key that could be set, given the groups that the overrides choose (as far as these exist)."""
-    chosen = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key in GROUPS and value in presets(key):
-            chosen.append(override)
-    return [*_flat_keys(compose_config(chosen)), *(group for group in GROUPS)]
-
-
-def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
-    """Hydra's or OmegaConf's error as one short message: what was wrong, what was meant, what to type."""
-    for cause in _causes(error):
-        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-            group, _, name = str(cause.missing_cfg_file).rpartition("/")
-            options = presets(group) if group in GROUPS else list(cause.options or [])
-            return f"There is no {group} '{name}'.{did_you_mean(name, options)} Choose from: {', '.join(options)}."
-        if isinstance(cause, ConfigKeyError):  # also ConfigAttributeError
-            return _unknown_key(str(cause.full_key or cause.key), overrides)
-        if isinstance(cause, ValidationError):
-            value = (str(cause.msg) if cause.msg else str(cause)).splitlines()[0]
-            key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
-            return f"{key} has a value of the wrong type: {value}."
-        if isinstance(cause, OverrideParseException):
-            key, equals, value = str(cause.override).partition("=")
-            if equals:
-                return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
-            return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
-    match = re.search(r"Could not override '([^']+)'", str(error))
-    if match:
-        return _unknown_key(match[1], overrides)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])
-
-
-def _unknown_key(key: str, overrides: Sequence[str]) -> str:
-    keys = known_keys(overrides)
-    # By the last component first, wherever it stands: a shared prefix makes any two keys of a section alike.
-    by_last: dict[str, str] = {}
-    for known in sorted(keys, key=lambda known: known.rpartition(".")[0] != key.rpartition(".")[0]):
-        by_last.setdefault(known.rpartition(".")[2], known)
-    match = nearest(key.rpartition(".")[2], by_last)
-    hint = f" Did you mean '{by_last[match]}'?" if match else did_you_mean(key, keys)
-    return f"There is no setting '{key}'.{hint} `{PROGRAM} --cfg job` shows them all."
-
-
-# Help.
-
-
-def presets(group: str) -> list[str]:
-    """Names of a group's presets."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
-
-
-def _describe(group: str) -> str:
-    lines = []
-    for name in presets(group):
-        comments = re.findall(r"^# (?!@)(.*)$", (conf_folder() / group / f"{name}.yaml").read_text(), re.MULTILINE)
-        lines.append(f"    {name:<18} {comments[0] if comments else ''}")
-    return "\n".join(lines)
-
-
 def help_text() -> str:
     """What `--help` prints."""
-    groups = "\n\n".join(f"  {group}=\n{_describe(group)}" for group in GROUPS if presets(group))
     return f"""Train adversarial autoencoders on two classes of images, and watch what their mixed codes decode to.
 
 Examples
-  {PROGRAM} model=acai trainer.gpus=1
-  {PROGRAM} model=vae data=silhouettes trainer=quick
-  {PROGRAM} -m model=vae,acai seed=0,1 data=image_folder data.root=photos
+  {TRAIN.command} model=acai trainer.gpus=1
+  {TRAIN.command} model=vae data=silhouettes trainer=quick
+  {TRAIN.command} -m model=vae,acai seed=0,1 data=image_folder data.root=photos
 
 Choices (the first line sets a whole preset; every field of it can be set too)
-{groups}
+{describe_presets(TRAIN)}
 
 Fields, for example
   model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1

@@ -98,6 +98,11 @@ class SilhouettesConfig(DataConfig):
     drawing_seed: int = 0
 
 
+DATA_SCHEMAS: dict[str, type[DataConfig]] = {
+    schema.source: schema for schema in (CIFAR10Config, ImageFolderConfig, SilhouettesConfig)
+}
+
+
 @dataclass
 class TrainerConfig:
     """How long, on what, how often to log and save."""
@@ -157,28 +162,33 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(seconds=float(match[1]) * unit)
 
 
-def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """The value is one of the choices; else a UserError with the nearest."""
     if value not in choices:
         hint = did_you_mean(value, choices)
         raise UserError(f"{key}={value} is not a choice.{hint} Choose from: {', '.join(choices)}.")
 
 
-def _at_least(key: str, value: float | None, low: float) -> None:
+def check_at_least(key: str, value: float | None, low: float) -> None:
+    """The value is null or at least `low`; else a UserError."""
     if value is not None and not value >= low:
         raise UserError(f"{key}={value} is out of range: it must be at least {low}.")
 
 
-def _above(key: str, value: float | None, low: float) -> None:
+def check_above(key: str, value: float | None, low: float) -> None:
+    """The value is null or finite and above `low`; else a UserError."""
     if value is not None and not low < value < float("inf"):
         raise UserError(f"{key}={value} is out of range: it must be finite and greater than {low}.")
 
 
-def _fraction(key: str, value: float, *, low_open: bool = False) -> None:
+def check_fraction(key: str, value: float, *, low_open: bool = False) -> None:
+    """The value lies in [0, 1), or (0, 1); else a UserError."""
     if not 0 <= value < 1 or (low_open and value == 0):
         raise UserError(f"{key}={value} is out of range: it must lie in {'(' if low_open else '['}0, 1).")
 
 
-def _finite(key: str, value: float) -> None:
+def check_finite(key: str, value: float) -> None:
+    """The value is finite and at least 0; else a UserError."""
     if not 0 <= value < float("inf"):
         raise UserError(f"{key}={value} is out of range: it must be at least 0, and finite.")
 
@@ -202,32 +212,32 @@ def _validate_model(model: Any) -> None:
             f"so {IMAGE_SIZE}x{IMAGE_SIZE} images allow {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS} of them."
         )
     for key in ("latent_dim", "channels", "fc_layers", "fc_width"):
-        _at_least(f"model.networks.{key}", networks[key], 1)
-    _choice("model.networks.spectral_norm", networks.spectral_norm, SPECTRAL_NORM)
-    _choice("model.networks.upsampling", networks.upsampling, UPSAMPLING)
-    _choice("model.reconstruction", model.reconstruction, RECONSTRUCTION)
+        check_at_least(f"model.networks.{key}", networks[key], 1)
+    check_choice("model.networks.spectral_norm", networks.spectral_norm, SPECTRAL_NORM)
+    check_choice("model.networks.upsampling", networks.upsampling, UPSAMPLING)
+    check_choice("model.reconstruction", model.reconstruction, RECONSTRUCTION)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
         adam = model[player]
-        _finite(f"model.{player}.lr", adam.lr)
-        _fraction(f"model.{player}.beta1", adam.beta1)
-        _fraction(f"model.{player}.beta2", adam.beta2)
-        _above(f"model.{player}.clip", adam.clip, 0)
+        check_finite(f"model.{player}.lr", adam.lr)
+        check_fraction(f"model.{player}.beta1", adam.beta1)
+        check_fraction(f"model.{player}.beta2", adam.beta2)
+        check_above(f"model.{player}.clip", adam.clip, 0)
     if model.ema_decay is not None:
-        _fraction("model.ema_decay", model.ema_decay, low_open=True)
+        check_fraction("model.ema_decay", model.ema_decay, low_open=True)
     for key, value in model.weights.items():
-        _finite(f"model.weights.{key}", value)
+        check_finite(f"model.weights.{key}", value)
         if key == "blend" and value > 1:
             raise UserError(f"model.weights.blend={value} is out of range: it is a share, 0 to 1.")
 
 
-def _validate_data(data: Any) -> None:
+def validate_data(data: Any) -> None:
     _fixed(data, "data", "source")
     classes = list(data.classes)
     if len(classes) != 2 or len(set(classes)) != 2:
         raise UserError(f"data.classes={classes} must name two different classes, such as data.classes=[horse,bird].")
-    _at_least("data.batch_size", data.batch_size, 2)
-    _fraction("data.validation_fraction", data.validation_fraction, low_open=True)
-    _choice("data.on_device", str(data.on_device).lower(), ("auto", "true", "false"))
+    check_at_least("data.batch_size", data.batch_size, 2)
+    check_fraction("data.validation_fraction", data.validation_fraction, low_open=True)
+    check_choice("data.on_device", str(data.on_device).lower(), ("auto", "true", "false"))
     if OmegaConf.is_missing(data, "root"):
         raise UserError(
             "data=image_folder needs the folder that holds your images: "
@@ -235,7 +245,7 @@ def _validate_data(data: Any) -> None:
         )
     for key in ("train_per_class", "test_per_class"):
         if key in data:
-            _at_least(f"data.{key}", data[key], 8)
+            check_at_least(f"data.{key}", data[key], 8)
 
 
 def _validate_trainer(trainer: Any) -> None:
@@ -248,10 +258,10 @@ def _validate_trainer(trainer: Any) -> None:
             "these two, or leave it out for one GPU if there is one."
         )
     for key in ("cpu_processes", "max_epochs", "log_every_n_steps", "validate_every_n_epochs"):
-        _at_least(f"trainer.{key}", trainer[key], 1)
+        check_at_least(f"trainer.{key}", trainer[key], 1)
     for key in ("threads", "checkpoint_every_n_epochs"):
-        _at_least(f"trainer.{key}", trainer[key], 1)
-    _choice("trainer.precision", trainer.precision, PRECISION)
+        check_at_least(f"trainer.{key}", trainer[key], 1)
+    check_choice("trainer.precision", trainer.precision, PRECISION)
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
 
@@ -263,11 +273,11 @@ def validate(config: DictConfig) -> None:
         UserError: what is wrong, what was meant, what to type.
     """
     _validate_model(config.model)
-    _validate_data(config.data)
+    validate_data(config.data)
     _validate_trainer(config.trainer)
     for key in ("images_every_n_epochs", "image_columns", "image_scale"):
-        _at_least(f"callbacks.{key}", config.callbacks[key], 1)
-    _choice("resume", config.resume, RESUME)
+        check_at_least(f"callbacks.{key}", config.callbacks[key], 1)
+    check_choice("resume", config.resume, RESUME)
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
     if not config.runs_dir.strip():

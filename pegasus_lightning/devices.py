@@ -24,8 +24,10 @@ class Devices:
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
 
-def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1) -> Devices:
+def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1, *, key: str = "trainer.gpus") -> Devices:
     """`gpus`: null (one GPU if there is one, else the CPU), 0 (the CPU), N, or a list of indices.
+
+    `key` is what the setting is called in messages.
 
     Raises:
         UserError: more GPUs, or other ones, than there are. Never a silent fall-back.
@@ -42,9 +44,9 @@ def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1) -> 
     missing = [index for index in wanted if index >= there]
     if missing:
         raise UserError(
-            f"trainer.gpus={gpus} asks for {'GPU ' + str(missing[0]) if there else 'a GPU'}, but PyTorch sees "
-            f"{there or 'none'}. Type trainer.gpus=0 to train on the CPU"
-            + (f", or at most trainer.gpus={there}." if there else ", or leave trainer.gpus out to take what there is.")
+            f"{key}={gpus} asks for {'GPU ' + str(missing[0]) if there else 'a GPU'}, but PyTorch sees "
+            f"{there or 'none'}. Type {key}=0 for the CPU"
+            + (f", or at most {key}={there}." if there else f", or leave {key} out to take what there is.")
         )
     names = ", ".join(torch.cuda.get_device_name(index) for index in wanted)
     return Devices("cuda", wanted, f"{len(wanted)} GPU{'s' if len(wanted) > 1 else ''}: {names}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a `whole_file`."""
     with whole_file(path) as file:
         write(file)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `path` when it is complete; on an error nothing has changed.
+
+    It is filled under another name beside its place. A folder that is there already is replaced.
+    """
+    token = secrets.token_hex(4)
+    staged, old = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        if path.exists():
+            os.rename(path, old)
+        os.rename(staged, path)
+    finally:
+        if old.exists() and not path.exists():  # the second rename failed
+            os.rename(old, path)
+        for leftover in (staged, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Codes: the posterior they are drawn from, and mixing two of them."""
+"""Codes: the posterior they are drawn from, and mixing two of them.
+
+A ratio says how far a mix is on its way: 0 is the first parent (the horse), 1 the second (the bird).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ class Posterior:
     mean: Tensor
     log_variance: Tensor
     deterministic: bool = False
+
+    def take(self, indices: Tensor) -> Posterior:
+        """Those of the images at `indices`, in that order."""
+        return Posterior(self.mean[indices], self.log_variance[indices], self.deterministic)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One code an image, (B, latent_dim)."""
@@ -41,3 +48,57 @@ def lerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
         ratio: a number, or anything that broadcasts against the codes, such as (B, 1).
     """
     return start + (end - start) * ratio
+
+
+def slerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
+    """Along the great circle (Shoemake 1985; for codes White 2016, arXiv 1609.04468): ratio 0 is `start`, 1 is `end`.
+
+    sin((1 - ratio) w) / sin(w) * start + sin(ratio w) / sin(w) * end, w the angle between the two. A mix of
+    two Gaussian codes keeps the length that such codes have, where `lerp`'s is shorter. Falls back to `lerp`
+    where the angle, or its sine, vanishes (parallel, opposite or zero codes).
+
+    Args:
+        start, end: codes (B, latent_dim).
+        ratio: a number, or anything that broadcasts against the codes, such as (B, 1).
+    """
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1)[..., None].clamp(-1, 1)
+    angle = torch.acos(cosine)
+    sine = torch.sin(angle)
+    curved = sine > 1e-3
+    safe = torch.where(curved, sine, torch.ones_like(sine))
+    arc = (torch.sin((1 - ratio) * angle) * start + torch.sin(ratio * angle) * end) / safe
+    return torch.where(curved, arc, lerp(start, end, ratio))
+
+
+def class_direction(first: Tensor, second: Tensor) -> Tensor:
+    """mean(second) - mean(first) over codes (N, latent_dim), (M, latent_dim): (latent_dim,).
+
+    The way from one class to the other (attribute vectors: Larsen et al. 2016, sec. 4.3).
+    """
+    return second.mean(0) - first.mean(0)
+
+
+MIXINGS = ("lerp", "slerp", "direction")
+
+
+def mix(
+    start: Tensor, end: Tensor, ratio: Tensor | float, how: str = "lerp", direction: Tensor | None = None
+) -> Tensor:
+    """Mixed codes: `lerp`, `slerp`, or `direction`, which is start + ratio * direction and takes nothing of `end`.
+
+    Args:
+        start, end: codes (B, latent_dim).
+        ratio: 0 is `start`; a number, or anything that broadcasts against the codes, such as (B, 1).
+        how: one of MIXINGS.
+        direction: a `class_direction` (latent_dim,), for `direction` alone.
+
+    Raises:
+        ValueError: no such mixing, or no direction for it.
+    """
+    if how == "lerp":
+        return lerp(start, end, ratio)
+    if how == "slerp":
+        return slerp(start, end, ratio)
+    if how != "direction" or direction is None:
+        raise ValueError(f"mixing must be one of {MIXINGS}, and 'direction' needs a direction; not {how!r}")
+    return start + ratio * direction

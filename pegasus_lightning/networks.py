@@ -8,6 +8,7 @@ convolution more that ends in a number.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,25 @@ def frozen(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
         for module in spectral:
             module.train()
+
+
+def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
+    """A frozen copy of `critic` whose BatchNorm normalises by the statistics of `images` (B, 3, 32, 32).
+
+    Fed with fakes, it judges an image as it does in training within a batch of fakes, yet each on its own:
+    its verdict does not depend on what else is in the batch (see `as_in_training` for the running statistics).
+    """
+    judge = copy.deepcopy(critic).requires_grad_(False).train()
+    norms = [module for module in judge.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for norm in norms:
+        norm.momentum = 1.0  # the running statistics become those of the next batch
+    for module in judge.modules():
+        if isinstance(module, _SpectralNorm):
+            module.eval()
+    if norms:
+        with torch.no_grad():
+            judge(images)
+    return judge.eval()
 
 
 @contextmanager

@@ -23,6 +23,9 @@ class Stream(IntEnum):
     MIXING = 5  # counter: global batch
     PRIOR = 6  # counter: global batch
     PICTURES = 7
+    PAIRS = 8
+    RATIOS = 9
+    CODES = 10  # counter: which candidate
 
 
 def derived_seed(seed: int, stream: Stream, counter: int = 0) -> int:

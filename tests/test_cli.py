@@ -16,7 +16,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pegasus_lightning.cli import presets, readable_name, run_command
+from pegasus_lightning.cli import readable_name, run_command
+from pegasus_lightning.composing import presets
 
 PREFIX = "pegasus_lightning: "
 SMALL = [

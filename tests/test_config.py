@@ -11,10 +11,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from pegasus_lightning.cli import GROUPS, compose_config, conf_folder, jobs_of, presets
+from pegasus_lightning.cli import jobs_of
+from pegasus_lightning.composing import GENERATE, TRAIN, compose_config, conf_folder, presets
 from pegasus_lightning.config import parse_duration, plain, validate
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.models import MODELS
+from pegasus_lightning.pegasus import settings
 
 PRESETS = [(path.parent.name, path.stem) for path in sorted(conf_folder().glob("*/*.yaml"))]
 EIGHT = {
@@ -30,13 +32,13 @@ EIGHT = {
 
 
 def test_the_presets_lie_in_the_known_groups() -> None:
-    assert {group for group, _ in PRESETS} <= set(GROUPS)
+    assert {group for group, _ in PRESETS} <= {*TRAIN.groups, *GENERATE.groups}
     assert {name for group, name in PRESETS if group == "model"} >= EIGHT
     assert {name for group, name in PRESETS if group == "data"} >= {"cifar10", "image_folder", "silhouettes"}
     assert presets("data") == sorted(name for group, name in PRESETS if group == "data")
 
 
-@pytest.mark.parametrize(("group", "name"), PRESETS)
+@pytest.mark.parametrize(("group", "name"), [preset for preset in PRESETS if preset[0] in TRAIN.groups])
 def test_every_preset_composes_and_validates(group: str, name: str) -> None:
     overrides = [f"{group}={name}"]
     if OmegaConf.is_missing(compose_config(overrides).data, "root"):
@@ -47,6 +49,14 @@ def test_every_preset_composes_and_validates(group: str, name: str) -> None:
         values = plain(config)  # raises where something is missing
         assert values["model"]["name"] in MODELS
         assert OmegaConf.get_type(config.model) is MODELS[values["model"]["name"]].Config  # typed: typos are refused
+
+
+@pytest.mark.parametrize("name", presets("search"))
+def test_every_search_preset_composes_and_validates(name: str) -> None:
+    config = compose_config([f"search={name}", "run=[somewhere]"], GENERATE)
+    settings.validate(config)
+    assert plain(config)["search"]["method"] == name
+    assert OmegaConf.get_type(config) is settings.GenerateConfig  # typed: typos are refused
 
 
 @pytest.mark.parametrize(("group", "name"), PRESETS)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pegasus_lightning.cli import compose_config, readable_name
+from pegasus_lightning.cli import readable_name
+from pegasus_lightning.composing import compose_config
 from pegasus_lightning.config import plain
 from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, run_name, stop_logging
 

@@ -26,7 +26,7 @@ import pytorch_lightning as pl
 import torch
 from contenders import SEED, Result, Setting, bare, lightning, real, student
 
-from pegasus_lightning.cli import compose_config
+from pegasus_lightning.composing import compose_config
 from pegasus_lightning.config import plain
 from pegasus_lightning.devices import has_fast_bf16
 

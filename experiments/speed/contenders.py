@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pegasus_lightning import training
-from pegasus_lightning.cli import compose_config
+from pegasus_lightning.composing import compose_config
 from pegasus_lightning.config import NetworksConfig, plain, validate
 from pegasus_lightning.data import module as data_module
 from pegasus_lightning.data.batches import ImageSet

@@ -146,6 +146,16 @@ def _reason(error: Exception) -> str:
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
+def read_image(path: Path) -> np.ndarray:
+    """`decode` of one file that a person named. Raises UserError for one that is missing or cannot be used."""
+    if not path.is_file():
+        raise UserError(f"There is no image {path}.")
+    try:
+        return decode(path)
+    except Exception as error:  # see `_decode_all`
+        raise UserError(f"{path} cannot be used: {_reason(error)}.") from error
+
+
 def decode(path: Path) -> np.ndarray:
     """One file's pixels, uint8 (3, 32, 32). Raises whatever Pillow raises, and _MisshapenError."""
     with Image.open(path, formats=("PNG", "JPEG")) as opened:

@@ -42,6 +42,7 @@ class ACAI(TwoPlayerModel):
     """
 
     Config = ACAIConfig
+    real_is_high = False
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights

@@ -62,6 +62,7 @@ class TwoPlayerModel(pl.LightningModule):
 
     Config: ClassVar[type[ModelConfig]]
     has_critic: ClassVar[bool] = True
+    real_is_high: ClassVar[bool] = True  # the critic's output is highest for a real image
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, *, seed: int = 0, classes: Sequence[str] = ("horse", "bird")
@@ -133,10 +134,7 @@ class TwoPlayerModel(pl.LightningModule):
         return self.decode(torch.randn(count, latent_dim, generator=generator, device=self.device))
 
     def interpolate(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
-        """Decoded mixes of two sets of codes (B, latent_dim): (B, R, 3, 32, 32) for ratios (R,).
-
-        Ratio 0 is `start`, 1 is `end`.
-        """
+        """Decoded mixes of codes (B, latent_dim) at ratios (R,), 0 `start` and 1 `end`: (B, R, 3, 32, 32)."""
         codes = lerp(start[:, None], end[:, None], ratios.to(start)[None, :, None])
         return self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pegasus_lightning import figures
-from pegasus_lightning.figures import (
+from pegasus_lightning.figures import grid as figures
+from pegasus_lightning.figures.grid import (
     ACCENT,
     BACKGROUND,
     MARGIN,

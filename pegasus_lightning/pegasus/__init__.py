@@ -1,0 +1,1 @@
+"""Makers: pairs of images, the mixing of their codes, and the search for good mixes."""

@@ -1,0 +1,78 @@
+"""What a search looks for when nobody handed it a recogniser: a mix that the critic takes for real and that is
+not just its parents overlaid. A score gives named terms, (B,) each; their sum is what a search raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pegasus_lightning.pegasus.mixing import Mixes, in_batches
+
+Score = Callable[[Mixes], Mapping[str, Tensor]]
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The score itself, (B,): the sum of its terms."""
+    return torch.stack(list(terms.values())).sum(0)
+
+
+class CriticScore:
+    """log sigmoid((C(image) - mean) / deviation), mean and standard deviation taken over a reference set; at most 0.
+
+    Standardised, so that critics of different models, whose logits differ by orders of magnitude, weigh alike;
+    saturating, since a critic that is raised without end is fooled, not pleased.
+
+    Args:
+        critic: images (B, 3, 32, 32) to one number an image (B,), higher for more real.
+        reference: images (N, 3, 32, 32), N at least 2: the model's reconstructions, say.
+    """
+
+    def __init__(self, critic: Callable[[Tensor], Tensor], reference: Tensor) -> None:
+        with torch.no_grad():
+            outputs = in_batches(critic, reference)
+        self.critic = critic
+        self.mean, self.deviation = outputs.mean(), outputs.std().clamp_min(1e-6)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.logsigmoid((self.critic(images) - self.mean) / self.deviation)
+
+
+def linearity(mixes: Mixes) -> Tensor:
+    """How far each mix lies from the pixel blend of its parents, against how far these lie from each other, (B,).
+
+    |image - blend| / |first - second|, root mean squares over pixels: 0 is two overlaid images.
+    """
+    off = (mixes.images - mixes.pixel_blend()).square().flatten(1).mean(1)
+    apart = (mixes.first - mixes.second).square().flatten(1).mean(1)
+    return ((off + 1e-12) / apart.clamp_min(1e-6)).sqrt()  # 1e-12: a root has no gradient at 0
+
+
+class CriticAndOverlap:
+    """critic_weight * critic(image) - overlap_weight * exp(-linearity / margin).
+
+    Args:
+        critic: images to (B,), higher for more real (see `CriticScore`); None where a model has none.
+        critic_weight, overlap_weight: of the two terms.
+        margin: the `linearity` at which the penalty for two overlaid images has fallen to 1/e.
+    """
+
+    def __init__(
+        self,
+        critic: Callable[[Tensor], Tensor] | None,
+        *,
+        critic_weight: float = 1.0,
+        overlap_weight: float = 2.0,
+        margin: float = 0.25,
+    ) -> None:
+        self.critic, self.critic_weight, self.overlap_weight, self.margin = (
+            critic,
+            critic_weight,
+            overlap_weight,
+            margin,
+        )
+
+    def __call__(self, mixes: Mixes) -> dict[str, Tensor]:
+        terms = {} if self.critic is None else {"critic": self.critic_weight * self.critic(mixes.images)}
+        return terms | {"overlap": -self.overlap_weight * torch.exp(-linearity(mixes) / self.margin)}

@@ -1,0 +1,126 @@
+"""What `generate` can be told: dataclass schemas for Hydra, and one `validate` for them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pegasus_lightning.config import check_above, check_at_least, check_choice, check_finite
+from pegasus_lightning.errors import UserError, did_you_mean
+from pegasus_lightning.latent import MIXINGS
+from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
+
+CODES = ("sampled", "mean")
+SEARCHES = ("none", "best_of", "guided")
+SPLITS = ("test", "train")
+FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "diagram", "filmstrip", "interpolation")
+
+
+@dataclass
+class PegasusConfig:
+    """Which parents, and how their codes are mixed."""
+
+    pairs: str = "colour"  # random, colour (centre pixels alike) or matched (background, colour and layout alike)
+    colour_distance: str = "rgb"  # for colour: rgb (Euclidean, RGB in 0 to 1) or lab (CIE76 delta E)
+    threshold: float | None = None  # the largest distance of a pair, in that unit; null: the method's own
+    mixing: str = "lerp"  # lerp, slerp or direction (first parent + ratio * way from class to class)
+    ratio: list[float] = field(default_factory=lambda: [0.4, 0.6])  # drawn from this range; 0 first class, 1 second
+    codes: str = "sampled"  # of the parents: sampled (as in the source document) or mean
+
+
+@dataclass
+class ScoreConfig:
+    """Weights of the score that picks the best: see `scores.CriticAndOverlap`."""
+
+    critic: float = 1.0
+    overlap: float = 2.0
+    overlap_margin: float = 0.25
+
+
+@dataclass
+class SearchConfig:
+    """How the pegasi are found."""
+
+    method: str = "none"  # none: a mix a pair; best_of: the best of many; guided: those, improved by gradient ascent
+    pairs: int = 1000  # best_of, guided: how many pairs are tried,
+    ratios: int = 4  # each at so many ratios
+    most_per_parent: int | None = 2  # in how many of the kept ones a parent may be; null: any
+    batch_size: int = 256
+    steps: int = 80  # guided: of Adam on the codes,
+    lr: float = 0.06
+    critic_weight: float = 0.3  # the critic's opinion, beside what the score holds of it already
+    prior_weight: float = 10.0  # how firmly codes are held where the prior has them
+
+
+@dataclass
+class GenerateConfig:
+    """The whole configuration of `python -m pegasus_lightning.generate`."""
+
+    run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    out: str | None = None  # folder for the results; null: inside the run's folder
+    count: int = 64  # pegasi to make
+    seed: int = 0
+    split: str = "test"  # where the parents come from
+    first: str | None = None  # two image files to mix, instead of pairs from the data
+    second: str | None = None
+    figures: list[str] | None = None  # null: all that there is something to draw for
+    originals: bool = True  # show the parents' photographs beside their reconstructions
+    image_scale: int = 3
+    gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
+    pegasus: PegasusConfig = field(default_factory=PegasusConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def validate(config: DictConfig) -> None:
+    """Check ranges and combinations; touches nothing on disk.
+
+    Raises:
+        UserError: what is wrong, what was meant, what to type.
+    """
+    if not config.run:
+        raise UserError(
+            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..."
+        )
+    for key in ("count", "image_scale"):
+        check_at_least(key, config[key], 1)
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
+    check_choice("split", config.split, SPLITS)
+    for name in config.figures or ():
+        if name not in FIGURES:
+            raise UserError(f"figures has no '{name}'.{did_you_mean(name, FIGURES)} Choose from: {', '.join(FIGURES)}.")
+    if (config.first is None) != (config.second is None):
+        raise UserError("first= and second= go together: name two image files, or neither.")
+    if config.gpus is not None and (isinstance(config.gpus, bool) or config.gpus not in (0, 1)):
+        raise UserError(f"gpus={config.gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
+    _validate_pegasus(config.pegasus)
+    _validate_search(config.search)
+    for key in ("critic", "overlap"):
+        check_finite(f"score.{key}", config.score[key])
+    check_above("score.overlap_margin", config.score.overlap_margin, 0)
+
+
+def _validate_pegasus(pegasus: Any) -> None:
+    check_choice("pegasus.pairs", pegasus.pairs, METHODS)
+    check_choice("pegasus.colour_distance", pegasus.colour_distance, COLOUR_DISTANCES)
+    check_above("pegasus.threshold", pegasus.threshold, 0)
+    if pegasus.threshold is not None and pegasus.pairs == "random":
+        raise UserError("pegasus.threshold means nothing with pegasus.pairs=random: leave it out.")
+    check_choice("pegasus.mixing", pegasus.mixing, MIXINGS)
+    check_choice("pegasus.codes", pegasus.codes, CODES)
+    ratio = list(pegasus.ratio)
+    if len(ratio) != 2 or not all(map(math.isfinite, ratio)) or ratio[0] > ratio[1]:
+        raise UserError(f"pegasus.ratio={ratio} is not a range: write two numbers, as in pegasus.ratio=[0.4,0.6].")
+
+
+def _validate_search(search: Any) -> None:
+    check_choice("search.method", search.method, SEARCHES)
+    for key in ("pairs", "ratios", "most_per_parent", "batch_size", "steps"):
+        check_at_least(f"search.{key}", search[key], 1)
+    check_above("search.lr", search.lr, 0)
+    for key in ("critic_weight", "prior_weight"):
+        check_finite(f"search.{key}", search[key])

@@ -1,0 +1,209 @@
+"""Pegasi out of one model: its parents encoded, mixed and judged, and the best of them found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.latent import Posterior, class_direction, mix
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.networks import with_statistics_of
+from pegasus_lightning.pegasus.mixing import Mixer, Mixes, Recipes, in_batches, recipes
+from pegasus_lightning.pegasus.pairs import Pairs, choose_pairs
+from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, Score, total
+from pegasus_lightning.pegasus.search import Ascent, best_of, guided, keep_best
+from pegasus_lightning.randomness import Stream, generator
+
+REFERENCE = 512  # images that a critic's opinion is measured against
+LEAST_REFERENCE = 64
+
+
+@dataclass(frozen=True)
+class Parents:
+    """All images that parents may be: uint8 (N, 3, 32, 32) of the first class, (M, 3, 32, 32) of the second."""
+
+    first: Tensor
+    second: Tensor
+    classes: tuple[str, str]
+
+    @classmethod
+    def of(cls, data: ImageSet) -> Parents:
+        """The two classes of a split, each in the split's order."""
+        first, second = (data.images[data.of_class(label)] for label in (0, 1))
+        return cls(first, second, (data.classes[0], data.classes[1]))
+
+
+def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
+    """`choose_pairs` as a `PegasusConfig` wants it. Raises UserError where no pair is near enough."""
+    return choose_pairs(
+        parents.first,
+        parents.second,
+        count,
+        method=settings["pairs"],
+        seed=seed,
+        colour_distance=settings["colour_distance"],
+        threshold=settings["threshold"],
+    )
+
+
+def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
+    """q(z|x) of uint8 images (N, 3, 32, 32), in batches, on the model's device."""
+    parts = [model.encode(to_float(part.to(model.device))) for part in images.split(256)]
+    means, log_variances = ([getattr(p, name) for p in parts] for name in ("mean", "log_variance"))
+    return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
+
+
+class Workshop:
+    """One model with the parents of some pairs encoded: makes mixes, judges them, searches among them.
+
+    Use inside `model.inference()`. Recipes here point into the pairs' own parents; `parent_indices` says which
+    images of the data these are.
+
+    Args:
+        settings: a `GenerateConfig` as a plain dict.
+    """
+
+    def __init__(self, model: TwoPlayerModel, parents: Parents, pairs: Pairs, settings: dict[str, Any]) -> None:
+        self.model, self.parents, self.settings = model, parents, settings
+        pegasus = settings["pegasus"]
+        self.indices, posteriors, own = [], [], []
+        for images, chosen in ((parents.first, pairs.first), (parents.second, pairs.second)):
+            indices, inverse = chosen.unique(return_inverse=True)
+            self.indices.append(indices)
+            own.append(inverse)
+            posteriors.append(encode(model, images[indices]))
+        self.pairs = dataclasses.replace(pairs, first=own[0], second=own[1])
+        direction = None
+        if pegasus["mixing"] == "direction":  # from all images, not only from those of the pairs
+            direction = class_direction(encode(model, parents.first).mean, encode(model, parents.second).mean)
+        self.mixer = Mixer(
+            model.decode,
+            *posteriors,
+            how=pegasus["mixing"],
+            sampled=pegasus["codes"] == "sampled",
+            seed=settings["seed"],
+            direction=direction,
+        )
+
+    def parent_indices(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
+        """Indices into the data's first and second class."""
+        return self.indices[0][chosen.first], self.indices[1][chosen.second]
+
+    def originals(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
+        """The parents' own images, uint8."""
+        first, second = self.parent_indices(chosen)
+        return self.parents.first[first], self.parents.second[second]
+
+    def critic(self) -> Callable[[Tensor], Tensor] | None:
+        """The model's critic as a judge of single images, measured against its opinion of reconstructions."""
+        if self.model.critic is None:
+            return None
+        reference = torch.cat([images[: REFERENCE // 2] for images in self.mixer.parents])
+        if len(reference) < LEAST_REFERENCE:  # two image files, say
+            noise = generator(self.settings["seed"], Stream.PICTURES, 0, self.model.device)
+            reference = torch.cat([reference, self.model.sample_prior(REFERENCE, noise)])
+        judge = with_statistics_of(self.model.critic, reference)
+        sign = 1.0 if self.model.real_is_high else -1.0
+        return CriticScore(lambda images: sign * judge(images), reference)
+
+    def default_score(self) -> CriticAndOverlap:
+        """The score until somebody hands in a better one."""
+        weights = self.settings["score"]
+        return CriticAndOverlap(
+            self.critic(),
+            critic_weight=weights["critic"],
+            overlap_weight=weights["overlap"],
+            margin=weights["overlap_margin"],
+        )
+
+    def make(self, chosen: Recipes) -> Mixes:
+        """The mixes of `chosen`, in batches."""
+        batches = torch.arange(len(chosen)).split(self.settings["search"]["batch_size"])
+        return Mixes.cat([self.mixer(chosen.take(batch)) for batch in batches])
+
+    def interpolations(self, pair: Recipes, ratios: Tensor) -> Tensor:
+        """Decoded mixes of each recipe's parents at all of `ratios` (R,), its own ratio left out: (B, R, 3, 32, 32)."""
+        start, end = (codes[:, None] for codes in self.mixer.parent_codes(pair))
+        codes = mix(start, end, ratios.to(start)[None, :, None], self.mixer.how, self.mixer.direction)
+        return in_batches(self.model.decode, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+
+    def prior(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation of codes (latent_dim,); None where they are trained to be standard normal."""
+        if self.model.config.sample_codes:
+            return None
+        means = torch.cat([self.mixer.first.mean, self.mixer.second.mean])
+        return means.mean(0), means.std(0).clamp_min(1e-6)
+
+
+@dataclass(frozen=True)
+class Pegasi:
+    """What was made: N mixes, best first if they were searched for.
+
+    Args:
+        chosen: their recipes.
+        terms: their score's named terms, (N,) each.
+        tried: how many candidates there were.
+        ascent: of the first few, where the search was guided.
+    """
+
+    chosen: Recipes
+    mixes: Mixes
+    terms: Mapping[str, Tensor]
+    tried: int
+    ascent: Ascent | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """The sum of the terms, (N,), on the CPU."""
+        return total(self.terms).cpu()
+
+    def best(self, count: int) -> Tensor:
+        """Indices of the best `count`, best first, no parent twice where there are enough."""
+        return keep_best(self.scores, self.chosen, min(count, len(self.chosen)), most_per_parent=1)
+
+
+def make_pegasi(workshop: Workshop, count: int, score: Score) -> Pegasi:
+    """`count` pegasi as the settings' `search` finds them: all that are drawn, the best of many, or guided ones."""
+    settings = workshop.settings
+    search = settings["search"]
+    method = search["method"]
+    low, high = settings["pegasus"]["ratio"]
+    ratios = 1 if method == "none" else search["ratios"]
+    chosen = candidates = recipes(workshop.pairs, (low, high), ratios=ratios, seed=settings["seed"])
+    ascent = None
+    if method != "none":
+        scores = best_of(workshop.mixer, candidates, score, batch_size=search["batch_size"])
+        chosen = candidates.take(keep_best(scores, candidates, count, most_per_parent=search["most_per_parent"]))
+    mixes = workshop.make(chosen)
+    if method == "guided":
+        ascents = [_ascend(workshop, part, score) for part in mixes.split(search["batch_size"])]
+        ascent, mixes = ascents[0], Mixes.cat([part.mixes for part in ascents])
+    terms = _in_parts(score, mixes, search["batch_size"])
+    if method == "guided":  # the order may have changed
+        order = torch.sort(total(terms), descending=True, stable=True).indices.cpu()
+        chosen, mixes = chosen.take(order), mixes.take(order)
+        terms = {name: values[order.to(values.device)] for name, values in terms.items()}
+    return Pegasi(chosen, mixes, terms, len(candidates), ascent)
+
+
+def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
+    search = workshop.settings["search"]
+    return guided(
+        start,
+        workshop.model.decode,
+        score,
+        critic=workshop.critic(),
+        prior=workshop.prior(),
+        **{name: search[name] for name in ("steps", "lr", "critic_weight", "prior_weight")},
+    )
+
+
+def _in_parts(score: Score, mixes: Mixes, size: int) -> dict[str, Tensor]:
+    parts = [score(part) for part in mixes.split(size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
