@@ -124,12 +124,13 @@ def data_settings(saved: DictConfig | None, overrides: Sequence[str]) -> DictCon
     elif saved is not None:
         config = OmegaConf.merge(config, {"classes": saved.classes})
     assert isinstance(config, DictConfig)
+    known = [str(field) for field in config]
     for override in parsed:
         group, _, field = override.get_key_element().partition(".")
         if group != "data" or not field:
             continue
-        if field not in config:
-            hint = did_you_mean(field, map(str, config))
+        if field not in known:
+            hint = did_you_mean(field, known)
             raise UserError(f"There is no setting 'data.{field}' for data={source}.{hint}")
         OmegaConf.update(config, field, override.value())
     return config

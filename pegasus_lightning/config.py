@@ -98,8 +98,17 @@ class SilhouettesConfig(DataConfig):
     drawing_seed: int = 0
 
 
+@dataclass
+class LinesConfig(DataConfig):
+    source: str = "lines"
+    classes: list[str] = field(default_factory=lambda: ["up", "down"])  # halves of the full circle of angles
+    train_per_class: int = 5000
+    test_per_class: int = 1000
+    drawing_seed: int = 0
+
+
 DATA_SCHEMAS: dict[str, type[DataConfig]] = {
-    schema.source: schema for schema in (CIFAR10Config, ImageFolderConfig, SilhouettesConfig)
+    schema.source: schema for schema in (CIFAR10Config, ImageFolderConfig, SilhouettesConfig, LinesConfig)
 }
 
 
@@ -187,7 +196,7 @@ def check_fraction(key: str, value: float, *, low_open: bool = False) -> None:
         raise UserError(f"{key}={value} is out of range: it must lie in {'(' if low_open else '['}0, 1).")
 
 
-def check_finite(key: str, value: float) -> None:
+def check_not_negative(key: str, value: float) -> None:
     """The value is finite and at least 0; else a UserError."""
     if not 0 <= value < float("inf"):
         raise UserError(f"{key}={value} is out of range: it must be at least 0, and finite.")
@@ -218,14 +227,14 @@ def _validate_model(model: Any) -> None:
     check_choice("model.reconstruction", model.reconstruction, RECONSTRUCTION)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
         adam = model[player]
-        check_finite(f"model.{player}.lr", adam.lr)
+        check_not_negative(f"model.{player}.lr", adam.lr)
         check_fraction(f"model.{player}.beta1", adam.beta1)
         check_fraction(f"model.{player}.beta2", adam.beta2)
         check_above(f"model.{player}.clip", adam.clip, 0)
     if model.ema_decay is not None:
         check_fraction("model.ema_decay", model.ema_decay, low_open=True)
     for key, value in model.weights.items():
-        check_finite(f"model.weights.{key}", value)
+        check_not_negative(f"model.weights.{key}", value)
         if key == "blend" and value > 1:
             raise UserError(f"model.weights.blend={value} is out of range: it is a share, 0 to 1.")
 
@@ -246,6 +255,8 @@ def validate_data(data: Any) -> None:
     for key in ("train_per_class", "test_per_class"):
         if key in data:
             check_at_least(f"data.{key}", data[key], 8)
+    if "drawing_seed" in data:
+        check_at_least("data.drawing_seed", data.drawing_seed, 0)
 
 
 def _validate_trainer(trainer: Any) -> None:

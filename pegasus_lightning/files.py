@@ -41,15 +41,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `path` when it is complete; on an error nothing has changed.
+    """A folder to fill that takes the place of `path` when it is complete and on the disk.
 
-    It is filled under another name beside its place. A folder that is there already is replaced.
+    It is filled under another name beside its place; an error leaves what was there. A folder that is there
+    already is replaced by two renames: killed between these, the old one stands beside it, `.<name>.<token>.old`.
+
+    Raises:
+        FileExistsError: `path` is something other than a folder.
     """
+    if path.is_symlink() or path.is_file():
+        raise FileExistsError(f"{path} is not a folder")
     token = secrets.token_hex(4)
     staged, old = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
     staged.mkdir(parents=True)
     try:
         yield staged
+        for entry in staged.rglob("*"):
+            _sync(entry)
+        _sync(staged)
         if path.exists():
             os.rename(path, old)
         os.rename(staged, path)
@@ -63,7 +72,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def sync_folder(folder: Path) -> None:
     """Put a folder's entries on the disk, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

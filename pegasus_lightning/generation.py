@@ -31,7 +31,6 @@ SHOWN = 64  # in the figure of many
 GALLERY = 16
 REPEATS, REPEAT_STEPS = 6, 11
 COMPARED = 8
-STRIPS = 6
 # What changes nothing but where results go, what is drawn of them and how fast.
 NOT_IDENTITY = ("run", "out", "figures", "originals", "image_scale", "gpus")
 
@@ -141,7 +140,10 @@ def _place(run: TrainedRun, settings: dict[str, Any], origin: dict[str, Any], *,
 
 
 def _check_free(folder: Path, ours: str) -> None:
-    if folder.exists() and not (folder / ours).exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.absolute() == Path.cwd():
+        raise UserError(f"out={folder} is the folder you stand in: name another one, such as out=pegasi.")
+    taken = folder.exists() and not (folder / ours).exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken or folder.is_symlink():
         raise UserError(f"out={folder} exists and holds something else: name another folder.")
 
 
@@ -217,7 +219,7 @@ def _draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[st
     if _wants(settings, "filmstrip") and pegasi.ascent is not None:
         ascent = pegasi.ascent
         pictures["filmstrip"] = chimera.filmstrip_figure(
-            ascent.frames[:, :STRIPS], steps=ascent.steps, trace=ascent.trace[:, :STRIPS], **scaled
+            ascent.frames, steps=ascent.steps, trace=ascent.trace, **scaled
         )
     return pictures
 

@@ -61,12 +61,11 @@ def slerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
         start, end: codes (B, latent_dim).
         ratio: a number, or anything that broadcasts against the codes, such as (B, 1).
     """
-    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1)[..., None].clamp(-1, 1)
-    angle = torch.acos(cosine)
-    sine = torch.sin(angle)
-    curved = sine > 1e-3
-    safe = torch.where(curved, sine, torch.ones_like(sine))
-    arc = (torch.sin((1 - ratio) * angle) * start + torch.sin(ratio * angle) * end) / safe
+    lengths = start.norm(dim=-1, keepdim=True) * end.norm(dim=-1, keepdim=True)
+    cosine = (start * end).sum(-1, keepdim=True) / lengths.clamp_min(1e-12)
+    curved = (lengths > 1e-12) & (cosine.abs() < 1 - 1e-6)  # the sine is above 1e-3
+    angle = torch.acos(torch.where(curved, cosine, torch.zeros_like(cosine)))  # a right angle where nothing is used
+    arc = (torch.sin((1 - ratio) * angle) * start + torch.sin(ratio * angle) * end) / torch.sin(angle)
     return torch.where(curved, arc, lerp(start, end, ratio))
 
 
@@ -99,6 +98,8 @@ def mix(
         return lerp(start, end, ratio)
     if how == "slerp":
         return slerp(start, end, ratio)
-    if how != "direction" or direction is None:
-        raise ValueError(f"mixing must be one of {MIXINGS}, and 'direction' needs a direction; not {how!r}")
+    if how != "direction":
+        raise ValueError(f"mixing must be one of {MIXINGS}, not {how!r}")
+    if direction is None:
+        raise ValueError("mixing along a direction needs one: see class_direction")
     return start + ratio * direction

@@ -177,6 +177,7 @@ def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
 
     Fed with fakes, it judges an image as it does in training within a batch of fakes, yet each on its own:
     its verdict does not depend on what else is in the batch (see `as_in_training` for the running statistics).
+    Running variances are unbiased where a batch's own are not: n / (n - 1) of them, n pixels of a map times images.
     """
     judge = copy.deepcopy(critic).requires_grad_(False).train()
     norms = [module for module in judge.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]

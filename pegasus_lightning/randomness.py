@@ -26,6 +26,7 @@ class Stream(IntEnum):
     PAIRS = 8
     RATIOS = 9
     CODES = 10  # counter: which candidate
+    BOOTSTRAP = 11
 
 
 def derived_seed(seed: int, stream: Stream, counter: int = 0) -> int:

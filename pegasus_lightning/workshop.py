@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pegasus_lightning.randomness import Stream, generator
 
 REFERENCE = 512  # images that a critic's opinion is measured against
 LEAST_REFERENCE = 64
+STRIPS = 6  # guided searches whose way is kept
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Workshop:
         first, second = self.parent_indices(chosen)
         return self.parents.first[first], self.parents.second[second]
 
+    @cached_property
     def critic(self) -> Callable[[Tensor], Tensor] | None:
         """The model's critic as a judge of single images, measured against its opinion of reconstructions."""
         if self.model.critic is None:
@@ -116,7 +119,7 @@ class Workshop:
         """The score until somebody hands in a better one."""
         weights = self.settings["score"]
         return CriticAndOverlap(
-            self.critic(),
+            self.critic,
             critic_weight=weights["critic"],
             overlap_weight=weights["overlap"],
             margin=weights["overlap_margin"],
@@ -149,7 +152,7 @@ class Pegasi:
         chosen: their recipes.
         terms: their score's named terms, (N,) each.
         tried: how many candidates there were.
-        ascent: of the first few, where the search was guided.
+        ascent: of the first STRIPS, where the search was guided.
     """
 
     chosen: Recipes
@@ -176,20 +179,26 @@ def make_pegasi(workshop: Workshop, count: int, score: Score) -> Pegasi:
     low, high = settings["pegasus"]["ratio"]
     ratios = 1 if method == "none" else search["ratios"]
     chosen = candidates = recipes(workshop.pairs, (low, high), ratios=ratios, seed=settings["seed"])
-    ascent = None
     if method != "none":
         scores = best_of(workshop.mixer, candidates, score, batch_size=search["batch_size"])
         chosen = candidates.take(keep_best(scores, candidates, count, most_per_parent=search["most_per_parent"]))
     mixes = workshop.make(chosen)
-    if method == "guided":
-        ascents = [_ascend(workshop, part, score) for part in mixes.split(search["batch_size"])]
-        ascent, mixes = ascents[0], Mixes.cat([part.mixes for part in ascents])
+    if method != "guided":
+        return Pegasi(chosen, mixes, _in_parts(score, mixes, search["batch_size"]), len(candidates))
+    ascents = [_ascend(workshop, part, score) for part in mixes.split(search["batch_size"])]
+    mixes = Mixes.cat([ascent.mixes for ascent in ascents])
     terms = _in_parts(score, mixes, search["batch_size"])
-    if method == "guided":  # the order may have changed
-        order = torch.sort(total(terms), descending=True, stable=True).indices.cpu()
-        chosen, mixes = chosen.take(order), mixes.take(order)
-        terms = {name: values[order.to(values.device)] for name, values in terms.items()}
-    return Pegasi(chosen, mixes, terms, len(candidates), ascent)
+    order = torch.sort(total(terms), descending=True, stable=True).indices  # another one than before, perhaps
+    terms = {name: values[order] for name, values in terms.items()}
+    order = order.cpu()
+    strips, mixes = order[:STRIPS], mixes.take(order)
+    shown = Ascent(
+        mixes.take(torch.arange(len(strips))),
+        torch.cat([ascent.trace for ascent in ascents], 1)[:, strips],
+        torch.cat([ascent.frames.cpu() for ascent in ascents], 1)[:, strips],
+        ascents[0].steps,
+    )
+    return Pegasi(chosen.take(order), mixes, terms, len(candidates), shown)
 
 
 def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
@@ -198,7 +207,7 @@ def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
         start,
         workshop.model.decode,
         score,
-        critic=workshop.critic(),
+        critic=workshop.critic,
         prior=workshop.prior(),
         **{name: search[name] for name in ("steps", "lr", "critic_weight", "prior_weight")},
     )

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pytest
 
 from pegasus_lightning import files
-from pegasus_lightning.files import sha256, write_atomically, write_json, write_text
+from pegasus_lightning.files import sha256, whole_folder, write_atomically, write_json, write_text
 
 
 def test_text_and_json_arrive_as_utf8(tmp_path: Path) -> None:
@@ -105,6 +105,99 @@ def test_kill_9_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(set(numbers)) == 1
         seen.add(numbers[0])
     assert len(seen) > 1  # the kills came at different moments
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    """Every file under a folder, hidden ones too, and what is in it."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "pegasi" / "of" / "a run"
+    with whole_folder(path) as staged:
+        (staged / "best.txt").write_text("best")
+        (staged / "more").mkdir()
+        (staged / "more" / "second.txt").write_text("second")
+        assert staged.parent == path.parent  # the same file system: a rename is enough
+        assert not path.exists()
+    assert files_in(tmp_path / "pegasi") == {"of/a run/best.txt": "best", "of/a run/more/second.txt": "second"}
+    assert os.listdir(path.parent) == ["a run"]
+
+
+def test_a_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "pegasi"
+    path.mkdir()
+    (path / "old only").write_text("old")
+    (path / "both").write_text("old")
+    with whole_folder(path) as staged:
+        (staged / "both").write_text("new")
+        assert files_in(path) == {"old only": "old", "both": "old"}  # until the end
+    assert files_in(path) == {"both": "new"}
+    assert os.listdir(tmp_path) == ["pegasi"]
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_while_filling_a_folder_changes_nothing(
+    tmp_path: Path, error: type[BaseException], there_before: bool
+) -> None:
+    path = tmp_path / "pegasi"
+    if there_before:
+        path.mkdir()
+        (path / "kept").write_text("old")
+    with pytest.raises(error), whole_folder(path) as staged:
+        (staged / "kept").write_text("new")
+        raise error
+    assert os.listdir(tmp_path) == (["pegasi"] if there_before else [])
+    assert files_in(tmp_path) == ({"pegasi/kept": "old"} if there_before else {})
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_an_error_at_either_move_leaves_the_old_folder_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    path = tmp_path / "pegasi"
+    path.mkdir()
+    (path / "kept").write_text("old")
+    rename, moves = os.rename, []
+
+    def refuse_one(source: Path, target: Path) -> None:
+        moves.append(target)
+        if len(moves) == failing:
+            raise PermissionError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "rename", refuse_one)
+    with pytest.raises(PermissionError), whole_folder(path) as staged:
+        (staged / "kept").write_text("new")
+    assert files_in(path) == {"kept": "old"}
+    assert os.listdir(tmp_path) == ["pegasi"]
+
+
+def test_two_at_once_each_fill_their_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "pegasi"
+    with whole_folder(path) as one:
+        (one / "one").write_text("1")
+        with whole_folder(path) as two:
+            (two / "two").write_text("2")
+        assert files_in(path) == {"two": "2"}
+    assert files_in(path) == {"one": "1"}
+    assert os.listdir(tmp_path) == ["pegasi"]
+
+
+def test_a_folders_name_is_on_the_disk_before_the_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, list[str]]] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        folder = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        events.append((str(folder), os.listdir(folder) if folder.is_dir() else []))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", watched)
+    with whole_folder(tmp_path / "pegasi"):
+        pass
+    assert (str(tmp_path), ["pegasi"]) in events
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 3])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pegasus_lightning.config import NetworksConfig
-from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen
+from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen, with_statistics_of
 
 
 def config(**fields) -> NetworksConfig:
@@ -211,3 +211,101 @@ def test_frozen_keeps_what_was_frozen_before() -> None:
         pass
     assert not critic.last.weight.requires_grad
     assert critic.features[0].weight.requires_grad
+
+
+def perturbed(critic: Critic) -> Critic:
+    """With scales, shifts and running statistics of its BatchNorm that are none of the usual ones and zeros."""
+    draw = torch.Generator().manual_seed(4)
+    for norm in critic.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for values, low in ((norm.weight.data, 0.5), (norm.bias.data, -0.5), (norm.running_mean, 2.0)):
+                values.copy_(low + torch.rand(values.shape, generator=draw))
+            norm.running_var.fill_(7.0)
+    return critic
+
+
+def judged_by_hand(critic: Critic, reference: Tensor, images: Tensor) -> Tensor:
+    """Each BatchNorm normalises by what it met when the reference went through in training mode.
+
+    Through training mode go variances over n = B * H * W; to judge by, PyTorch keeps n / (n - 1) of these.
+    """
+    for layer in critic.features:
+        if isinstance(layer, nn.BatchNorm2d):
+            mean, count = reference.mean((0, 2, 3), keepdim=True), reference[:, 0].numel()
+            variance = (reference - mean).square().mean((0, 2, 3), keepdim=True)
+            scale, shift = layer.weight[:, None, None], layer.bias[:, None, None]
+            images = (images - mean) / (variance * count / (count - 1) + layer.eps).sqrt() * scale + shift
+            reference = (reference - mean) / (variance + layer.eps).sqrt() * scale + shift
+        else:
+            images, reference = layer(images), layer(reference)
+    return critic.last(images).mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("spectral", ["none", "critic"])
+def test_a_judge_normalises_by_the_statistics_of_the_reference(spectral: str, images: Tensor) -> None:
+    critic = perturbed(Critic(config(spectral_norm=spectral))).eval()
+    reference = images.flip(0) ** 2
+    judge = with_statistics_of(critic, reference)
+    with torch.no_grad():
+        wanted = judged_by_hand(critic, reference, images)
+        torch.testing.assert_close(judge(images), wanted, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(wanted, critic(images), rtol=0.01)  # nor by the running ones
+
+
+def test_a_judge_holds_of_the_reference_what_the_critic_holds_of_it_in_training() -> None:
+    # But for the n / (n - 1) of a variance, n = 32 * 4 * 4 in the last layer.
+    reference = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    critic = perturbed(Critic(config()))
+    judge = with_statistics_of(critic, reference)
+    with torch.no_grad():
+        found, wanted = judge.features(reference), critic.features(reference)
+        torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.01)
+        torch.testing.assert_close(judge(reference), critic(reference), rtol=0.01, atol=0.01)
+
+
+def test_a_judge_judges_each_image_on_its_own(images: Tensor) -> None:
+    critic = perturbed(Critic(config()))
+    judge = with_statistics_of(critic, images)
+    together, alone = judge(images), torch.cat([judge(image[None]) for image in images])
+    torch.testing.assert_close(alone, together)
+    torch.testing.assert_close(judge(images), together)  # nor does it learn from what it has seen
+    assert not torch.allclose(critic(images[:2]), critic(images)[:2], rtol=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("spectral", ["none", "critic"])
+def test_a_judge_is_frozen_and_its_critic_untouched(spectral: str, training: bool, images: Tensor) -> None:
+    critic = perturbed(Critic(config(spectral_norm=spectral))).train(training)
+    critic.last.requires_grad_(False)
+    trained = {name: parameter.requires_grad for name, parameter in critic.named_parameters()}
+    before = snapshot(critic)
+    judge = with_statistics_of(critic, images)
+    verdict = judge(images)
+    assert_unchanged(critic, before)
+    assert {module.training for module in critic.modules()} == {training}
+    assert {name: parameter.requires_grad for name, parameter in critic.named_parameters()} == trained
+    assert {norm.momentum for norm in critic.modules() if isinstance(norm, nn.BatchNorm2d)} == {0.1}
+
+    vectors = {name: value for name, value in judge.state_dict().items() if name.endswith(("._u", "._v"))}
+    assert bool(vectors) == (spectral == "critic")
+    assert all(torch.equal(value, before[name]) for name, value in vectors.items())
+    assert not any(module.training for module in judge.modules())
+    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    assert not any(buffer.requires_grad for buffer in judge.buffers())
+    (gradient,) = torch.autograd.grad(judge(images.requires_grad_()).sum(), images)
+    assert gradient.abs().sum() > 0  # and yet a search can climb it
+    with torch.no_grad():
+        for values in (*critic.parameters(), *critic.buffers()):
+            values.fill_(0)
+        torch.testing.assert_close(judge(images), verdict)  # a copy
+
+
+def test_without_batch_norm_a_judge_is_the_critic_itself(images: Tensor) -> None:
+    critic = Critic(config(spectral_norm="critic", critic_batch_norm=False))
+    critic(images)  # the power iteration on its way
+    before = snapshot(critic)
+    judge = with_statistics_of(critic, images**2)
+    assert torch.equal(judge(images), critic.eval()(images))
+    assert any(name.endswith("._u") for name in before)
+    assert_unchanged(judge, before)
+    assert_unchanged(critic, before)

@@ -38,6 +38,11 @@ def load_split(config: Any, split: str) -> ImageSet:
 
         count = config.train_per_class if split == "train" else config.test_per_class
         images, labels = silhouettes.load(classes, split, count, config.drawing_seed)
+    elif config.source == "lines":
+        from pegasus_lightning.data import lines
+
+        count = config.train_per_class if split == "train" else config.test_per_class
+        images, labels = lines.load(classes, split, count, config.drawing_seed)
     else:
         raise UserError(f"data.source={config.source} is not a source.")
     return ImageSet(images, labels, tuple(classes))

@@ -122,7 +122,8 @@ class Mixer:
         direction: Tensor | None = None,
     ) -> None:
         self.decode, self.first, self.second = decode, first, second
-        self.parents = (in_batches(decode, first.mean), in_batches(decode, second.mean))
+        with torch.no_grad():
+            self.parents = (in_batches(decode, first.mean), in_batches(decode, second.mean))
         self.how, self.sampled, self.seed, self.direction = how, sampled, seed, direction
 
     def parent_codes(self, chosen: Recipes) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,8 @@ class CriticScore:
     """
 
     def __init__(self, critic: Callable[[Tensor], Tensor], reference: Tensor) -> None:
+        if len(reference) < 2:
+            raise ValueError(f"a standard deviation needs at least 2 reference images, not {len(reference)}")
         with torch.no_grad():
             outputs = in_batches(critic, reference)
         self.critic = critic
@@ -40,13 +42,12 @@ class CriticScore:
 
 
 def linearity(mixes: Mixes) -> Tensor:
-    """How far each mix lies from the pixel blend of its parents, against how far these lie from each other, (B,).
+    """How far each mix lies from the pixel blend of its decoded parents, (B,): root mean squared error over pixels.
 
-    |image - blend| / |first - second|, root mean squares over pixels: 0 is two overlaid images.
+    0 is two overlaid images (up to 1e-6: a root has no gradient at 0). Not relative to how far the parents lie
+    apart: two like parents would win a search by rounding errors.
     """
-    off = (mixes.images - mixes.pixel_blend()).square().flatten(1).mean(1)
-    apart = (mixes.first - mixes.second).square().flatten(1).mean(1)
-    return ((off + 1e-12) / apart.clamp_min(1e-6)).sqrt()  # 1e-12: a root has no gradient at 0
+    return ((mixes.images - mixes.pixel_blend()).square().flatten(1).mean(1) + 1e-12).sqrt()
 
 
 class CriticAndOverlap:
@@ -64,7 +65,7 @@ class CriticAndOverlap:
         *,
         critic_weight: float = 1.0,
         overlap_weight: float = 2.0,
-        margin: float = 0.25,
+        margin: float = 0.05,
     ) -> None:
         self.critic, self.critic_weight, self.overlap_weight, self.margin = (
             critic,

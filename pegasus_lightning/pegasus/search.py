@@ -37,10 +37,11 @@ def best_of(
 def keep_best(scores: Tensor, candidates: Recipes, count: int, *, most_per_parent: int | None = None) -> Tensor:
     """Indices of the `count` best candidates, best first, no parent in more than `most_per_parent` of them.
 
-    A pair is taken once. Where that leaves fewer than `count`, the best of the others fill up. Ties: the
+    A pair is taken once. Where that leaves fewer than `count`, the best of the others join them. Ties: the
     earlier candidate first. NaN counts as the lowest score.
     """
-    order = torch.sort(scores.nan_to_num(nan=-torch.inf), descending=True, stable=True).indices.tolist()
+    lowest = torch.where(scores.isnan(), -torch.inf, scores)
+    order = torch.sort(lowest, descending=True, stable=True).indices.tolist()
     first, second = candidates.first.tolist(), candidates.second.tolist()
     kept: list[int] = []
     left: list[int] = []
@@ -58,7 +59,8 @@ def keep_best(scores: Tensor, candidates: Recipes, count: int, *, most_per_paren
         pairs.add(pair)
         for parent in parents:
             used[parent] = used.get(parent, 0) + 1
-    return torch.tensor(kept + left[: count - len(kept)], dtype=torch.int64)
+    chosen = {*kept, *left[: count - len(kept)]}
+    return torch.tensor([index for index in order if index in chosen], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Ascent:
 
     Args:
         mixes: the best found on each candidate's way, its start included.
-        trace: the score at every step, (steps + 1, B); row 0 is the start.
+        trace: the score at every step, (steps + 1, B); row 0 is the start. (What is returned is the best by
+            the objective, of which the score is a part.)
         frames: the images on the way, (K, B, 3, 32, 32), at the steps in `steps` (K of them).
     """
 
@@ -104,13 +107,13 @@ def guided(
         critic: images to (B,), higher for more real; None: left out.
         prior: (mean, deviation) of codes, (latent_dim,) each; None: the standard normal.
         steps, lr: of Adam.
-        frames: how many images of the way to keep, first and last included.
+        frames: how many images of the way to keep, at least 2: first and last are included.
     """
     mean, deviation = prior if prior is not None else (torch.zeros(()), torch.ones(()))
     mean, deviation = mean.to(start.codes), deviation.to(start.codes)
     codes = start.codes.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([codes], lr=lr)
-    shown = sorted({round(step) for step in torch.linspace(0, steps, min(frames, steps + 1)).tolist()})
+    optimizer = torch.optim.Adam([codes], lr=lr, betas=(0.9, 0.99))
+    shown = sorted({round(step) for step in torch.linspace(0, steps, max(2, min(frames, steps + 1))).tolist()})
     best_codes, best = codes.detach().clone(), torch.full((len(codes),), -torch.inf, device=codes.device)
     trace: list[Tensor] = []
     strip: list[Tensor] = []
@@ -126,7 +129,7 @@ def guided(
                 (codes.grad,) = torch.autograd.grad(-objective.sum(), codes)
         trace.append(value.detach())
         if step in shown:
-            strip.append(mixes.images.detach())
+            strip.append(mixes.images.detach().clone())
         better = objective.detach() > best
         best = torch.where(better, objective.detach(), best)
         best_codes = torch.where(better[:, None], codes.detach(), best_codes)

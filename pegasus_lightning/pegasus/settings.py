@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.config import check_above, check_at_least, check_choice, check_finite
+from pegasus_lightning.config import check_above, check_at_least, check_choice, check_not_negative
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.latent import MIXINGS
 from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
@@ -27,7 +27,8 @@ class PegasusConfig:
     colour_distance: str = "rgb"  # for colour: rgb (Euclidean, RGB in 0 to 1) or lab (CIE76 delta E)
     threshold: float | None = None  # the largest distance of a pair, in that unit; null: the method's own
     mixing: str = "lerp"  # lerp, slerp or direction (first parent + ratio * way from class to class)
-    ratio: list[float] = field(default_factory=lambda: [0.4, 0.6])  # drawn from this range; 0 first class, 1 second
+    # Drawn from this range, any range: 0 is the first class, 1 the second.
+    ratio: list[float] = field(default_factory=lambda: [0.4, 0.6])
     codes: str = "sampled"  # of the parents: sampled (as in the source document) or mean
 
 
@@ -37,7 +38,7 @@ class ScoreConfig:
 
     critic: float = 1.0
     overlap: float = 2.0
-    overlap_margin: float = 0.25
+    overlap_margin: float = 0.05  # root mean squared error, pixels in 0 to 1
 
 
 @dataclass
@@ -95,12 +96,12 @@ def validate(config: DictConfig) -> None:
             raise UserError(f"figures has no '{name}'.{did_you_mean(name, FIGURES)} Choose from: {', '.join(FIGURES)}.")
     if (config.first is None) != (config.second is None):
         raise UserError("first= and second= go together: name two image files, or neither.")
-    if config.gpus is not None and (isinstance(config.gpus, bool) or config.gpus not in (0, 1)):
+    if config.gpus is not None and (type(config.gpus) is not int or config.gpus not in (0, 1)):
         raise UserError(f"gpus={config.gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
     _validate_pegasus(config.pegasus)
     _validate_search(config.search)
     for key in ("critic", "overlap"):
-        check_finite(f"score.{key}", config.score[key])
+        check_not_negative(f"score.{key}", config.score[key])
     check_above("score.overlap_margin", config.score.overlap_margin, 0)
 
 
@@ -123,4 +124,4 @@ def _validate_search(search: Any) -> None:
         check_at_least(f"search.{key}", search[key], 1)
     check_above("search.lr", search.lr, 0)
     for key in ("critic_weight", "prior_weight"):
-        check_finite(f"search.{key}", search[key])
+        check_not_negative(f"search.{key}", search[key])

@@ -187,7 +187,7 @@ def test_repeats_frame_what_lies_within_the_range(grids: list[dict[str, Any]]) -
     assert given["highlight_columns"] == [4, 5, 6]  # float32's 0.4 and 0.6 lie outside by a rounding error
     assert given["row_captions"] == ["draw 1", "draw 2"]
     assert given["column_captions"][:5] == ["0.00", "0.10", "0.20", "0.30", "0.40"]
-    assert given["title"] == "One cat and one ship, interpolated 2 times; z is drawn anew for each row"
+    assert given["title"] == "One cat and one ship, interpolated 2 times"  # not drawn anew: the note says so
     legend = "Over each column: the ratio of its mix, 0 is cat, 1 is ship"
     assert given["footer"] == f"All alike.\n{legend}; framed: 0.4 to 0.6.\nrun a"
 

@@ -1,0 +1,369 @@
+"""`generate`: what it writes, that it can be had again, and what it refuses. One tiny model on drawings serves all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pegasus_lightning.checkpoints import load_model
+from pegasus_lightning.cli import quote_paths, run_program
+from pegasus_lightning.composing import GENERATE, compose_config
+from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.data.silhouettes import load
+from pegasus_lightning.figures import chimera, grid, to_uint8
+from pegasus_lightning.generate import _work
+from pegasus_lightning.latent import lerp
+from pegasus_lightning.pegasus.mixing import code_noise
+from pegasus_lightning.training import train
+
+TINY = [
+    "data.batch_size=16",
+    "model.networks.channels=4",
+    "model.networks.latent_dim=8",
+    "trainer.gpus=0",
+    "trainer.max_epochs=1",
+    "trainer.precision=32",
+    "trainer.evaluate_test=false",
+    "callbacks=quiet",
+    "callbacks.images=false",
+]
+DRAWN = ["data=silhouettes", "data.train_per_class=40", "data.test_per_class=30"]
+FAR = "pegasus.threshold=1"
+
+
+def trained(folder: Path, *overrides: str) -> Path:
+    return train(compose_config([*TINY, *overrides, f"runs_dir={folder}"]), "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs"), *DRAWN, "model=adversarial_vae")
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def generate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    def call(*arguments: str) -> Answer:
+        code = run_program(GENERATE, [*arguments, "gpus=0"], "help", _work)
+        return Answer(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is drawn into a picture from here on."""
+    texts: list[str] = []
+    draw = grid._text
+
+    def spy(text: str, *args: object, **keywords: object) -> np.ndarray:
+        texts.append(text)
+        return draw(text, *args, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grid, "_text", spy)
+    monkeypatch.setattr(chimera, "_text", spy)
+    return texts
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "pegasi.json").read_text())
+
+
+def images_in(folder: Path) -> np.ndarray:
+    with np.load(folder / "pegasi.npz") as arrays:
+        return arrays["images"]
+
+
+def test_every_pegasus_can_be_made_again_by_hand_from_what_is_recorded(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    answer = generate(f"run={run}", f"out={tmp_path / 'out'}", "count=10", "seed=5", FAR)
+    assert answer.code == 0, answer.err
+    said, images = record(tmp_path / "out"), images_in(tmp_path / "out")
+    assert images.shape == (10, 3, 32, 32)
+    assert images.dtype == np.uint8
+    drawn, labels = load(["horse", "bird"], "test", 30, 0)
+    model = load_model(run)
+    for pegasus in said["pegasi"]:
+        horse, bird = (drawn[labels == label][pegasus[key]["index"]] for label, key in ((0, "first"), (1, "second")))
+        noise = code_noise(pegasus["seed"], torch.tensor([pegasus["draw"]]), 8)
+        with model.inference():
+            start = model.encode(to_float(horse[None])).sample_with(noise[:, 0])
+            end = model.encode(to_float(bird[None])).sample_with(noise[:, 1])
+            again = model.decode(lerp(start, end, pegasus["ratio"]))
+        difference = to_uint8(again)[0].transpose(2, 0, 1).astype(int) - images[pegasus["index"]]
+        assert np.abs(difference).max() <= 1  # another batch size may round otherwise
+        assert 0.4 <= pegasus["ratio"] <= 0.6
+        assert pegasus["scores"]["score"] == pytest.approx(
+            pegasus["scores"]["critic"] + pegasus["scores"]["overlap"], abs=1e-5
+        )
+        assert (pegasus["first"]["class"], pegasus["second"]["class"]) == ("horse", "bird")
+    ranked = sorted(said["pegasi"], key=lambda pegasus: -pegasus["scores"]["score"])
+    assert said["best"][0] == ranked[0]["index"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert generate(f"run={run}", f"out={tmp_path / name}", "count=6", f"seed={seed}", FAR, "search=guided",
+                        "search.steps=3", "search.pairs=8").code == 0  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_file())
+    pictures = ["best.png", "diagram.png", "filmstrip.png", "gallery.png", "pegasi.png", "repeats.png"]
+    assert names == sorted([*pictures, "pegasi.json", "pegasi.npz"])
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        if name != "diagram.png":
+            assert (tmp_path / "a" / name).read_bytes() != (tmp_path / "c" / name).read_bytes(), name
+
+
+def test_the_ratio_runs_from_the_first_class_to_the_second(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    drawn, labels = load(["horse", "bird"], "test", 30, 0)
+    model = load_model(run)
+    for ratio, key, label in ((0, "first", 0), (1, "second", 1)):
+        out = tmp_path / key
+        generate(f"run={run}", f"out={out}", "count=4", f"pegasus.ratio=[{ratio},{ratio}]", "pegasus.codes=mean", FAR)
+        parents = drawn[labels == label][[pegasus[key]["index"] for pegasus in record(out)["pegasi"]]]
+        with model.inference():
+            wanted = to_uint8(model.reconstruct(to_float(parents))).transpose(0, 3, 1, 2)
+        assert np.abs(wanted.astype(int) - images_in(out)).max() <= 1
+
+
+def test_best_of_keeps_better_ones_than_no_search_and_says_how_many_it_tried(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    common = [f"run={run}", "count=5", "figures=[pegasi]", FAR]
+    generate(*common, f"out={tmp_path / 'none'}")
+    answer = generate(*common, f"out={tmp_path / 'best'}", "search=best_of", "search.pairs=100", "search.ratios=3")
+    assert "the best of 300 mixes" in answer.out
+    found, drawn = (record(tmp_path / name) for name in ("best", "none"))
+    scores = [pegasus["scores"]["score"] for pegasus in found["pegasi"]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > np.median([pegasus["scores"]["score"] for pegasus in drawn["pegasi"]])
+    parents = [pegasus["first"]["index"] for pegasus in found["pegasi"]]
+    assert max(parents.count(parent) for parent in parents) <= 2  # search.most_per_parent
+
+
+def test_guidance_raises_the_score(run: Path, tmp_path: Path, generate: Callable[..., Answer]) -> None:
+    common = [f"run={run}", "count=5", "search.pairs=20", "figures=[pegasi]", FAR]
+    generate(*common, f"out={tmp_path / 'best'}", "search=best_of")
+    generate(*common, f"out={tmp_path / 'guided'}", "search=guided", "search.steps=20")
+    before, after = (
+        sum(pegasus["scores"]["score"] for pegasus in record(tmp_path / name)["pegasi"]) for name in ("best", "guided")
+    )
+    assert after > before + 0.05
+
+
+def test_figures_go_into_tensorboard_at_the_batch_that_the_model_was_saved_at(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    generate(f"run={run}", f"out={tmp_path / 'out'}", "count=3", FAR)
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()["images"]
+    assert sorted(tags) == [f"pegasi/{name}" for name in ("best", "diagram", "gallery", "pegasi", "repeats")]
+    picture = Image.open(tmp_path / "out" / "best.png")
+    (event,) = events.Images("pegasi/best")
+    assert (event.step, event.width, event.height) == (load_model(run).batches_done, *picture.size)
+
+
+def test_without_out_results_lie_in_the_runs_folder_under_names_that_differ_with_the_settings(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    home = shutil.copytree(run, tmp_path / "run")
+    for more in (["seed=0"], ["seed=0"], ["seed=1"], ["seed=0", "pegasus.mixing=slerp"]):
+        assert generate(f"run={home}", "count=2", "figures=[best]", FAR, *more).code == 0
+    names = sorted(path.name[:-8] for path in (home / "pegasi").iterdir())
+    assert names == ["colour-lerp-none-s0-", "colour-lerp-none-s1-", "colour-slerp-none-s0-"]
+
+
+def test_several_runs_get_the_same_pairs_and_a_picture_side_by_side(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer], written: list[str]
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(run, runs / "single" / "first,model=1")
+    trained(runs, *DRAWN, "model=acai_paper")
+    answer = generate(f"run={runs}", f"out={tmp_path / 'out'}", "count=3", FAR)
+    assert answer.code == 0, answer.err
+    first, second = (record(tmp_path / "out" / name) for name in ("first,model=1", "tiny-s0"))
+    for key in ("first", "second", "ratio"):
+        assert [p[key] for p in first["pegasi"]] == [p[key] for p in second["pegasi"]]
+    assert (tmp_path / "out" / "compare" / "compare.png").exists()
+    assert {"first,model=1", "tiny-s0", "pixel average\n(control)"} <= set(written)
+    assert any("codes are not sampled" in text for text in written)  # acai_paper's
+
+
+def test_two_image_files_make_one_pegasus(run: Path, tmp_path: Path, generate: Callable[..., Answer]) -> None:
+    drawn, _ = load(["horse", "bird"], "test", 30, 0)
+    for name, image in (("a.png", drawn[0]), ("b.png", drawn[-1])):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / name)
+    files = [f"first={tmp_path / 'a.png'}", f"second={tmp_path / 'b.png'}"]
+    alone = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+    answer = generate(f"run={alone}", *files, "pegasus.ratio=[0,0]", "pegasus.codes=mean")
+    assert answer.code == 0, answer.err
+    (out,) = (tmp_path / "alone-pegasi").iterdir()
+    assert {path.name for path in out.glob("*.png")} == {"best.png", "diagram.png", "interpolation.png", "repeats.png"}
+    model = load_model(run)
+    with model.inference():
+        wanted = to_uint8(model.reconstruct(to_float(drawn[:1]))).transpose(0, 3, 1, 2)
+    assert np.abs(wanted.astype(int) - images_in(out)).max() <= 24  # Lanczos brings 64 pixels back to 32, not exactly
+    assert record(out)["parents"]["files"] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def test_a_checkpoint_on_its_own_takes_its_parents_from_the_data_that_is_named(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    alone = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+    generate(f"run={run}", f"out={tmp_path / 'a'}", "count=3", FAR)
+    answer = generate(
+        f"run={alone}", f"out={tmp_path / 'b'}", "count=3", FAR, "data=silhouettes", "data.test_per_class=30"
+    )
+    assert answer.code == 0, answer.err
+    assert np.array_equal(images_in(tmp_path / "a"), images_in(tmp_path / "b"))
+    refused = generate(f"run={alone}", f"out={tmp_path / 'c'}")
+    assert refused.code == 2
+    assert "data=silhouettes" in refused.err
+
+
+def test_any_two_classes_make_a_chimera_under_their_own_names(
+    tmp_path: Path, generate: Callable[..., Answer], written: list[str]
+) -> None:
+    noise = torch.Generator().manual_seed(0)
+    for split, count in (("train", 20), ("test", 6)):
+        for name in ("cat", "ship"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(0, 256, (32, 32, 3), generator=noise, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    data = [
+        "data=image_folder",
+        f"data.root={tmp_path / 'photos'}",
+        f"data.cache={tmp_path}",
+        "data.classes=[cat,ship]",
+    ]
+    run = trained(tmp_path / "runs", *data, "model=vae")
+    answer = generate(f"run={run}", f"out={tmp_path / 'out'}", "count=3", FAR, "search=guided", "search.steps=2")
+    assert answer.code == 0, answer.err
+    text = " ".join([*written, answer.out, (tmp_path / "out" / "pegasi.json").read_text()])
+    assert "cat x ship" in text
+    assert "mixes of cat and ship" in text
+    assert "horse" not in text
+    assert "bird" not in text
+
+
+def test_originals_can_be_kept_out_of_the_pictures(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer], written: list[str]
+) -> None:
+    generate(f"run={run}", f"out={tmp_path / 'shown'}", "count=2", FAR)
+    assert any("original" in text for text in written)
+    written.clear()
+    generate(f"run={run}", f"out={tmp_path / 'hidden'}", "count=2", FAR, "originals=false")
+    assert written
+    assert not any("original" in text for text in written)
+
+
+def test_an_error_while_writing_leaves_nothing_behind(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pegasus_lightning.generation.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        generate(f"run={run}", f"out={tmp_path / 'deep' / 'out'}", "count=2", FAR)
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+REFUSED: list[tuple[list[str], list[str]]] = [
+    (["run=nowhere"], ["no run folder or checkpoint nowhere"]),
+    (["run={folder}/empty"], ["empty", "holds no trained run"]),
+    (["run={folder}/unsaved"], ["unsaved", "holds no checkpoint"]),
+    (["run={folder}/torn"], ["Every checkpoint", "corrupt"]),
+    (["run={folder}/foreign.ckpt"], ["foreign.ckpt", "not a checkpoint of pegasus_lightning"]),
+    (["run={folder}/broken.png"], ["broken.png", "cannot be read as a checkpoint"]),
+    (["run={run}", "data.classes=[cat,horse]"], ["not trained on 'cat'", "horse, bird"]),
+    (["run={run}", "data.classes=[horse]"], ["two different classes"]),
+    (["run={run}", "data=silhouete"], ["Did you mean 'silhouettes'?"]),
+    (["run={run}", "data.rot=x"], ["data.rot"]),
+    (["run={run}", "data=image_folder", "data.root={folder}/empty"], ["There is no folder 'test'"]),
+    (["run={run}", "pegasus.threshold=0.000001"], ["pegasus.threshold=1e-06", "nearest"]),
+    (["run={run}", "pegasus.pairs=color"], ["Did you mean 'colour'?"]),
+    (["run={run}", "pegasus.rato=[0,1]"], ["pegasus.rato", "Did you mean 'pegasus.ratio'?"]),
+    (["run={run}", "pegasus.ratio=0.5"], ["pegasus.ratio"]),
+    (["run={run}", "search=bestof"], ["There is no search 'bestof'", "best_of"]),
+    (["run={run}", "count=many"], ["count", "wrong type"]),
+    (["run={run}", "figures=[filmstrip]"], ["search=guided"]),
+    (["run={run}", "figures=[compare]"], ["two or more"]),
+    (["run={run}", "first={folder}/broken.png"], ["first= and second="]),
+    (["run={run}", "first={folder}/broken.png", "second={folder}/nix.png"], ["broken.png", "not a PNG or JPEG image"]),
+    (["run={run}", "first={folder}/nix.png", "second={folder}/broken.png"], ["There is no image", "nix.png"]),
+    (["run={run}", "out={folder}/full"], ["holds something else"]),
+    (["run={run}", "gpus=1"], ["gpus=1", "Type gpus=0"]),
+    (["run={run}", "-m"], ["no -m"]),
+    (["run={run}", "~count"], ["not removed"]),
+    ([], ["run=FOLDER"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), REFUSED, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_gets_one_message_exit_code_2_and_nothing_written(
+    arguments: list[str], told: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unsaved" / "checkpoints").mkdir(parents=True)
+    torn = shutil.copytree(run, tmp_path / "torn") / "checkpoints"
+    for checkpoint in torn.glob("*.ckpt"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    before = sorted(os.walk(tmp_path))
+    given = [argument.format(folder=tmp_path, run=run) for argument in arguments]
+    if not any(argument.startswith("out=") for argument in given):
+        given.append(f"out={tmp_path / 'out'}")
+    assert run_program(GENERATE, given, "help", _work) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("pegasus_lightning: ")
+    assert len([line for line in said if not line.startswith("Checkpoint ")]) == 1  # a corrupt one is named in the log
+    assert "Traceback" not in " ".join(said)
+    for words in told:
+        assert words in said[-1]
+    assert sorted(os.walk(tmp_path)) == before
+
+
+def test_paths_are_taken_as_they_are() -> None:
+    quoted = quote_paths(["run=a,b=1", 'run=it"s', "out=x y", "count=3", "data.root=~/p", "out=null", "first="])
+    assert quoted == ['out="x y"', "count=3", 'data.root="~/p"', "out=null", "first=", r'run=["a,b=1","it\"s"]']
+    config = compose_config([quoted[-1]], GENERATE)
+    assert list(config.run) == ["a,b=1", 'it"s']
+
+
+def test_help_and_the_configuration_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program(GENERATE, ["--help"], "words of help", _work) == 0
+    assert capsys.readouterr().out == "words of help\n"
+    assert run_program(GENERATE, ["--cfg", "job", "run=a,b", "search=guided"], "", _work) == 0
+    shown = capsys.readouterr().out
+    assert "- a,b\n" in shown
+    assert "method: guided" in shown
