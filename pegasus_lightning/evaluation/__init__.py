@@ -1,0 +1,1 @@
+"""The judges: what a chimera is worth, in numbers."""

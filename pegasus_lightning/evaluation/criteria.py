@@ -1,0 +1,28 @@
+"""The criteria, by name: pure functions over images, features and probabilities; no model, no file.
+
+Each gives one value an image (or a path), so that a caller can average and bootstrap; `kid` alone is a figure of two
+sets. A NaN is a value that is not defined for that image; `bootstrap_interval` leaves it out.
+"""
+
+from pegasus_lightning.evaluation.interpolation import line_statistics, path_statistics
+from pegasus_lightning.evaluation.realism import density_coverage, kid, precision_recall
+from pegasus_lightning.evaluation.recognisability import bootstrap_interval, recognisability
+from pegasus_lightning.evaluation.reconstruction import PrincipalComponents, reconstruction
+from pegasus_lightning.evaluation.uniqueness import distance_to_others, memorised, nearest, parent_distances, rmse
+
+__all__ = [
+    "PrincipalComponents",
+    "bootstrap_interval",
+    "density_coverage",
+    "distance_to_others",
+    "kid",
+    "line_statistics",
+    "memorised",
+    "nearest",
+    "parent_distances",
+    "path_statistics",
+    "precision_recall",
+    "recognisability",
+    "reconstruction",
+    "rmse",
+]

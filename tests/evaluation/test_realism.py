@@ -1,0 +1,167 @@
+"""The kernel distance against its formula by hand; neighbours against loops over all pairs of points."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from pegasus_lightning.evaluation import realism
+from pegasus_lightning.evaluation.criteria import density_coverage, kid, precision_recall
+from pegasus_lightning.evaluation.realism import neighbour_radii
+
+
+def points(count: int, dimensions: int = 6, seed: int = 0, shift: float = 0.0) -> Tensor:
+    return torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def kernel(x: list[float], y: list[float]) -> float:
+    return (sum(a * b for a, b in zip(x, y, strict=True)) / len(x) + 1) ** 3
+
+
+def test_kid_by_hand() -> None:
+    # k(x1, x2) = (0 / 2 + 1)^3 = 1; k(y1, y2) = (2 / 2 + 1)^3 = 8; k(x1, y1) = 1.5^3, k(x1, y2) = 2^3,
+    # k(x2, y1) = 1.5^3, k(x2, y2) = 1.
+    real, fake = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [2.0, 0.0]]
+    by_hand = 1 + 8 - 2 * (3.375 + 8 + 3.375 + 1) / 4
+    mean, deviation = kid(torch.tensor(real), torch.tensor(fake), subsets=3, subset_size=2)
+    assert mean == pytest.approx(by_hand)
+    assert deviation == pytest.approx(0, abs=1e-6)
+
+
+def test_kid_is_the_unbiased_formula_over_subsets() -> None:
+    real, fake = points(7, 3).tolist(), points(7, 3, seed=1, shift=0.5).tolist()
+    within = sum(kernel(s[i], s[j]) for s in (real, fake) for i in range(7) for j in range(7) if i != j) / (7 * 6)
+    across = sum(kernel(x, y) for x in real for y in fake) / 49
+    mean, _ = kid(torch.tensor(real), torch.tensor(fake), subsets=2, subset_size=7)
+    assert mean == pytest.approx(within - 2 * across, rel=1e-5)
+    # Smaller subsets are as unbiased: their mean is that of all pairs, within the error of 2000 draws.
+    mean, deviation = kid(torch.tensor(real), torch.tensor(fake), subsets=2000, subset_size=3)
+    assert deviation > 0
+    assert abs(mean - (within - 2 * across)) < 4 * deviation / math.sqrt(2000)
+
+
+def test_kid_is_that_of_torchmetrics_with_features_handed_in() -> None:
+    real, fake = points(40, 8), points(40, 8, seed=1, shift=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        metric = KernelInceptionDistance(torch.nn.Identity(), subsets=1, subset_size=40)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    wanted = [figure.item() for figure in metric.compute()]
+    assert kid(real, fake, subsets=1, subset_size=40) == pytest.approx(wanted, rel=1e-4)  # one subset has no spread: 0
+
+
+def test_kid_of_one_distribution_is_zero_within_its_spread_and_grows_with_a_shift() -> None:
+    real = points(400)
+    mean, deviation = kid(real, points(400, seed=1))
+    assert abs(mean) < 2 * deviation
+    near, far = kid(real, points(400, seed=1, shift=0.3)), kid(real, points(400, seed=1, shift=0.6))
+    assert 3 * deviation < near[0] < far[0]
+
+
+@pytest.mark.parametrize("shared", [400, 130])
+def test_an_image_in_both_sets_does_not_meet_itself(shared: int) -> None:
+    real = points(400, 64)
+    fake = torch.cat([points(400 - shared, 64, seed=1), real[:shared]]).flip(0)
+    mean, deviation = kid(real, fake, subset_size=200)
+    assert abs(mean) < deviation  # drawn at random, the same set lies 10 deviations below 0
+
+
+def test_kid_s_subsets_are_a_function_of_the_seed() -> None:
+    real, fake = points(50), points(60, seed=1)
+    before = torch.get_rng_state()
+    assert kid(real, fake, subsets=5) == kid(real, fake, subsets=5) != kid(real, fake, subsets=5, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert kid(real, fake, subsets=5) == kid(real, fake, subsets=5, subset_size=25)  # half of the smaller
+
+
+@pytest.mark.parametrize("size", [1, 11])
+def test_a_subset_fits_the_sets(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"subset_size={size} .* at most 10"):
+        kid(points(10), points(20, seed=1), subset_size=size)
+
+
+# Neighbours, in plain loops.
+
+
+def distance(x: list[float], y: list[float]) -> float:
+    return math.sqrt(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)))
+
+
+def radius(index: int, among: list[list[float]], k: int) -> float:
+    return sorted(distance(among[index], other) for place, other in enumerate(among) if place != index)[k - 1]
+
+
+def in_balls(point: list[float], of: list[list[float]], k: int) -> int:
+    return sum(distance(point, centre) <= radius(place, of, k) for place, centre in enumerate(of))
+
+
+SETS = {
+    "alike": (points(30, 2), points(25, 2, seed=1)),
+    "apart": (points(30, 2), points(25, 2, seed=1, shift=1.5)),
+    "far away": (points(20, 2), points(20, 2, seed=1, shift=9)),
+    "collapsed": (points(30, 2), 0.05 * points(20, 2, seed=1)),
+    "doubled": (points(15, 3).repeat(2, 1), points(12, 3, seed=2)),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("block", [1, 60, 2**22])
+def test_neighbours_are_those_of_a_loop(name: str, k: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realism, "BLOCK", block)
+    real, fake = SETS[name]
+    reals, fakes = real.tolist(), fake.tolist()
+    radii = [radius(place, reals, k) for place in range(len(reals))]
+    assert neighbour_radii(real, k).tolist() == pytest.approx(radii, abs=1e-7)
+    precision, recall = precision_recall(real, fake, k)
+    assert precision.tolist() == [in_balls(point, reals, k) > 0 for point in fakes]
+    assert recall.tolist() == [in_balls(point, fakes, k) > 0 for point in reals]
+    density, coverage = density_coverage(real, fake, k)
+    assert density.tolist() == pytest.approx([in_balls(point, reals, k) / k for point in fakes])
+    assert coverage.tolist() == [
+        any(distance(point, fake) <= size for fake in fakes) for point, size in zip(reals, radii, strict=True)
+    ]
+
+
+def test_neighbours_on_a_line_by_hand() -> None:
+    real, fake = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([[0.5], [4.5], [20.0]])
+    assert neighbour_radii(real, 1).tolist() == [1, 1, 2, 4]
+    assert neighbour_radii(real, 2).tolist() == [3, 2, 3, 6]
+    assert neighbour_radii(fake, 1).tolist() == [4, 4, 15.5]
+    precision, recall = precision_recall(real, fake, k=1)
+    assert precision.tolist() == [True, True, False]
+    assert recall.tolist() == [True, True, True, True]  # 7: within 4 of 4.5
+    density, coverage = density_coverage(real, fake, k=1)
+    assert density.tolist() == [2, 2, 0]  # 0.5: in the balls of 0 and 1; 4.5: of 3 and 7
+    assert coverage.tolist() == [True, True, True, True]
+    assert density_coverage(real, fake[2:], k=1).coverage.tolist() == [False] * 4
+
+
+def test_the_defaults_are_the_papers() -> None:
+    real, fake = SETS["alike"]
+    assert torch.equal(precision_recall(real, fake).precision, precision_recall(real, fake, k=3).precision)
+    assert torch.equal(density_coverage(real, fake).density, density_coverage(real, fake, k=5).density)
+
+
+def test_a_set_compared_with_itself_is_precise_recalled_and_covered() -> None:
+    real = 1000 + points(200, 32)  # far from the origin, where a product of matrices loses digits
+    assert precision_recall(real, real, k=1).precision.all()
+    assert precision_recall(real, real, k=1).recall.all()
+    assert density_coverage(real, real, k=1).coverage.all()
+
+
+def test_alike_sets_have_a_density_of_one_and_the_paper_s_expected_coverage() -> None:
+    real, fake = points(1500, 16), points(1500, 16, seed=1)
+    density, coverage = density_coverage(real, fake)
+    assert density.mean().item() == pytest.approx(1, abs=0.1)
+    assert coverage.float().mean().item() == pytest.approx(1 - 2**-5, abs=0.02)  # Naeem et al., eq. 9, large N = M
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_neighbours_must_be_there(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k={k} neighbours .* 4 points"):
+        neighbour_radii(points(4), k)
