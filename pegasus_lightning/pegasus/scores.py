@@ -65,7 +65,7 @@ class CriticAndOverlap:
         *,
         critic_weight: float = 1.0,
         overlap_weight: float = 2.0,
-        margin: float = 0.05,
+        margin: float = 0.02,
     ) -> None:
         self.critic, self.critic_weight, self.overlap_weight, self.margin = (
             critic,

@@ -38,7 +38,7 @@ class ScoreConfig:
 
     critic: float = 1.0
     overlap: float = 2.0
-    overlap_margin: float = 0.05  # root mean squared error, pixels in 0 to 1
+    overlap_margin: float = 0.02  # root mean squared error, pixels in 0 to 1
 
 
 @dataclass
