@@ -127,6 +127,8 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     runs: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
+        if key == "run" and equals and value in ("", "null"):
+            continue
         if key not in PATHS or not equals or value.startswith(("[", '"', "'")) or value in ("", "null"):
             quoted.append(argument)
             continue
@@ -154,8 +156,9 @@ def run_program(
     overrides: list[str] = []
     try:
         parsed = parse_arguments(quote_paths(arguments), program)
-        if parsed.multirun or parsed.config_name or parsed.config_path or parsed.config_dir:
-            raise UserError(f"{program.command} takes no -m and no other configuration: `--help` shows what it takes.")
+        options = [name for name, value in vars(parsed).items() if value and name not in ("overrides", "cfg")]
+        if options:
+            raise UserError(f"{program.command} has no -m and no option --{options[0]}: `--help` shows what it takes.")
         data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
         overrides = [text for text in parsed.overrides if text not in data]
         check_overrides(overrides, program)
@@ -168,6 +171,9 @@ def run_program(
         return _complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return _complain(explain(error, [*overrides, *arguments], program))
+    except OSError as error:  # a full disk, say
+        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped; nothing was left half-written.", file=sys.stderr)
         return 130

@@ -109,6 +109,9 @@ def data_settings(saved: DictConfig | None, overrides: Sequence[str]) -> DictCon
     """
     register_schemas()
     parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(f"'{override.input_line}' names several: one at a time here.")
     chosen = [str(override.value()) for override in parsed if override.get_key_element() == "data"]
     source = chosen[-1] if chosen else None if saved is None else str(saved.get("source"))
     if source is None:
@@ -132,7 +135,10 @@ def data_settings(saved: DictConfig | None, overrides: Sequence[str]) -> DictCon
         if field not in known:
             hint = did_you_mean(field, known)
             raise UserError(f"There is no setting 'data.{field}' for data={source}.{hint}")
-        OmegaConf.update(config, field, override.value())
+        try:
+            OmegaConf.update(config, field, override.value())
+        except ValidationError as error:
+            raise UserError(f"data.{field} has a value of the wrong type: {override.input_line}.") from error
     return config
 
 
@@ -174,6 +180,8 @@ def explain(error: Exception, overrides: Sequence[str] = (), program: Program = 
             return _unknown_key(str(cause.full_key or cause.key), overrides, program)
         if isinstance(cause, ValidationError):
             value = (str(cause.msg) if cause.msg else str(cause)).splitlines()[0]
+            if "ListConfig" in value and cause.full_key:
+                return f"{cause.full_key} takes a list: write {cause.full_key}=[one] or {cause.full_key}=[one,two]."
             key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
             return f"{key} has a value of the wrong type: {value}."
         if isinstance(cause, OverrideParseException):

@@ -184,6 +184,12 @@ def check_at_least(key: str, value: float | None, low: float) -> None:
         raise UserError(f"{key}={value} is out of range: it must be at least {low}.")
 
 
+def check_at_most(key: str, value: float, high: float) -> None:
+    """The value is at most `high`; else a UserError."""
+    if not value <= high:
+        raise UserError(f"{key}={value} is out of range: it must be at most {high}.")
+
+
 def check_above(key: str, value: float | None, low: float) -> None:
     """The value is null or finite and above `low`; else a UserError."""
     if value is not None and not low < value < float("inf"):

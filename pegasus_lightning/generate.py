@@ -33,7 +33,8 @@ Fields, for example
   count=64  seed=0  out=FOLDER (default: inside the run's folder)  split=test  'figures=[pegasi,best]'
   pegasus.pairs=random, colour, matched  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
   pegasus.mixing=lerp, slerp, direction  'pegasus.ratio=[0.4,0.6]' (0 first class, 1 second)
-  pegasus.codes=sampled, mean  score.critic=1  score.overlap=1  search.ratios=4  search.steps=80
+  pegasus.codes=sampled, mean  score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
+  search.start_weight=0.5  search.prior_weight=10  search.most_per_parent=2
   originals=false (show parents as reconstructions only)  gpus=0 (CPU)
   data.root=photos 'data.classes=[cat,ship]' or data=silhouettes: other images than the run was trained on
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,67 +15,71 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.composing import data_settings
-from pegasus_lightning.config import IMAGE_SIZE, plain, validate_data
+from pegasus_lightning.config import plain, validate_data
 from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.devices import choose_devices, hide_gpus
+from pegasus_lightning.drawing import GALLERY, draw, how, wants, write_pictures
 from pegasus_lightning.errors import UserError
-from pegasus_lightning.figures import chimera, save_png, to_uint8
-from pegasus_lightning.figures.diagram import diagram_figure, plan
+from pegasus_lightning.figures import chimera, to_uint8
 from pegasus_lightning.files import whole_folder, write_json
-from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.pegasus.mixing import Recipes, recipes
-from pegasus_lightning.trained import TrainedRun, check_classes, find_runs, open_run
+from pegasus_lightning.pegasus.mixing import recipes
+from pegasus_lightning.pegasus.pairs import choose_pairs
+from pegasus_lightning.pegasus.settings import FIGURES
+from pegasus_lightning.runs import NOT_IDENTITY
+from pegasus_lightning.trained import TrainedRun, check_classes, find_runs, open_runs
 from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, pairs_for
 
-SHOWN = 64  # in the figure of many
-GALLERY = 16
-REPEATS, REPEAT_STEPS = 6, 11
 COMPARED = 8
 # What changes nothing but where results go, what is drawn of them and how fast.
-NOT_IDENTITY = ("run", "out", "figures", "originals", "image_scale", "gpus")
+NOT_PEGASI = ("run", "out", "figures", "originals", "image_scale", "gpus")
 
 
 def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     """Make pegasi as a validated `GenerateConfig` wants them; returns the folders written.
 
     Raises:
-        UserError: no such run, device, data, class, image or pair. Nothing was written then.
+        UserError: no such run, device, data, class, image or pair, or no place for the results. Nothing was
+            written then.
     """
     settings = plain(config)
     device = _device(settings["gpus"])
-    runs = [open_run(path, device) for path in find_runs(settings["run"])]
-    parents, origin = _parents(runs, settings, data_overrides)
-    alone = settings["first"] is not None
-    _check_figures(settings, len(runs), alone)
-    tried = settings["search"]["pairs"] if settings["search"]["method"] != "none" else settings["count"]
-    pairs = pairs_for(
-        parents, settings["pegasus"] | ({"pairs": "random"} if alone else {}), 1 if alone else tried, settings["seed"]
-    )
+    runs = open_runs(find_runs(settings["run"]), device)
+    if settings["first"] is not None:
+        parents, origin = _two_files(runs, settings, data_overrides)
+        settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}
+        pairs = choose_pairs(parents.first, parents.second, 1, method="random")
+    else:
+        parents, origin = _parents(runs, settings, data_overrides)
+        tried = settings["count"] if settings["search"]["method"] == "none" else settings["search"]["pairs"]
+        pairs = pairs_for(parents, settings["pegasus"], tried, settings["seed"])
     folders = [_place(run, settings, origin, several=len(runs) > 1) for run in runs]
-    if not alone:
+    beside = _place_beside(runs, settings, origin)
+    if settings["first"] is None:
         print(pairs.sentence(), flush=True)
 
-    written = []
     for run, folder in zip(runs, folders, strict=True):
         with run.model.inference():
             workshop = Workshop(run.model, parents, pairs, settings)
-            pegasi = make_pegasi(workshop, 1 if alone else settings["count"], workshop.default_score())
-            pictures = _draw(run, workshop, pegasi, settings)
+            pegasi = make_pegasi(workshop, settings["count"], workshop.default_score())
+            pictures = draw(run, workshop, pegasi, settings)
         with whole_folder(folder) as staged:
-            _write_pictures(staged, pictures, run.model.batches_done)
+            write_pictures(staged, pictures, run.model.batches_done)
             write_json(staged / "pegasi.json", _record(run, workshop, pegasi, settings, origin))
             with open(staged / "pegasi.npz", "wb") as file:
                 images = to_uint8(pegasi.mixes.images).transpose(0, 3, 1, 2)
-                np.savez(file, images=images, codes=pegasi.mixes.codes.cpu().numpy())
-        count = len(pegasi.chosen)
+                trace = np.zeros((0, len(images))) if pegasi.ascent is None else pegasi.ascent.trace.numpy()
+                np.savez(file, images=images, codes=pegasi.mixes.codes.cpu().numpy(), trace=trace)
+        count, asked = len(pegasi.chosen), settings["count"]
         made = "one pegasus" if count == 1 else f"{count:,} pegasi"
+        fewer = "" if count == asked else f" ({asked} were asked for: there were no more mixes)"
         sought = "" if pegasi.tried == count else f", the best of {pegasi.tried:,} mixes"
-        print(f"{run.name}: {made}{sought}\n  {folder}", flush=True)
-        written.append(folder)
-    if len(runs) > 1 and _wants(settings, "compare"):
-        written.append(_compare(runs, parents, settings, origin))
-    return written
+        print(f"{run.name}: {made}{fewer}{sought}\n  {folder}", flush=True)
+    if beside is None:
+        return folders
+    _compare(runs, parents, settings, beside)
+    print(f"all of them on {COMPARED} pairs\n  {beside}", flush=True)
+    return [*folders, beside]
 
 
 def _device(gpus: int | None) -> torch.device:
@@ -84,47 +89,54 @@ def _device(gpus: int | None) -> torch.device:
     return torch.device("cuda:0" if devices.accelerator == "cuda" else "cpu")
 
 
-def _wants(settings: dict[str, Any], figure: str) -> bool:
-    return settings["figures"] is None or figure in settings["figures"]
+def _two_files(
+    runs: list[TrainedRun], settings: dict[str, Any], overrides: Sequence[str]
+) -> tuple[Parents, dict[str, Any]]:
+    """Two image files as the only parents, and how that is recorded."""
+    from pegasus_lightning.data.image_folder import read_image
 
-
-def _check_figures(settings: dict[str, Any], runs: int, alone: bool) -> None:
-    named = settings["figures"] or ()
-    if "compare" in named and (runs < 2 or alone):
-        raise UserError("figures=[compare] compares runs on pairs of the data: name two or more with run=A run=B.")
-    if "filmstrip" in named and settings["search"]["method"] != "guided":
-        raise UserError("figures=[filmstrip] shows a guided search: say search=guided too.")
-    if "interpolation" in named and not (alone and settings["originals"]):
-        raise UserError("figures=[interpolation] is for two image files: say first=IMAGE and second=IMAGE.")
-    if "gallery" in named and (alone or settings["count"] < 2):
-        raise UserError("figures=[gallery] shows the next best ones: it needs count=2 or more, and no first=.")
+    if overrides:
+        raise UserError("first= and second= are the parents: leave data out.")
+    for run in runs:
+        if run.classes != runs[0].classes:
+            raise UserError(f"{runs[0].path} and {run.path} were trained on different classes: take one at a time.")
+        if settings["search"]["method"] != "none" and not run.model.config.sample_codes:
+            raise UserError(f"{run.path} is not searched: its codes are not sampled, so two images have few mixes.")
+    paths = [Path(settings[key]).expanduser() for key in ("first", "second")]
+    first, second = (torch.tensor(read_image(path))[None] for path in paths)
+    classes = runs[0].classes
+    return Parents(first, second, (classes[0], classes[1])), {"files": [str(path) for path in paths]}
 
 
 def _parents(
     runs: list[TrainedRun], settings: dict[str, Any], overrides: Sequence[str]
 ) -> tuple[Parents, dict[str, Any]]:
     """The images that parents are taken from, and where they come from, as it is recorded."""
-    if settings["first"] is not None:
-        from pegasus_lightning.data.image_folder import read_image
-
-        paths = [Path(settings[key]).expanduser() for key in ("first", "second")]
-        first, second = (torch.tensor(read_image(path))[None] for path in paths)
-        classes = runs[0].model.hparams["classes"]
-        return Parents(first, second, (classes[0], classes[1])), {"files": [str(path) for path in paths]}
     known = [run.config.data for run in runs if run.config is not None]
     if not known and not overrides:
         raise UserError(
             f"{runs[0].path} is a checkpoint on its own, which does not say where images come from: add for "
             "example data=silhouettes, or data=image_folder data.root=FOLDER, or first=IMAGE second=IMAGE."
         )
-    if not overrides and any(plain(data) != plain(known[0]) for data in known):
+    if not overrides and any(_images(data) != _images(known[0]) for data in known):
         raise UserError("These runs were trained on different data. Say which to take parents from, as in data=SOURCE.")
     config = data_settings(known[0] if known else None, overrides)
     assert config is not None
     validate_data(config)
     for run in runs:
         check_classes(run, config)
-    return Parents.of(load_split(config, settings["split"])), {"split": settings["split"]} | plain(config)
+    try:
+        data = load_split(config, settings["split"])
+    except UserError as error:
+        moved = "" if overrides else f" {runs[0].path} had its images there; data.root=FOLDER says where they are now."
+        raise UserError(f"{error}{moved}") from error
+    return Parents.of(data), {"split": settings["split"]} | _images(config)
+
+
+def _images(data: DictConfig) -> dict[str, Any]:
+    """What of a data configuration decides which images there are."""
+    ways = ("batch_size", "flip", "validation_fraction", *NOT_IDENTITY["data"])
+    return {key: value for key, value in plain(data).items() if key not in ways}
 
 
 def _place(run: TrainedRun, settings: dict[str, Any], origin: dict[str, Any], *, several: bool) -> Path:
@@ -135,122 +147,57 @@ def _place(run: TrainedRun, settings: dict[str, Any], origin: dict[str, Any], *,
     else:
         home = run.folder / "pegasi" if run.folder else run.checkpoint.with_name(f"{run.checkpoint.stem}-pegasi")
         folder = home / _title(settings, origin, run.model.batches_done)
-    _check_free(folder, "pegasi.json")
-    return folder
+    return _free(folder)
 
 
-def _check_free(folder: Path, ours: str) -> None:
-    if folder.absolute() == Path.cwd():
+def _place_beside(runs: list[TrainedRun], settings: dict[str, Any], origin: dict[str, Any]) -> Path | None:
+    """The folder for what shows all runs side by side; None where nothing does."""
+    possible = len(runs) > 1 and settings["first"] is None
+    if not possible and "compare" in (settings["figures"] or ()):
+        raise UserError("figures=[compare] compares runs on pairs of the data: name two or more with run=A run=B.")
+    if not possible or not wants(settings, "compare"):
+        return None
+    if settings["out"] is not None:
+        return _free(Path(settings["out"]).expanduser() / "compare")
+    title = _title(settings, origin, *(str(run.path) for run in runs), *(run.model.batches_done for run in runs))
+    return _free(runs[0].path.parent / "compare" / title)
+
+
+def _free(folder: Path) -> Path:
+    """`folder`, if it can be made, or holds nothing but what an earlier call left. Raises UserError else."""
+    place = folder.absolute()
+    if place == Path.cwd():
         raise UserError(f"out={folder} is the folder you stand in: name another one, such as out=pegasi.")
-    taken = folder.exists() and not (folder / ours).exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken or folder.is_symlink():
+    ours = {"pegasi.json", "pegasi.npz", "tensorboard", *(f"{name}.png" for name in FIGURES)}
+    if place.is_symlink() or place.is_file() or (place.is_dir() and {entry.name for entry in place.iterdir()} - ours):
         raise UserError(f"out={folder} exists and holds something else: name another folder.")
+    above = next(parent for parent in place.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"out={folder} cannot be made: {above} is not a folder that can be written to.")
+    return folder
 
 
 def _title(settings: dict[str, Any], origin: dict[str, Any], *more: Any) -> str:
     """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of all that decides the pegasi>`."""
-    identity = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    identity = {key: value for key, value in settings.items() if key not in NOT_PEGASI}
     code = hashlib.sha256(json.dumps([identity, origin, *more], sort_keys=True).encode()).hexdigest()[:8]
-    kind = "files" if "files" in origin else settings["pegasus"]["pairs"]
-    return f"{kind}-{settings['pegasus']['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
-
-
-def _footer(run: TrainedRun, settings: dict[str, Any], tried: int) -> str:
     pegasus = settings["pegasus"]
-    low, high = pegasus["ratio"]
-    pairs = "two image files" if settings["first"] else f"{pegasus['pairs']} pairs"
-    drawn = "sampled codes" if pegasus["codes"] == "sampled" and run.model.config.sample_codes else "codes not sampled"
-    method = settings["search"]["method"]
-    sought = {"none": "no search", "best_of": f"best of {tried:,}", "guided": f"best of {tried:,}, then guided"}[method]
-    how = f"{pairs}, {pegasus['mixing']}, ratio {low:g} to {high:g}, {drawn}, {sought}"
-    return f"{run.name}, batch {run.model.batches_done}, {how}, seed {settings['seed']}"
-
-
-def _draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The figures that are wanted and that there is something to draw for, by name."""
-    chosen, mixes, scores = pegasi.chosen, pegasi.mixes, pegasi.scores
-    look: dict[str, Any] = {"classes": workshop.parents.classes, "footer": _footer(run, settings, pegasi.tried)}
-    scaled = look | {"scale": settings["image_scale"]}
-    low, high = settings["pegasus"]["ratio"]
-    best = pegasi.best(1 + GALLERY)
-    top, others = best[:1], best[1:]
-    originals = tuple(images[0] for images in workshop.originals(chosen.take(top)))
-    pictures = {}
-    if _wants(settings, "pegasi") and len(chosen) > 1:
-        pictures["pegasi"] = chimera.pegasi_figure(mixes.images[:SHOWN], **scaled)
-    if _wants(settings, "best"):
-        one = mixes.take(top)
-        pictures["best"] = chimera.best_figure(
-            one.images[0],
-            one.first[0],
-            one.second[0],
-            ratio=one.ratios[0].item(),
-            scores={name: values[top][0].item() for name, values in pegasi.terms.items()},
-            originals=originals if settings["originals"] else None,  # type: ignore[arg-type]
-            **look,
-        )
-    if _wants(settings, "gallery") and len(others):
-        good = mixes.take(others)
-        pictures["gallery"] = chimera.gallery_figure(
-            good.images, good.first, good.second, ratios=good.ratios.cpu(), scores=scores[others], **scaled
-        )
-    ratios = torch.linspace(0, 1, REPEAT_STEPS)
-    if _wants(settings, "interpolation") and settings["first"] is not None and settings["originals"]:
-        pictures["interpolation"] = chimera.interpolation_figure(
-            workshop.interpolations(chosen.take(top), ratios)[0],
-            ratios=ratios,
-            parents=originals,  # type: ignore[arg-type]
-            pegasus_range=(low, high),
-            **scaled,
-        )
-    if _wants(settings, "repeats"):
-        again = chosen.take(top.repeat(REPEATS))
-        anew = Recipes(again.first, again.second, again.ratios, pegasi.tried + torch.arange(REPEATS))
-        fixed = not (workshop.mixer.sampled and run.model.config.sample_codes)
-        pictures["repeats"] = chimera.repeats_figure(
-            workshop.interpolations(anew, ratios),
-            ratios=ratios,
-            pegasus_range=(low, high),
-            note="All rows are alike: the codes are not sampled." if fixed else "",
-            **scaled,
-        )
-    if _wants(settings, "diagram"):
-        pictures["diagram"] = diagram(run.model, title=f"The networks of {run.name}")
-    if _wants(settings, "filmstrip") and pegasi.ascent is not None:
-        ascent = pegasi.ascent
-        pictures["filmstrip"] = chimera.filmstrip_figure(
-            ascent.frames, steps=ascent.steps, trace=ascent.trace, **scaled
-        )
-    return pictures
-
-
-def diagram(model: TwoPlayerModel, *, title: str, footer: str = "") -> np.ndarray:
-    """The model's networks as a picture, with shapes and parameter counts."""
-    image = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, device=model.device)
-    code = torch.zeros(2, model.config.networks.latent_dim, device=model.device)
-    examples = {"encoder": image, "decoder": code, "critic": image}
-    networks = {name: getattr(model, name) for name in examples}
-    plans = [plan(name, network, examples[name]) for name, network in networks.items() if network is not None]
-    return diagram_figure(plans, title=title, footer=footer)
-
-
-def _write_pictures(folder: Path, pictures: dict[str, np.ndarray], step: int) -> None:
-    """As PNG, and into TensorBoard at `step` batches done."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for name, picture in pictures.items():
-            save_png(picture, folder / f"{name}.png")
-            writer.add_image(f"pegasi/{name}", picture, step, dataformats="HWC")
+    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
 
 
 def _record(
     run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str, Any], origin: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `pegasi.json` says: how they were made, and of each its parents, ratio, seed and scores."""
+    """What `pegasi.json` says: how they were made, and of each its parents, ratio, seed and scores.
+
+    After a guided search ratio and draw are those of the mix that it began with, whose score is `score_before`; the
+    codes it led to are in `pegasi.npz`.
+    """
     classes = workshop.parents.classes
     first, second = (indices.tolist() for indices in workshop.parent_indices(pegasi.chosen))
     scores = {name: values.tolist() for name, values in pegasi.terms.items()} | {"score": pegasi.scores.tolist()}
+    if pegasi.ascent is not None:
+        scores |= {"objective": pegasi.ranking.tolist(), "score_before": pegasi.ascent.trace[0].tolist()}
     pairs = workshop.pairs
     return {
         "run": str(run.path),
@@ -259,7 +206,7 @@ def _record(
         "parents": origin,
         "pairs": {"candidates": pairs.candidates, "possible": pairs.possible},
         "mixes_tried": pegasi.tried,
-        "settings": {key: value for key, value in settings.items() if key not in NOT_IDENTITY},
+        "settings": {key: value for key, value in settings.items() if key not in NOT_PEGASI},
         "best": pegasi.best(1 + GALLERY).tolist(),
         "pegasi": [
             {
@@ -276,41 +223,32 @@ def _record(
     }
 
 
-def _compare(runs: list[TrainedRun], parents: Parents, settings: dict[str, Any], origin: dict[str, Any]) -> Path:
-    """The same pairs at the same ratios through every model, beside the pixel average. Returns the folder."""
-    if settings["out"] is not None:
-        folder = Path(settings["out"]).expanduser() / "compare"
-    else:
-        title = _title(settings, origin, *(str(run.path) for run in runs), *(run.model.batches_done for run in runs))
-        folder = runs[0].path.parent / "compare" / title
-    _check_free(folder, "compare.png")
-    pairs = pairs_for(parents, settings["pegasus"], COMPARED, settings["seed"])
-    low, high = settings["pegasus"]["ratio"]
+def _compare(runs: list[TrainedRun], parents: Parents, settings: dict[str, Any], folder: Path) -> None:
+    """The same pairs at the same ratios through every model, beside the pixel average."""
+    pegasus, seed = settings["pegasus"], settings["seed"]
+    pairs = pairs_for(parents, pegasus, COMPARED, seed)
     rows: list[tuple[str, Tensor]] = []
     shown: list[Tensor] = []
     for run in runs:
         with run.model.inference():
             workshop = Workshop(run.model, parents, pairs, settings)
-            chosen = recipes(workshop.pairs, (low, high), seed=settings["seed"])
+            chosen = recipes(workshop.pairs, tuple(pegasus["ratio"]), seed=seed)
             mixes = workshop.make(chosen)
         rows.append((run.name, mixes.images.cpu()))
         if not shown:
             own = [to_float(images) for images in workshop.originals(chosen)]
             shown = own if settings["originals"] else [mixes.first.cpu(), mixes.second.cpu()]
-    ratios = chosen.ratios
-    blend = torch.lerp(shown[0], shown[1], ratios[:, None, None, None])
+    batches = ", ".join(dict.fromkeys(str(run.model.batches_done) for run in runs))
     picture = chimera.compare_figure(
         rows,
         shown[0],
         shown[1],
         classes=parents.classes,
-        ratios=ratios,
+        ratios=chosen.ratios,
         parents_caption="original" if settings["originals"] else f"as {runs[0].name} decodes it",
-        controls=[("pixel average", blend)],
-        footer=f"{settings['pegasus']['pairs']} pairs, {settings['pegasus']['mixing']}, seed {settings['seed']}",
+        controls=[("pixel average", torch.lerp(shown[0], shown[1], chosen.ratios[:, None, None, None]))],
+        footer=f"{how(settings)}, {pegasus['codes']} codes, batch {batches}, seed {seed}",
         scale=settings["image_scale"],
     )
     with whole_folder(folder) as staged:
-        _write_pictures(staged, {"compare": picture}, max(run.model.batches_done for run in runs))
-    print(f"compared on {len(ratios)} pairs\n  {folder}", flush=True)
-    return folder
+        write_pictures(staged, {"compare": picture}, max(run.model.batches_done for run in runs))

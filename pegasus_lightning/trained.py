@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pegasus_lightning.data.common import listing
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.models.two_player import TwoPlayerModel
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -26,12 +29,14 @@ class TrainedRun:
         path: what was asked for: the run's folder, or the file.
         checkpoint: the file that was loaded.
         config: the run's configuration; None for a file that lies outside a run's folder.
+        name: what captions and folders call it.
     """
 
     path: Path
     checkpoint: Path
     model: TwoPlayerModel
     config: DictConfig | None
+    name: str
 
     @property
     def folder(self) -> Path | None:
@@ -39,16 +44,21 @@ class TrainedRun:
         return None if self.config is None else self.checkpoint.parent.parent
 
     @property
-    def name(self) -> str:
-        """What captions call it: the folder's name without the hash and the name of the data."""
-        if self.config is None:
-            return self.checkpoint.stem
-        name = re.sub(r"-[0-9a-f]{8}$", "", self.checkpoint.parent.parent.name)
-        return name.replace(f",{self.config.data.get('source')}", "")
+    def classes(self) -> list[str]:
+        """The two classes it was trained on."""
+        return list(self.model.hparams["classes"])
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir()
+
+
+def _saved(runs: list[Path]) -> list[Path]:
+    """Those that saved a checkpoint; the others (still in their first epoch, or failed) are named in the log."""
+    for run in runs:
+        if not any((run / "checkpoints").glob("*.ckpt")):
+            log.warning("%s has no checkpoint yet: left out.", run)
+    return [run for run in runs if any((run / "checkpoints").glob("*.ckpt"))]
 
 
 def find_runs(places: Sequence[str]) -> list[Path]:
@@ -60,16 +70,19 @@ def find_runs(places: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
+        if path.name == "checkpoints" and path.is_dir():
+            path = path.parent
         if path.is_file() or (path.is_dir() and _is_run(path)):
             found.append(path)
         elif path.is_dir():
             inside = sorted({p.parent for depth in ("*", "*/*", "*/*/*") for p in path.glob(f"{depth}/checkpoints")})
             if not inside:
                 raise UserError(f"{path} holds no trained run: no folder in it has checkpoints.")
-            found += inside
+            found += _saved(inside)
         else:
             matches = [Path(match) for match in sorted(glob.glob(str(path)))]
-            trained = [match for match in matches if match.is_file() or _is_run(match)]
+            trained = [match for match in matches if match.is_file()]
+            trained += _saved([match for match in matches if _is_run(match)])
             if not trained:
                 beside = sorted(entry.name for entry in path.parent.glob("*/") if _is_run(entry))
                 hint = did_you_mean(path.name, beside) or (f" Runs there: {listing(beside)}." if beside else "")
@@ -79,29 +92,46 @@ def find_runs(places: Sequence[str]) -> list[Path]:
 
 
 def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
-    """Load what `find_runs` found.
+    """Load what `find_runs` found. Its name is the folder's, without the hash and the name of the data.
 
     Raises:
         UserError: no checkpoint, a corrupt or foreign one, or a config.yaml that cannot be read.
     """
     checkpoint = find_checkpoint(path)
     model = load_model(checkpoint, device)
-    config_file = checkpoint.parent.parent / "config.yaml"
+    home = checkpoint.parent.parent
+    config_file = home / "config.yaml"
     if checkpoint.parent.name != "checkpoints" or not config_file.exists():
-        return TrainedRun(path, checkpoint, model, None)
+        return TrainedRun(path, checkpoint, model, None, checkpoint.stem)
     try:
         config = OmegaConf.load(config_file)
     except Exception as error:  # YAML's and OmegaConf's errors have no common ancestor
         raise UserError(f"{config_file} cannot be read ({type(error).__name__}).") from error
     if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):
         raise UserError(f"{config_file} is not the configuration of a run: it has no section `data`.")
-    return TrainedRun(path, checkpoint, model, config)
+    name = re.sub(r"-[0-9a-f]{8}$", "", home.name).replace(f",{config.data.get('source')}", "")
+    return TrainedRun(path, checkpoint, model, config, name)
+
+
+def open_runs(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[TrainedRun]:
+    """`open_run` of each, under names that differ: with the hash, the checkpoint or a number where they must."""
+    runs = [open_run(path, device) for path in paths]
+    longer = (
+        lambda run, i: run.name,
+        lambda run, i: run.name if run.folder is None else run.folder.name,
+        lambda run, i: f"{run.name if run.folder is None else run.folder.name}-{run.checkpoint.stem}",
+        lambda run, i: f"{run.name}-{i + 1}",
+    )
+    for call in longer:
+        names = [call(run, i) for i, run in enumerate(runs)]
+        if len(set(names)) == len(names):
+            break
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def check_classes(run: TrainedRun, data: Any) -> None:
     """Raise UserError unless the model was trained on both classes of a `data` configuration."""
-    known = list(run.model.hparams["classes"])
     for name in data.classes:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise UserError(f"{run.path} was not trained on '{name}': its classes are {', '.join(known)}.{hint}")
+        if name not in run.classes:
+            hint = did_you_mean(name, run.classes)
+            raise UserError(f"{run.path} was not trained on '{name}': its classes are {', '.join(run.classes)}.{hint}")

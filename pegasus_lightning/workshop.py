@@ -15,7 +15,7 @@ from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.latent import Posterior, class_direction, mix
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.networks import with_statistics_of
-from pegasus_lightning.pegasus.mixing import Mixer, Mixes, Recipes, in_batches, recipes
+from pegasus_lightning.pegasus.mixing import BATCH, Mixer, Mixes, Recipes, in_batches, recipes
 from pegasus_lightning.pegasus.pairs import Pairs, choose_pairs
 from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, Score, total
 from pegasus_lightning.pegasus.search import Ascent, best_of, guided, keep_best
@@ -23,7 +23,7 @@ from pegasus_lightning.randomness import Stream, generator
 
 REFERENCE = 512  # images that a critic's opinion is measured against
 LEAST_REFERENCE = 64
-STRIPS = 6  # guided searches whose way is kept
+GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
 
 def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
     """q(z|x) of uint8 images (N, 3, 32, 32), in batches, on the model's device."""
-    parts = [model.encode(to_float(part.to(model.device))) for part in images.split(256)]
+    parts = [model.encode(to_float(part.to(model.device))) for part in images.split(BATCH)]
     means, log_variances = ([getattr(p, name) for p in parts] for name in ("mean", "log_variance"))
     return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
 
@@ -152,7 +152,8 @@ class Pegasi:
         chosen: their recipes.
         terms: their score's named terms, (N,) each.
         tried: how many candidates there were.
-        ascent: of the first STRIPS, where the search was guided.
+        ascent: where the search was guided, in the same order; its frames are those of `filmed` alone.
+        filmed: indices of the pegasi whose way there are frames of.
     """
 
     chosen: Recipes
@@ -160,15 +161,24 @@ class Pegasi:
     terms: Mapping[str, Tensor]
     tried: int
     ascent: Ascent | None = None
+    filmed: Tensor | None = None
 
     @property
     def scores(self) -> Tensor:
         """The sum of the terms, (N,), on the CPU."""
         return total(self.terms).cpu()
 
+    @property
+    def ranking(self) -> Tensor:
+        """What orders them, (N,), on the CPU: the score, or after a guided search its objective.
+
+        (A score that saturates is raised to its top for all; the objective still tells how far each had to go.)
+        """
+        return self.scores if self.ascent is None else self.ascent.objective.cpu()
+
     def best(self, count: int) -> Tensor:
-        """Indices of the best `count`, best first, no parent twice where there are enough."""
-        return keep_best(self.scores, self.chosen, min(count, len(self.chosen)), most_per_parent=1)
+        """Indices of the best `count` by `ranking`, best first, no parent twice where there are enough."""
+        return keep_best(self.ranking, self.chosen, min(count, len(self.chosen)), most_per_parent=1)
 
 
 def make_pegasi(workshop: Workshop, count: int, score: Score) -> Pegasi:
@@ -186,19 +196,19 @@ def make_pegasi(workshop: Workshop, count: int, score: Score) -> Pegasi:
     if method != "guided":
         return Pegasi(chosen, mixes, _in_parts(score, mixes, search["batch_size"]), len(candidates))
     ascents = [_ascend(workshop, part, score) for part in mixes.split(search["batch_size"])]
-    mixes = Mixes.cat([ascent.mixes for ascent in ascents])
-    terms = _in_parts(score, mixes, search["batch_size"])
-    order = torch.sort(total(terms), descending=True, stable=True).indices  # another one than before, perhaps
-    terms = {name: values[order] for name, values in terms.items()}
-    order = order.cpu()
-    strips, mixes = order[:STRIPS], mixes.take(order)
-    shown = Ascent(
-        mixes.take(torch.arange(len(strips))),
-        torch.cat([ascent.trace for ascent in ascents], 1)[:, strips],
-        torch.cat([ascent.frames.cpu() for ascent in ascents], 1)[:, strips],
+    objective = torch.cat([ascent.objective for ascent in ascents])
+    order = torch.sort(objective, descending=True, stable=True).indices.cpu()  # another one than before, perhaps
+    mixes = Mixes.cat([ascent.mixes for ascent in ascents]).take(order)
+    filmed = torch.nonzero(order < ascents[0].frames.shape[1]).flatten()
+    ascent = Ascent(
+        mixes,
+        objective[order.to(objective.device)],
+        torch.cat([ascent.trace for ascent in ascents], 1)[:, order],
+        ascents[0].frames[:, order[filmed].to(mixes.codes.device)],
         ascents[0].steps,
     )
-    return Pegasi(chosen.take(order), mixes, terms, len(candidates), shown)
+    terms = _in_parts(score, mixes, search["batch_size"])
+    return Pegasi(chosen.take(order), mixes, terms, len(candidates), ascent, filmed)
 
 
 def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
@@ -209,7 +219,7 @@ def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
         score,
         critic=workshop.critic,
         prior=workshop.prior(),
-        **{name: search[name] for name in ("steps", "lr", "critic_weight", "prior_weight")},
+        **{name: search[name] for name in GUIDANCE},
     )
 
 

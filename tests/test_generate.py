@@ -169,6 +169,12 @@ def test_guidance_raises_the_score(run: Path, tmp_path: Path, generate: Callable
         sum(pegasus["scores"]["score"] for pegasus in record(tmp_path / name)["pegasi"]) for name in ("best", "guided")
     )
     assert after > before + 0.05
+    said = record(tmp_path / "guided")["pegasi"]
+    objectives = [pegasus["scores"]["objective"] for pegasus in said]
+    assert objectives == sorted(objectives, reverse=True)
+    with np.load(tmp_path / "guided" / "pegasi.npz") as arrays:
+        assert arrays["trace"].shape == (21, 5)
+        assert np.allclose(arrays["trace"][0], [pegasus["scores"]["score_before"] for pegasus in said], atol=1e-5)
 
 
 def test_figures_go_into_tensorboard_at_the_batch_that_the_model_was_saved_at(
@@ -287,9 +293,82 @@ def test_an_error_while_writing_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pegasus_lightning.generation.write_json", full)
-    with pytest.raises(OSError, match="No space"):
-        generate(f"run={run}", f"out={tmp_path / 'deep' / 'out'}", "count=2", FAR)
+    answer = generate(f"run={run}", f"out={tmp_path / 'deep' / 'out'}", "count=2", FAR)
+    assert answer.code == 1
+    assert "No space left" in answer.err
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_results_replace_results_and_nothing_else(run: Path, tmp_path: Path, generate: Callable[..., Answer]) -> None:
+    out = tmp_path / "out"
+    common = [f"run={run}", "count=2", "figures=[best]", FAR]
+    assert generate(*common, f"out={out}").code == 0
+    assert generate(*common, f"out={out}", "seed=1").code == 0
+    assert record(out)["settings"]["seed"] == 1
+    (out / "notes.txt").write_text("mine")
+    refused = generate(*common, f"out={out}", "seed=2")
+    assert refused.code == 2
+    assert "holds something else" in refused.err
+    assert record(out)["settings"]["seed"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+    assert generate(*common, f"out={run / 'config.yaml' / 'out'}").code == 2  # inside a file
+
+
+def test_two_runs_of_one_name_do_not_share_a_folder(run: Path, tmp_path: Path, generate: Callable[..., Answer]) -> None:
+    for place in ("a", "b"):
+        shutil.copytree(run, tmp_path / place / "vae-s0-0123abcd")
+    out = tmp_path / "out"
+    runs = [f"run={tmp_path / place / 'vae-s0-0123abcd'}" for place in ("a", "b")]
+    assert generate(*runs, f"out={out}", "count=2", "figures=[best]", FAR).code == 0
+    assert len([folder for folder in out.iterdir() if (folder / "pegasi.json").exists()]) == 2
+
+
+def test_what_is_not_about_images_does_not_make_two_runs_differ(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    other = shutil.copytree(run, tmp_path / "other-s0-0123abcd")
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 16", "batch_size: 8"))
+    common = [f"run={run}", f"run={other}", "count=2", "figures=[best]", FAR]
+    assert generate(*common, f"out={tmp_path / 'a'}").code == 0
+    config.write_text(config.read_text().replace("test_per_class: 30", "test_per_class: 29"))
+    answer = generate(*common, f"out={tmp_path / 'b'}")
+    assert answer.code == 2
+    assert "different data" in answer.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_nothing_is_written_where_the_picture_of_all_cannot_be(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    other = shutil.copytree(run, tmp_path / "other-s0-0123abcd")
+    out = tmp_path / "out"
+    (out / "compare").mkdir(parents=True)
+    (out / "compare" / "thesis.txt").write_text("mine")
+    assert generate(f"run={run}", f"run={other}", f"out={out}", "count=2", FAR).code == 2
+    assert [path.name for path in out.iterdir()] == ["compare"]
+
+
+def test_directions_lead_from_class_to_class(run: Path, tmp_path: Path, generate: Callable[..., Answer]) -> None:
+    out = tmp_path / "out"
+    more = ["pegasus.mixing=direction", "pegasus.ratio=[0.5,0.5]", "pegasus.codes=mean", FAR]
+    assert generate(f"run={run}", f"out={out}", "count=3", *more).code == 0
+    drawn, labels = load(["horse", "bird"], "test", 30, 0)
+    model = load_model(run)
+    with model.inference():
+        means = model.encode(to_float(drawn)).mean
+        way = means[labels == 1].mean(0) - means[labels == 0].mean(0)
+        chosen = [pegasus["first"]["index"] for pegasus in record(out)["pegasi"]]
+        wanted = to_uint8(model.decode(means[labels == 0][chosen] + 0.5 * way)).transpose(0, 3, 1, 2)
+    assert np.abs(wanted.astype(int) - images_in(out)).max() <= 1
+
+
+def test_fewer_pegasi_than_were_asked_for_are_owned_up_to(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    search = ["search=best_of", "search.pairs=3", "search.ratios=1"]
+    answer = generate(f"run={run}", f"out={tmp_path / 'out'}", "count=9", "figures=[best]", FAR, *search)
+    assert "3 pegasi (9 were asked for" in answer.out
 
 
 REFUSED: list[tuple[list[str], list[str]]] = [
@@ -315,6 +394,18 @@ REFUSED: list[tuple[list[str], list[str]]] = [
     (["run={run}", "first={folder}/broken.png"], ["first= and second="]),
     (["run={run}", "first={folder}/broken.png", "second={folder}/nix.png"], ["broken.png", "not a PNG or JPEG image"]),
     (["run={run}", "first={folder}/nix.png", "second={folder}/broken.png"], ["There is no image", "nix.png"]),
+    (["run={run}", "first={folder}/a.png", "second={folder}/a.png", "data=silhouettes"], ["leave data out"]),
+    (["run={run}", "first={folder}/a.png", "second={folder}/a.png", "pegasus.threshold=1"], ["pegasus.threshold"]),
+    (["run={run}", "search.pairs=25000"], ["search=best_of"]),
+    (["run={run}", "count=100000000000"], ["count", "at most"]),
+    (["run={run}", "pegasus.ratio=[1e39,1e39]"], ["pegasus.ratio"]),
+    (["run={run}", "figures=best"], ["takes a list", "figures=[one]"]),
+    (["run={run}", "data=silhouettes,cifar10"], ["one at a time"]),
+    (["run={run}", "data.test_per_class=some"], ["data.test_per_class", "wrong type"]),
+    (["run={run}", "data=image_folder", "data.root={folder}/moved"], ["There is no folder"]),
+    (["run={run}", "--hydra-help"], ["no option --hydra_help"]),
+    (["run="], ["run=FOLDER"]),
+    (["run={run}", "out={folder}"], ["the folder you stand in"]),
     (["run={run}", "out={folder}/full"], ["holds something else"]),
     (["run={run}", "gpus=1"], ["gpus=1", "Type gpus=0"]),
     (["run={run}", "-m"], ["no -m"]),

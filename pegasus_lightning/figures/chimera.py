@@ -97,7 +97,7 @@ def gallery_figure(
     ratio_values, score_values = _numbers("ratios", ratios, len(mixes)), _numbers("scores", scores, len(mixes))
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
-    captions = [f"ratio {r:.2f}\nscore {s:.2f}" for r, s in zip(ratio_values, score_values, strict=True)]
+    captions = [f"ratio {r:.2f}\nscore {_short(s)}" for r, s in zip(ratio_values, score_values, strict=True)]
     columns = min(columns, len(mixes))
     missing = torch.tensor(BACKGROUND, dtype=torch.uint8)[:, None, None].expand(-len(mixes) % columns, *mixes.shape[1:])
     cells = torch.stack([torch.cat([row, missing]) for row in rows])
@@ -134,8 +134,7 @@ def repeats_figure(
     times = _count(len(rows), "time", "times") + ("" if note else "; z is drawn anew for each row")
     return image_grid(
         rows,
-        title=f"One {names[0]} and one {names[1]}, interpolated {times}"
-        + ("" if note else "; z is drawn anew for each row"),
+        title=f"One {names[0]} and one {names[1]}, interpolated {times}",
         row_captions=[f"draw {i + 1}" for i in range(len(rows))],
         column_captions=[f"{value:.2f}" for value in values],
         highlight_columns=_within(values, pegasus_range),

@@ -69,7 +69,8 @@ class Mixes:
     Args:
         codes: (B, latent_dim).
         images: (B, 3, 32, 32) in [0, 1].
-        first, second: the parents, decoded from their posteriors' means, likewise.
+        first, second: the parents, decoded from their posteriors' means, likewise. (The mix is of drawn codes, so what
+            tells it from the parents' pixel blend is in part the draw.)
         ratios: (B,).
     """
 

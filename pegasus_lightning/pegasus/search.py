@@ -68,13 +68,14 @@ class Ascent:
     """What `guided` came to.
 
     Args:
-        mixes: the best found on each candidate's way, its start included.
-        trace: the score at every step, (steps + 1, B); row 0 is the start. (What is returned is the best by
-            the objective, of which the score is a part.)
-        frames: the images on the way, (K, B, 3, 32, 32), at the steps in `steps` (K of them).
+        mixes: the best found on each candidate's way, by the objective, its start included.
+        objective: theirs, (B,).
+        trace: the score, which is a part of the objective, at every step, (steps + 1, B); row 0 is the start.
+        frames: images on the way, (K, F, 3, 32, 32), of the first F candidates at the steps in `steps` (K of them).
     """
 
     mixes: Mixes
+    objective: Tensor
     trace: Tensor
     frames: Tensor
     steps: list[int]
@@ -90,15 +91,21 @@ def guided(
     steps: int = 80,
     lr: float = 0.06,
     prior_weight: float = 10.0,
+    start_weight: float = 0.5,
     critic_weight: float = 0.3,
     frames: int = 9,
+    filmed: int = 64,
 ) -> Ascent:
     """Gradient ascent (Adam) on the codes of mixes towards a higher score.
 
-    objective = score + critic_weight * critic(image) - prior_weight * max(0, mean over latents of
-    ((z - mean) / deviation)^2 - 1) / 2: the last is how much less likely the code is, in nats a latent, than
-    what the prior gives on average. (Its whole log density would draw every code to the one most likely image.)
-    Of each candidate the code with the highest objective on its way is returned, its start included.
+    objective = score + critic_weight * critic(image)
+                - prior_weight * max(0, mean(((z - mean) / deviation)^2) - 1) / 2
+                - start_weight * mean(((z - start) / deviation)^2) / 2        means over latents
+
+    The third term is how much less likely the code is, in nats a latent, than what the prior gives on average. (The
+    prior's whole log density would draw every code to the one most likely image.) The last keeps the parents in
+    sight: without it a mix turns into whatever the score likes best. Of each candidate the code with the highest
+    objective on its way is returned, its start included.
 
     Args:
         start: the mixes to improve, codes (B, latent_dim).
@@ -107,7 +114,8 @@ def guided(
         critic: images to (B,), higher for more real; None: left out.
         prior: (mean, deviation) of codes, (latent_dim,) each; None: the standard normal.
         steps, lr: of Adam.
-        frames: how many images of the way to keep, at least 2: first and last are included.
+        frames: how many images of the way to keep, at least 2: first and last are included,
+        filmed: of how many candidates.
     """
     mean, deviation = prior if prior is not None else (torch.zeros(()), torch.ones(()))
     mean, deviation = mean.to(start.codes), deviation.to(start.codes)
@@ -122,14 +130,15 @@ def guided(
             mixes = dataclasses.replace(start, codes=codes, images=decode(codes))
             value = total(score(mixes))
             beyond = (((codes - mean) / deviation).square().mean(1) - 1).clamp_min(0)
-            objective = value - prior_weight * beyond / 2
+            away = ((codes - start.codes) / deviation).square().mean(1)
+            objective = value - prior_weight * beyond / 2 - start_weight * away / 2
             if critic is not None:
                 objective = objective + critic_weight * critic(mixes.images)
             if step < steps:
                 (codes.grad,) = torch.autograd.grad(-objective.sum(), codes)
         trace.append(value.detach())
         if step in shown:
-            strip.append(mixes.images.detach().clone())
+            strip.append(mixes.images[:filmed].detach().clone())
         better = objective.detach() > best
         best = torch.where(better, objective.detach(), best)
         best_codes = torch.where(better[:, None], codes.detach(), best_codes)
@@ -137,4 +146,4 @@ def guided(
             optimizer.step()
     with torch.no_grad():
         final = dataclasses.replace(start, codes=best_codes, images=decode(best_codes))
-    return Ascent(final, torch.stack(trace).cpu(), torch.stack(strip), shown)
+    return Ascent(final, best, torch.stack(trace).cpu(), torch.stack(strip), shown)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.config import check_above, check_at_least, check_choice, check_not_negative
+from pegasus_lightning.config import check_above, check_at_least, check_at_most, check_choice, check_not_negative
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.latent import MIXINGS
 from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
@@ -16,6 +15,7 @@ from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
 CODES = ("sampled", "mean")
 SEARCHES = ("none", "best_of", "guided")
 SPLITS = ("test", "train")
+MOST_PEGASI, MOST_CANDIDATES = 10_000, 10_000_000
 FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "diagram", "filmstrip", "interpolation")
 
 
@@ -53,6 +53,7 @@ class SearchConfig:
     steps: int = 80  # guided: of Adam on the codes,
     lr: float = 0.06
     critic_weight: float = 0.3  # the critic's opinion, beside what the score holds of it already
+    start_weight: float = 0.5  # the pull back to the mix that a search began with
     prior_weight: float = 10.0  # how firmly codes are held where the prior has them
 
 
@@ -86,8 +87,9 @@ def validate(config: DictConfig) -> None:
         raise UserError(
             "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..."
         )
-    for key in ("count", "image_scale"):
+    for key, most in (("count", MOST_PEGASI), ("image_scale", 16)):
         check_at_least(key, config[key], 1)
+        check_at_most(key, config[key], most)
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
     check_choice("split", config.split, SPLITS)
@@ -98,6 +100,19 @@ def validate(config: DictConfig) -> None:
         raise UserError("first= and second= go together: name two image files, or neither.")
     if config.gpus is not None and (type(config.gpus) is not int or config.gpus not in (0, 1)):
         raise UserError(f"gpus={config.gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
+    named = config.figures or ()
+    if config.first is not None and config.pegasus.threshold is not None:
+        raise UserError("pegasus.threshold chooses pairs out of the data: leave it out with first= and second=.")
+    if config.first is not None and config.pegasus.mixing == "direction":
+        raise UserError("pegasus.mixing=direction needs the images of a data source, not first= and second=.")
+    if "filmstrip" in named and config.search.method != "guided":
+        raise UserError("figures=[filmstrip] shows a guided search: say search=guided too.")
+    if "interpolation" in named and (config.first is None or not config.originals):
+        raise UserError("figures=[interpolation] shows two image files: say first=, second=, not originals=false.")
+    single = config.first is not None or config.count == 1
+    for name in ("pegasi", "gallery"):
+        if name in named and single:
+            raise UserError(f"figures=[{name}] shows several: it needs count=2 or more, and no first= and second=.")
     _validate_pegasus(config.pegasus)
     _validate_search(config.search)
     for key in ("critic", "overlap"):
@@ -114,7 +129,7 @@ def _validate_pegasus(pegasus: Any) -> None:
     check_choice("pegasus.mixing", pegasus.mixing, MIXINGS)
     check_choice("pegasus.codes", pegasus.codes, CODES)
     ratio = list(pegasus.ratio)
-    if len(ratio) != 2 or not all(map(math.isfinite, ratio)) or ratio[0] > ratio[1]:
+    if len(ratio) != 2 or not -10 <= ratio[0] <= ratio[1] <= 10:
         raise UserError(f"pegasus.ratio={ratio} is not a range: write two numbers, as in pegasus.ratio=[0.4,0.6].")
 
 
@@ -122,6 +137,11 @@ def _validate_search(search: Any) -> None:
     check_choice("search.method", search.method, SEARCHES)
     for key in ("pairs", "ratios", "most_per_parent", "batch_size", "steps"):
         check_at_least(f"search.{key}", search[key], 1)
+    check_at_most("search.pairs times search.ratios", search.pairs * search.ratios, MOST_CANDIDATES)
     check_above("search.lr", search.lr, 0)
-    for key in ("critic_weight", "prior_weight"):
+    for key in ("critic_weight", "prior_weight", "start_weight"):
         check_not_negative(f"search.{key}", search[key])
+    if search.method == "none":
+        for key, value in vars(SearchConfig()).items():
+            if search[key] != value and key != "batch_size":
+                raise UserError(f"search.{key} needs a search: say search=best_of or search=guided too.")

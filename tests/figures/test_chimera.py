@@ -195,6 +195,7 @@ def test_repeats_frame_what_lies_within_the_range(grids: list[dict[str, Any]]) -
     assert grids[1]["highlight_columns"] == [2, 3]
     repeats_figure(rows, classes=CLASSES, ratios=ratios, pegasus_range=(2, 3))
     assert grids[2]["highlight_columns"] == []
+    assert grids[2]["title"] == "One cat and one ship, interpolated 2 times; z is drawn anew for each row"
     assert grids[2]["footer"] == f"{legend}."
 
 
