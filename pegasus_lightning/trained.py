@@ -41,7 +41,7 @@ class TrainedRun:
     @property
     def folder(self) -> Path | None:
         """The run's folder, where there is one."""
-        return None if self.config is None else self.checkpoint.parent.parent
+        return None if self.config is None else self.checkpoint.absolute().parent.parent
 
     @property
     def classes(self) -> list[str]:
@@ -70,8 +70,8 @@ def find_runs(places: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
-        if path.name == "checkpoints" and path.is_dir():
-            path = path.parent
+        if path.absolute().name == "checkpoints" and path.is_dir():
+            path = path.absolute().parent
         if path.is_file() or (path.is_dir() and _is_run(path)):
             found.append(path)
         elif path.is_dir():
@@ -99,12 +99,13 @@ def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     """
     checkpoint = find_checkpoint(path)
     model = load_model(checkpoint, device)
-    home = checkpoint.parent.parent
+    home = checkpoint.absolute().parent.parent
     config_file = home / "config.yaml"
-    if checkpoint.parent.name != "checkpoints" or not config_file.exists():
+    if checkpoint.absolute().parent.name != "checkpoints" or not config_file.exists():
         return TrainedRun(path, checkpoint, model, None, checkpoint.stem)
     try:
         config = OmegaConf.load(config_file)
+        OmegaConf.resolve(config)
     except Exception as error:  # YAML's and OmegaConf's errors have no common ancestor
         raise UserError(f"{config_file} cannot be read ({type(error).__name__}).") from error
     if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):

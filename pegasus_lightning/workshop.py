@@ -107,6 +107,9 @@ class Workshop:
         """The model's critic as a judge of single images, measured against its opinion of reconstructions."""
         if self.model.critic is None:
             return None
+        few = sum(len(images) for images in self.mixer.parents) < LEAST_REFERENCE
+        if few and not self.model.config.sample_codes:
+            return None  # its codes follow no prior that more images could be drawn from
         reference = torch.cat([images[: REFERENCE // 2] for images in self.mixer.parents])
         if len(reference) < LEAST_REFERENCE:  # two image files, say
             noise = generator(self.settings["seed"], Stream.PICTURES, 0, self.model.device)

@@ -153,7 +153,7 @@ def nothing(mixes: Mixes) -> dict[str, Tensor]:
 
 def test_ascent_reaches_a_known_optimum() -> None:
     start, target = starting_at(normal(3, LATENTS)), 0.5 * normal(3, LATENTS, key=1)
-    ascent = guided(start, decode, nearness(target), steps=300, lr=0.05)
+    ascent = guided(start, decode, nearness(target), steps=300, lr=0.05, start_weight=0)
     torch.testing.assert_close(ascent.mixes.codes, target, rtol=0, atol=0.01)
     assert ascent.trace.shape == (301, 3)
     torch.testing.assert_close(ascent.trace[0], -(start.codes - target).square().sum(1))
@@ -228,16 +228,19 @@ def test_of_each_way_the_code_of_the_highest_objective_is_returned(lr: float) ->
     def critic(images: Tensor) -> Tensor:
         return torch.sin(3 * images).sum((1, 2, 3))
 
-    ascent = guided(start, decode, score, critic=critic, critic_weight=2.0, prior_weight=8.0, steps=30, lr=lr)
+    weights = {"critic_weight": 2.0, "prior_weight": 8.0, "start_weight": 3.0}
+    ascent = guided(start, decode, score, critic=critic, steps=30, lr=lr, **weights)
     codes = torch.stack(way)
     assert torch.equal(codes[0], start.codes)
     assert len(codes) == 31
     scores = -(codes - target).square().sum(2)
     beyond = (codes.square().mean(2) - 1).clamp_min(0)
-    objective = scores + 2 * torch.sin(3 * codes).sum(2) - 8 * beyond / 2
+    away = (codes - start.codes).square().mean(2)
+    objective = scores + 2 * torch.sin(3 * codes).sum(2) - 8 * beyond / 2 - 3 * away / 2
     best = objective.argmax(0)
     assert len(set(best.tolist()) - {30}) > 0  # not the last of all
     torch.testing.assert_close(ascent.trace, scores)  # the score alone
+    torch.testing.assert_close(ascent.objective, objective.amax(0))
     for row in range(5):
         assert torch.equal(ascent.mixes.codes[row], codes[best[row], row])
 
@@ -255,22 +258,77 @@ def test_the_critics_weight_by_hand() -> None:
     start = starting_at(torch.full((2, LATENTS), 2.0))
     # 1 = weight * (c - 3) where the critic pulls back as much as the score pulls on.
     for weight, stop in ((0.5, 5.0), (2.0, 3.5)):
-        ascent = guided(start, decode, brightness, critic=critic, critic_weight=weight, prior_weight=0, steps=300)
+        options = {"critic": critic, "critic_weight": weight}
+        ascent = guided(start, decode, brightness, prior_weight=0, start_weight=0, steps=300, **options)
         torch.testing.assert_close(ascent.mixes.codes, torch.full((2, LATENTS), stop), rtol=0, atol=0.02)
     for options in ({}, {"critic": critic, "critic_weight": 0.0}):
-        ascent = guided(start, decode, brightness, prior_weight=0, steps=100, **options)
+        ascent = guided(start, decode, brightness, prior_weight=0, start_weight=0, steps=100, **options)
         torch.testing.assert_close(ascent.mixes.codes, torch.full((2, LATENTS), 2 + 100 * 0.06), rtol=0.01, atol=0)
 
 
 def test_the_priors_weight_by_hand() -> None:
     start = starting_at(torch.zeros(1, LATENTS))
     # Where the score's gradient, 1, is the penalty's, weight * c / latents.
-    ascent = guided(start, decode, brightness, prior_weight=6.0, steps=300)
+    ascent = guided(start, decode, brightness, prior_weight=6.0, start_weight=0, steps=300)
     torch.testing.assert_close(ascent.mixes.codes, torch.full((1, LATENTS), 12 / 6), rtol=0, atol=0.02)
     # weight * z / (latents * deviation) with z = (c - mean) / deviation: z is 3, c is mean + 3 * deviation.
     prior = (torch.full((LATENTS,), 0.5), torch.full((LATENTS,), 0.5))
-    ascent = guided(start, decode, brightness, prior=prior, prior_weight=2.0, steps=300)
+    ascent = guided(start, decode, brightness, prior=prior, prior_weight=2.0, start_weight=0, steps=300)
     torch.testing.assert_close(ascent.mixes.codes, torch.full((1, LATENTS), 0.5 + 3 * 0.5), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("weight", "deviation", "stop"),
+    [
+        (0.0, 1.0, 3.0),  # the score's own optimum
+        (1.0, 1.0, 2.0),  # half-way
+        (4.0, 1.0, 1.4),
+        (4.0, 2.0, 2.0),  # in deviations it is as near as at weight 1
+        (0.5, 0.5, 5 / 3),
+    ],
+)
+def test_the_starts_weight_by_hand(weight: float, deviation: float, stop: float) -> None:
+    def score(mixes: Mixes) -> dict[str, Tensor]:
+        return {"near": -(mixes.images - 3).square().mean((1, 2, 3)) / 2}
+
+    # 3 - c = weight * (c - 1) / deviation^2, wherever the prior's mean is.
+    prior = (torch.full((LATENTS,), 7.0), torch.full((LATENTS,), deviation))
+    start, options = starting_at(torch.ones(2, LATENTS)), {"prior": prior, "prior_weight": 0.0, "steps": 300}
+    ascent = guided(start, decode, score, start_weight=weight, **options)
+    torch.testing.assert_close(ascent.mixes.codes, torch.full((2, LATENTS), stop), rtol=0, atol=0.01)
+    wanted = -((3 - stop) ** 2) / 2 - weight * ((stop - 1) / deviation) ** 2 / 2
+    assert ascent.objective.tolist() == pytest.approx([wanted] * 2, abs=1e-3)
+
+
+def test_each_latent_is_pulled_to_its_own_start_in_its_own_deviation() -> None:
+    def score(mixes: Mixes) -> dict[str, Tensor]:
+        return {"near": -(mixes.images - 3).square().mean((1, 2, 3)) / 2}
+
+    deviations, starts = torch.tensor([1.0, 2.0] * 6), torch.tensor([[-1.0] * 6 + [1.0] * 6, [5.0] * 12])
+    prior = (torch.zeros(LATENTS), deviations)
+    ascent = guided(starting_at(starts), decode, score, prior=prior, prior_weight=0, steps=400)  # by default 0.5
+    pull = torch.tensor([0.5, 0.125] * 6)
+    torch.testing.assert_close(ascent.mixes.codes, (3 + pull * starts) / (1 + pull), rtol=0, atol=0.01)
+
+
+def test_the_objective_of_what_is_returned_by_hand() -> None:
+    def critic(images: Tensor) -> Tensor:
+        return images.square().sum((1, 2, 3))
+
+    start = starting_at(4 * normal(4, LATENTS))
+    mean, deviation = 0.1 * normal(LATENTS, key=1), 0.5 + normal(LATENTS, key=2).abs()
+    weights = {"critic_weight": 0.25, "prior_weight": 3.0, "start_weight": 7.0}
+    ascent = guided(start, decode, brightness, critic=critic, prior=(mean, deviation), steps=7, **weights)
+    assert ascent.objective.shape == (4,)
+    assert not ascent.objective.requires_grad
+    for row in range(4):
+        code = ascent.mixes.codes[row]
+        beyond = max(0.0, (((code - mean) / deviation) ** 2).mean().item() - 1)
+        away = (((code - start.codes[row]) / deviation) ** 2).mean().item()
+        assert beyond > 0.1
+        assert away > 0
+        wanted = code.sum().item() + 0.25 * (code**2).sum().item() - 3 * beyond / 2 - 7 * away / 2
+        assert ascent.objective[row].item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_firm_prior_holds_codes_where_they_are_usual() -> None:
@@ -332,6 +390,21 @@ def test_frames_are_the_images_of_their_steps(steps: int, frames: int, shown: li
     assert steps == 0 or not torch.equal(ascent.frames[0], ascent.frames[-1])
 
 
+@pytest.mark.parametrize(("filmed", "shown"), [(1, 1), (3, 3), (5, 5), (64, 5)])
+def test_frames_are_kept_of_the_first_so_many(filmed: int, shown: int) -> None:
+    start = starting_at(normal(5, LATENTS))
+    ascent = guided(start, decode, brightness, steps=4, frames=3, filmed=filmed)
+    assert ascent.frames.shape == (3, shown, *SHAPE)
+    assert torch.equal(ascent.frames[0], start.images[:shown])
+    assert torch.equal(ascent.frames[-1], ascent.mixes.images[:shown])  # brighter with every step
+    assert ascent.trace.shape == (5, 5)
+    assert len(ascent.mixes.codes) == len(ascent.objective) == 5
+
+
+def test_by_default_64_are_filmed() -> None:
+    assert guided(starting_at(normal(70, LATENTS)), decode, brightness, steps=1).frames.shape == (2, 64, *SHAPE)
+
+
 def test_a_candidate_without_an_objective_stays_where_it_was() -> None:
     start = starting_at(normal(3, LATENTS))
 
@@ -351,6 +424,7 @@ def test_an_objective_lost_on_the_way_leaves_the_best_before() -> None:
         level = mixes.images.mean((1, 2, 3))
         return {"edge": torch.where(level > 0.25, torch.nan, level)}
 
-    ascent = guided(starting_at(torch.zeros(1, LATENTS)), decode, score, steps=6, lr=0.1)
+    ascent = guided(starting_at(torch.zeros(1, LATENTS)), decode, score, steps=6, lr=0.1, start_weight=0)
     torch.testing.assert_close(ascent.mixes.codes, torch.full((1, LATENTS), 0.2))
     assert ascent.trace[3:].isnan().all()
+    assert ascent.objective.tolist() == pytest.approx([0.2])

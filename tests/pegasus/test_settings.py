@@ -41,8 +41,16 @@ GOOD: list[dict[str, Any]] = [
     {"score.critic": 0, "score.overlap": 0},
     {"first": "horse.png", "second": "bird.png"},
     {"figures": []},
-    {"figures": ["pegasi", "best", "gallery", "repeats", "compare", "diagram", "filmstrip"]},
+    {"figures": ["pegasi", "best", "gallery", "repeats", "compare", "diagram"]},
+    {"figures": ["pegasi", "filmstrip"], "search.method": "guided"},
+    {"figures": ["best", "interpolation"], "first": "horse.png", "second": "bird.png"},
+    {"originals": False, "first": "horse.png", "second": "bird.png"},
+    {"figures": ["best", "diagram"], "count": 1},
+    {"figures": ["pegasi", "gallery"], "count": 2},
     {"gpus": 0, "count": 1, "image_scale": 1, "split": "train"},
+    {"count": 10_000, "image_scale": 16, "pegasus.ratio": [-10, 10]},
+    {"search.method": "best_of", "search.pairs": 2_500_000},
+    {"search.batch_size": 3},
     {"gpus": 1, "seed": 2**63 - 1},
 ]
 
@@ -66,6 +74,8 @@ NAN, INF = float("nan"), float("inf")
 BAD: list[tuple[str, Any, str]] = [
     ("run", [], "Which model? Say run=FOLDER"),
     ("count", 0, "count=0 is out of range: it must be at least 1."),
+    ("count", 10_001, "count=10001 is out of range: it must be at most 10000."),
+    ("image_scale", 17, "image_scale=17 is out of range: it must be at most 16."),
     ("image_scale", 0, "image_scale=0 is out of range: it must be at least 1."),
     ("seed", -1, "seed=-1 is out of range"),
     ("seed", 2**63, f"seed={2**63} is out of range"),
@@ -91,9 +101,16 @@ BAD: list[tuple[str, Any, str]] = [
     ("pegasus.ratio", [0.6, 0.4], "pegasus.ratio=[0.6, 0.4] is not a range"),
     ("pegasus.ratio", [NAN, 0.4], "pegasus.ratio=[nan, 0.4] is not a range"),
     ("pegasus.ratio", [0.4, INF], "pegasus.ratio=[0.4, inf] is not a range"),
+    ("pegasus.ratio", [-10.5, 0.4], "pegasus.ratio=[-10.5, 0.4] is not a range"),
+    ("pegasus.ratio", [0.4, 10.5], "pegasus.ratio=[0.4, 10.5] is not a range"),
     ("search.method", "best-of", "search.method=best-of is not a choice. Did you mean 'best_of'?"),
     ("search.pairs", 0, "search.pairs=0 is out of range"),
     ("search.ratios", 0, "search.ratios=0 is out of range"),
+    (
+        "search.pairs",
+        2_500_001,
+        "search.pairs times search.ratios=10000004 is out of range: it must be at most 10000000.",
+    ),
     ("search.most_per_parent", 0, "search.most_per_parent=0 is out of range"),
     ("search.batch_size", 0, "search.batch_size=0 is out of range"),
     ("search.steps", 0, "search.steps=0 is out of range"),
@@ -102,6 +119,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("search.critic_weight", -1, "search.critic_weight=-1.0 is out of range"),
     ("search.prior_weight", NAN, "search.prior_weight=nan is out of range"),
     ("search.prior_weight", INF, "search.prior_weight=inf is out of range"),
+    ("search.start_weight", -1, "search.start_weight=-1.0 is out of range"),
+    ("search.start_weight", INF, "search.start_weight=inf is out of range"),
     ("score.critic", -1, "score.critic=-1.0 is out of range"),
     ("score.overlap", INF, "score.overlap=inf is out of range"),
     ("score.overlap_margin", 0, "score.overlap_margin=0.0 is out of range"),
@@ -113,6 +132,50 @@ def test_a_bad_value_is_refused_by_name(config: DictConfig, key: str, value: obj
     with pytest.raises(UserError) as error:
         validate(told(config, {key: value}))
     assert message in str(error.value)
+
+
+FILES = {"first": "horse.png", "second": "bird.png"}
+SEVERAL = "shows several: it needs count=2 or more, and no first= and second=."
+
+TOGETHER: list[tuple[dict[str, Any], str]] = [
+    (FILES | {"pegasus.threshold": 0.1}, "pegasus.threshold chooses pairs out of the data"),
+    (FILES | {"pegasus.mixing": "direction"}, "pegasus.mixing=direction needs the images of a data source"),
+    ({"figures": ["best", "filmstrip"]}, "figures=[filmstrip] shows a guided search: say search=guided too."),
+    ({"figures": ["filmstrip"], "search.method": "best_of"}, "figures=[filmstrip] shows a guided search"),
+    ({"figures": ["interpolation"]}, "figures=[interpolation] shows two image files: say first=, second="),
+    (FILES | {"figures": ["interpolation"], "originals": False}, "not originals=false."),
+    (FILES | {"figures": ["best", "pegasi"]}, f"figures=[pegasi] {SEVERAL}"),
+    (FILES | {"figures": ["gallery"]}, f"figures=[gallery] {SEVERAL}"),
+    ({"figures": ["pegasi"], "count": 1}, f"figures=[pegasi] {SEVERAL}"),
+    ({"figures": ["gallery"], "count": 1}, f"figures=[gallery] {SEVERAL}"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), TOGETHER, ids=[str(settings) for settings, _ in TOGETHER])
+def test_what_does_not_go_together_is_refused(config: DictConfig, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        validate(told(config, settings))
+    assert message in str(error.value)
+
+
+SEARCHED: dict[str, Any] = {
+    "pairs": 999,
+    "ratios": 5,
+    "most_per_parent": None,
+    "steps": 81,
+    "lr": 0.07,
+    "critic_weight": 0.0,
+    "start_weight": 0.0,
+    "prior_weight": 1.0,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), SEARCHED.items())
+def test_settings_of_a_search_need_one(config: DictConfig, key: str, value: object) -> None:
+    with pytest.raises(UserError) as error:
+        validate(told(config, {f"search.{key}": value}))
+    assert str(error.value) == f"search.{key} needs a search: say search=best_of or search=guided too."
+    validate(told(config, {"search.method": "guided"}))
 
 
 def test_a_threshold_means_nothing_for_random_pairs(config: DictConfig) -> None:
