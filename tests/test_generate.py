@@ -233,6 +233,26 @@ def test_two_image_files_make_one_pegasus(run: Path, tmp_path: Path, generate: C
     assert record(out)["parents"]["files"] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
 
 
+def test_two_image_files_are_mixed_by_models_of_the_same_classes_only(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    Image.new("RGB", (32, 32), "brown").save(tmp_path / "a.png")
+    files = [f"first={tmp_path / 'a.png'}", f"second={tmp_path / 'a.png'}"]
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    content["hyper_parameters"]["classes"] = ["cat", "ship"]
+    torch.save(content, tmp_path / "other.ckpt")
+    answer = generate(f"run={run}", f"run={tmp_path / 'other.ckpt'}", *files, f"out={tmp_path / 'out'}")
+    assert answer.code == 2
+    assert "different classes" in answer.err
+    content["hyper_parameters"]["model"]["sample_codes"] = False
+    content["state_dict"] = {k: v for k, v in content["state_dict"].items() if "log_variance" not in k}
+    torch.save(content, tmp_path / "plain.ckpt")
+    answer = generate(f"run={tmp_path / 'plain.ckpt'}", *files, f"out={tmp_path / 'out'}", "search=guided")
+    assert answer.code == 2
+    assert "codes are not sampled" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_on_its_own_takes_its_parents_from_the_data_that_is_named(
     run: Path, tmp_path: Path, generate: Callable[..., Answer]
 ) -> None:
