@@ -21,6 +21,7 @@ from omegaconf.errors import ConfigKeyError, ValidationError
 
 from pegasus_lightning.config import DATA_SCHEMAS, Config
 from pegasus_lightning.errors import UserError, did_you_mean, nearest
+from pegasus_lightning.evaluation.settings import EvaluateConfig
 from pegasus_lightning.models import MODELS
 from pegasus_lightning.pegasus.settings import GenerateConfig
 
@@ -38,6 +39,7 @@ class Program:
 
 TRAIN = Program("python -m pegasus_lightning", "config", ("model", "data", "trainer", "callbacks", "experiment"))
 GENERATE = Program("python -m pegasus_lightning.generate", "generate", ("search",))
+EVALUATE = Program("python -m pegasus_lightning.evaluate", "evaluate", ("search",))
 
 
 def conf_folder() -> Path:
@@ -52,6 +54,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="generate", node=GenerateConfig)
+    store.store(group="schema", name="evaluate", node=EvaluateConfig)
     for name, model in MODELS.items():
         store.store(group="schema/model", name=name, node=model.Config)
     for name, source in DATA_SCHEMAS.items():

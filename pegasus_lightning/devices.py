@@ -57,6 +57,18 @@ def hide_gpus() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def one_device(gpus: int | None) -> torch.device:
+    """The device of a command that uses one: `gpus` is null (a GPU if there is one), 0 (the CPU) or 1.
+
+    Raises:
+        UserError: a GPU is asked for, and there is none.
+    """
+    devices = choose_devices(gpus, key="gpus")
+    if devices.accelerator == "cpu":
+        hide_gpus()
+    return torch.device("cuda:0" if devices.accelerator == "cuda" else "cpu")
+
+
 def has_fast_bf16(accelerator: str) -> bool:
     """Whether bfloat16 runs in hardware: recent GPUs, CPUs with AMX or AVX512-BF16 (elsewhere it is emulated)."""
     if accelerator == "cuda":

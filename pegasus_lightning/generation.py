@@ -14,11 +14,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pegasus_lightning.composing import data_settings
-from pegasus_lightning.config import plain, validate_data
+from pegasus_lightning.config import plain
 from pegasus_lightning.data.batches import to_float
-from pegasus_lightning.data.module import load_split
-from pegasus_lightning.devices import choose_devices, hide_gpus
+from pegasus_lightning.devices import one_device
 from pegasus_lightning.drawing import GALLERY, draw, how, wants, write_pictures
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.figures import chimera, to_uint8
@@ -26,13 +24,13 @@ from pegasus_lightning.files import whole_folder, write_json
 from pegasus_lightning.pegasus.mixing import recipes
 from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.pegasus.settings import FIGURES
-from pegasus_lightning.runs import NOT_IDENTITY
-from pegasus_lightning.trained import TrainedRun, check_classes, find_runs, open_runs
+from pegasus_lightning.selecting import selector
+from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
 from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, pairs_for
 
 COMPARED = 8
 # What changes nothing but where results go, what is drawn of them and how fast.
-NOT_PEGASI = ("run", "out", "figures", "originals", "image_scale", "gpus")
+NOT_PEGASI = ("run", "out", "figures", "originals", "image_scale", "gpus", "recognisers")
 
 
 def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
@@ -43,16 +41,20 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
             written then.
     """
     settings = plain(config)
-    device = _device(settings["gpus"])
+    device = one_device(settings["gpus"])
     runs = open_runs(find_runs(settings["run"]), device)
     if settings["first"] is not None:
-        parents, origin = _two_files(runs, settings, data_overrides)
+        parents, origin, data = *_two_files(runs, settings, data_overrides), None
         settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}
         pairs = choose_pairs(parents.first, parents.second, 1, method="random")
     else:
-        parents, origin = _parents(runs, settings, data_overrides)
+        data = common_data(runs, data_overrides, "parents from")
+        parents = Parents.of(load_common(runs, data, settings["split"], data_overrides))
+        origin = {"split": settings["split"]} | images_of(data)
         tried = settings["count"] if settings["search"]["method"] == "none" else settings["search"]["pairs"]
         pairs = pairs_for(parents, settings["pegasus"], tried, settings["seed"])
+    judge = selector(settings, data, device)
+    settings |= {"score": settings["score"] | {"judge": judge.stored.path.stem if judge else "critic"}}
     folders = [_place(run, settings, origin, several=len(runs) > 1) for run in runs]
     beside = _place_beside(runs, settings, origin)
     if settings["first"] is None:
@@ -61,7 +63,8 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     for run, folder in zip(runs, folders, strict=True):
         with run.model.inference():
             workshop = Workshop(run.model, parents, pairs, settings)
-            pegasi = make_pegasi(workshop, settings["count"], workshop.default_score())
+            score = workshop.score(judge.functions if judge else None)
+            pegasi = make_pegasi(workshop, settings["count"], score)
             pictures = draw(run, workshop, pegasi, settings)
         with whole_folder(folder) as staged:
             write_pictures(staged, pictures, run.model.batches_done)
@@ -82,13 +85,6 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     return [*folders, beside]
 
 
-def _device(gpus: int | None) -> torch.device:
-    devices = choose_devices(gpus, key="gpus")
-    if devices.accelerator == "cpu":
-        hide_gpus()
-    return torch.device("cuda:0" if devices.accelerator == "cuda" else "cpu")
-
-
 def _two_files(
     runs: list[TrainedRun], settings: dict[str, Any], overrides: Sequence[str]
 ) -> tuple[Parents, dict[str, Any]]:
@@ -106,37 +102,6 @@ def _two_files(
     first, second = (torch.tensor(read_image(path))[None] for path in paths)
     classes = runs[0].classes
     return Parents(first, second, (classes[0], classes[1])), {"files": [str(path) for path in paths]}
-
-
-def _parents(
-    runs: list[TrainedRun], settings: dict[str, Any], overrides: Sequence[str]
-) -> tuple[Parents, dict[str, Any]]:
-    """The images that parents are taken from, and where they come from, as it is recorded."""
-    known = [run.config.data for run in runs if run.config is not None]
-    if not known and not overrides:
-        raise UserError(
-            f"{runs[0].path} is a checkpoint on its own, which does not say where images come from: add for "
-            "example data=silhouettes, or data=image_folder data.root=FOLDER, or first=IMAGE second=IMAGE."
-        )
-    if not overrides and any(_images(data) != _images(known[0]) for data in known):
-        raise UserError("These runs were trained on different data. Say which to take parents from, as in data=SOURCE.")
-    config = data_settings(known[0] if known else None, overrides)
-    assert config is not None
-    validate_data(config)
-    for run in runs:
-        check_classes(run, config)
-    try:
-        data = load_split(config, settings["split"])
-    except UserError as error:
-        moved = "" if overrides else f" {runs[0].path} had its images there; data.root=FOLDER says where they are now."
-        raise UserError(f"{error}{moved}") from error
-    return Parents.of(data), {"split": settings["split"]} | _images(config)
-
-
-def _images(data: DictConfig) -> dict[str, Any]:
-    """What of a data configuration decides which images there are."""
-    ways = ("batch_size", "flip", "validation_fraction", *NOT_IDENTITY["data"])
-    return {key: value for key, value in plain(data).items() if key not in ways}
 
 
 def _place(run: TrainedRun, settings: dict[str, Any], origin: dict[str, Any], *, several: bool) -> Path:

@@ -31,6 +31,7 @@ from pegasus_lightning.files import write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, stop_logging
+from pegasus_lightning.scorecards import HPARAMS
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,9 @@ def _fit(
             if network is not None:
                 network.compile()
     final = [f"final/{name}" for name in _final_names(model)]
-    logger.open_hparams(_flat({"model": settings["model"], "data": settings["data"], "seed": settings["seed"]}), final)
+    judged = [f"evaluation/{name}" for name in HPARAMS]  # `evaluate` fills them
+    values = _flat({"model": settings["model"], "data": settings["data"], "seed": settings["seed"]})
+    logger.open_hparams(values, final + judged)
     run_status.listen()
     began = time.monotonic()
     try:

@@ -17,7 +17,7 @@ from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.networks import with_statistics_of
 from pegasus_lightning.pegasus.mixing import BATCH, Mixer, Mixes, Recipes, in_batches, recipes
 from pegasus_lightning.pegasus.pairs import Pairs, choose_pairs
-from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, Score, total
+from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, RecognisedAndReal, Score, total
 from pegasus_lightning.pegasus.search import Ascent, best_of, guided, keep_best
 from pegasus_lightning.randomness import Stream, generator
 
@@ -118,9 +118,21 @@ class Workshop:
         sign = 1.0 if self.model.real_is_high else -1.0
         return CriticScore(lambda images: sign * judge(images), reference)
 
-    def default_score(self) -> CriticAndOverlap:
-        """The score until somebody hands in a better one."""
+    def score(self, recogniser: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None) -> Score:
+        """What a search among these mixes raises.
+
+        Args:
+            recogniser: logits (B, 2) and realism (B,) of images; None: the model's own critic has to do.
+        """
         weights = self.settings["score"]
+        if recogniser is not None:
+            return RecognisedAndReal(
+                *recogniser,
+                recognised_weight=weights["recognised"],
+                realism_weight=weights["realism"],
+                overlap_weight=weights["overlap"],
+                margin=weights["overlap_margin"],
+            )
         return CriticAndOverlap(
             self.critic,
             critic_weight=weights["critic"],

@@ -291,7 +291,7 @@ def test_a_model_without_a_critic_is_judged_by_the_overlap_alone(build: Build) -
     assert alone.prior() is None
     for workshop, names in ((alone, {"overlap"}), (judged, {"critic", "overlap"})):
         made = workshop.make(chosen)
-        terms = workshop.default_score()(made)
+        terms = workshop.score()(made)
         assert terms.keys() == names
         blend = (1 - made.ratios)[:, None, None, None] * made.first + made.ratios[:, None, None, None] * made.second
         off = (made.images - blend).square().mean((1, 2, 3)).sqrt()

@@ -20,6 +20,7 @@ from pegasus_lightning.data.outlines import Array, curve, ellipse, limb, mix, tu
 from pegasus_lightning.errors import UserError, did_you_mean
 
 CLASSES: tuple[str, ...] = ("horse", "bird", "pegasus")
+SCENE = "scene"  # no class to train on: the picture without an animal
 SPLITS: tuple[str, ...] = ("train", "test")
 SIZE = 32
 CANVAS = 192  # six by six samples a pixel
@@ -263,15 +264,16 @@ def _fill(brush: ImageDraw.ImageDraw, points: Array, colour: Array) -> None:
 
 def _picture(kind: str, seed: int, stream: int, number: int) -> NDArray[np.uint8]:
     """One image (32, 32, 3). Horse and pegasus share a generator; the wings have one of their own."""
-    random = np.random.default_rng((seed, stream, int(kind == "bird"), number))
+    random = np.random.default_rng((seed, stream, {"bird": 1, SCENE: 3}.get(kind, 0), number))
     canvas, sky, ground = _scene(random)
     palette = _palette(random, sky, ground)
     exposure = random.uniform(0.86, 1.1) * random.uniform(0.96, 1.04, 3)
-    wings = np.random.default_rng((seed, stream, 2, number)) if kind == "pegasus" else None
-    shapes, flying = _bird(random, palette) if kind == "bird" else (_horse(random, palette, wings), False)
-    brush = ImageDraw.Draw(canvas)
-    for shape in _fit(shapes, flying, random):
-        _fill(brush, shape.points, shape.colour)
+    if kind != SCENE:
+        wings = np.random.default_rng((seed, stream, 2, number)) if kind == "pegasus" else None
+        shapes, flying = _bird(random, palette) if kind == "bird" else (_horse(random, palette, wings), False)
+        brush = ImageDraw.Draw(canvas)
+        for shape in _fit(shapes, flying, random):
+            _fill(brush, shape.points, shape.colour)
     pixels = np.asarray(canvas.reduce(CANVAS // SIZE), dtype=float)
     return (pixels * exposure).clip(0, 255).astype(np.uint8)
 
@@ -306,3 +308,9 @@ def load(classes: Sequence[str], split: str, count_per_class: int, seed: int) ->
         _check(kind, CLASSES, "class")
     images = torch.cat([_draw(kind, count_per_class, seed, SPLITS.index(split)) for kind in classes])
     return images, torch.arange(len(classes)).repeat_interleave(count_per_class)
+
+
+def load_scenes(split: str, count: int, seed: int) -> torch.Tensor:
+    """Scenes of a split without any animal, images (count, 3, 32, 32), uint8; none is behind an animal of `load`."""
+    _check(split, SPLITS, "split")
+    return _draw(SCENE, count, seed, SPLITS.index(split))

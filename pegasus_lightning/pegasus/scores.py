@@ -1,5 +1,7 @@
-"""What a search looks for when nobody handed it a recogniser: a mix that the critic takes for real and that is
-not just its parents overlaid. A score gives named terms, (B,) each; their sum is what a search raises."""
+"""What a search looks for: a mix that shows both classes and could be real (where there is a recogniser), or that the
+critic takes for real (where there is none), and that is not just its parents overlaid.
+
+A score gives named terms, (B,) each; their sum is what a search raises."""
 
 from __future__ import annotations
 
@@ -50,8 +52,13 @@ def linearity(mixes: Mixes) -> Tensor:
     return ((mixes.images - mixes.pixel_blend()).square().flatten(1).mean(1) + 1e-12).sqrt()
 
 
+def overlap(mixes: Mixes, weight: float, margin: float) -> dict[str, Tensor]:
+    """-weight * exp(-linearity / margin), (B,): the penalty for two overlaid images, 1/e of itself at `margin`."""
+    return {"overlap": -weight * torch.exp(-linearity(mixes) / margin)}
+
+
 class CriticAndOverlap:
-    """critic_weight * critic(image) - overlap_weight * exp(-linearity / margin).
+    """critic_weight * critic(image), and the `overlap`.
 
     Args:
         critic: images to (B,), higher for more real (see `CriticScore`); None where a model has none.
@@ -67,13 +74,44 @@ class CriticAndOverlap:
         overlap_weight: float = 2.0,
         margin: float = 0.02,
     ) -> None:
-        self.critic, self.critic_weight, self.overlap_weight, self.margin = (
-            critic,
-            critic_weight,
-            overlap_weight,
-            margin,
-        )
+        self.critic, self.critic_weight = critic, critic_weight
+        self.overlap_weight, self.margin = overlap_weight, margin
 
     def __call__(self, mixes: Mixes) -> dict[str, Tensor]:
         terms = {} if self.critic is None else {"critic": self.critic_weight * self.critic(mixes.images)}
-        return terms | {"overlap": -self.overlap_weight * torch.exp(-linearity(mixes) / self.margin)}
+        return terms | overlap(mixes, self.overlap_weight, self.margin)
+
+
+class RecognisedAndReal:
+    """Recognisability times realism, as logarithms, and the `overlap`.
+
+    recognised_weight * (log p_first + log p_second) + realism_weight * realism(image)
+
+    Args:
+        logits: images to a recogniser's logits (B, 2), one a class, each of a sigmoid of its own.
+        realism: images to (B,), at most 0, higher for more real: a `CriticScore` over distances in features, say.
+        recognised_weight, realism_weight, overlap_weight: of the three terms.
+        margin: see `overlap`.
+    """
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        realism: Callable[[Tensor], Tensor],
+        *,
+        recognised_weight: float = 1.0,
+        realism_weight: float = 1.0,
+        overlap_weight: float = 2.0,
+        margin: float = 0.02,
+    ) -> None:
+        self.logits, self.realism = logits, realism
+        self.recognised_weight, self.realism_weight = recognised_weight, realism_weight
+        self.overlap_weight, self.margin = overlap_weight, margin
+
+    def __call__(self, mixes: Mixes) -> dict[str, Tensor]:
+        both = torch.nn.functional.logsigmoid(self.logits(mixes.images)).sum(1)
+        terms = {
+            "recognised": self.recognised_weight * both,
+            "realism": self.realism_weight * self.realism(mixes.images),
+        }
+        return terms | overlap(mixes, self.overlap_weight, self.margin)

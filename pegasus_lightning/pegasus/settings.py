@@ -13,6 +13,7 @@ from pegasus_lightning.latent import MIXINGS
 from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
 
 CODES = ("sampled", "mean")
+JUDGES = ("auto", "recogniser", "critic")
 SEARCHES = ("none", "best_of", "guided")
 SPLITS = ("test", "train")
 MOST_PEGASI, MOST_CANDIDATES = 10_000, 10_000_000
@@ -34,8 +35,12 @@ class PegasusConfig:
 
 @dataclass
 class ScoreConfig:
-    """Weights of the score that picks the best: see `scores.CriticAndOverlap`."""
+    """The score that picks the best, and the weights of its terms: see `pegasus/scores.py`."""
 
+    # recogniser: recognisability and realism; critic: the model's own critic; auto: the recogniser if it is trained
+    judge: str = "auto"
+    recognised: float = 1.0
+    realism: float = 1.0
     critic: float = 1.0
     overlap: float = 2.0
     overlap_margin: float = 0.02  # root mean squared error, pixels in 0 to 1
@@ -72,6 +77,7 @@ class GenerateConfig:
     originals: bool = True  # show the parents' photographs beside their reconstructions
     image_scale: int = 3
     gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
+    recognisers: str | None = None  # folder of trained recognisers; null: in the user's cache folder
     pegasus: PegasusConfig = field(default_factory=PegasusConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -98,8 +104,7 @@ def validate(config: DictConfig) -> None:
             raise UserError(f"figures has no '{name}'.{did_you_mean(name, FIGURES)} Choose from: {', '.join(FIGURES)}.")
     if (config.first is None) != (config.second is None):
         raise UserError("first= and second= go together: name two image files, or neither.")
-    if config.gpus is not None and (type(config.gpus) is not int or config.gpus not in (0, 1)):
-        raise UserError(f"gpus={config.gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
+    validate_gpus(config.gpus)
     named = config.figures or ()
     if config.first is not None and config.pegasus.threshold is not None:
         raise UserError("pegasus.threshold chooses pairs out of the data: leave it out with first= and second=.")
@@ -113,14 +118,27 @@ def validate(config: DictConfig) -> None:
     for name in ("pegasi", "gallery"):
         if name in named and single:
             raise UserError(f"figures=[{name}] shows several: it needs count=2 or more, and no first= and second=.")
-    _validate_pegasus(config.pegasus)
-    _validate_search(config.search)
-    for key in ("critic", "overlap"):
-        check_not_negative(f"score.{key}", config.score[key])
-    check_above("score.overlap_margin", config.score.overlap_margin, 0)
+    validate_pegasus(config.pegasus)
+    validate_search(config.search)
+    validate_score(config.score)
 
 
-def _validate_pegasus(pegasus: Any) -> None:
+def validate_gpus(gpus: Any) -> None:
+    """null, 0 or 1: these commands use one device."""
+    if gpus is not None and (type(gpus) is not int or gpus not in (0, 1)):
+        raise UserError(f"gpus={gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
+
+
+def validate_score(score: Any) -> None:
+    """Raise UserError for what a `ScoreConfig` must not be."""
+    check_choice("score.judge", score.judge, JUDGES)
+    for key in ("recognised", "realism", "critic", "overlap"):
+        check_not_negative(f"score.{key}", score[key])
+    check_above("score.overlap_margin", score.overlap_margin, 0)
+
+
+def validate_pegasus(pegasus: Any) -> None:
+    """Raise UserError for what a `PegasusConfig` must not be."""
     check_choice("pegasus.pairs", pegasus.pairs, METHODS)
     check_choice("pegasus.colour_distance", pegasus.colour_distance, COLOUR_DISTANCES)
     check_above("pegasus.threshold", pegasus.threshold, 0)
@@ -133,7 +151,8 @@ def _validate_pegasus(pegasus: Any) -> None:
         raise UserError(f"pegasus.ratio={ratio} is not a range: write two numbers, as in pegasus.ratio=[0.4,0.6].")
 
 
-def _validate_search(search: Any) -> None:
+def validate_search(search: Any) -> None:
+    """Raise UserError for what a `SearchConfig` must not be."""
     check_choice("search.method", search.method, SEARCHES)
     for key in ("pairs", "ratios", "most_per_parent", "batch_size", "steps"):
         check_at_least(f"search.{key}", search[key], 1)

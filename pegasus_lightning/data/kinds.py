@@ -1,0 +1,108 @@
+"""All that a source can show, not the two chosen classes alone: what a recogniser learns from.
+
+A class is what the run is trained on. A kind is what the source's images come in: the two classes, and every other
+class that the source has, or that it can draw.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pegasus_lightning.data.module import load_split
+from pegasus_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Images of every kind, and which of the two classes is to be seen in each.
+
+    Args:
+        images: uint8 (N, 3, 32, 32).
+        kinds: int64 (N,), each an index into `names`.
+        names: the two classes first, then the other kinds.
+        targets: float32 (N, 2); 1 where the first, the second class is to be seen.
+    """
+
+    images: Tensor
+    kinds: Tensor
+    names: tuple[str, ...]
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Tensor) -> Kinds:
+        """The images at `indices`, in that order."""
+        return Kinds(self.images[indices], self.kinds[indices], self.names, self.targets[indices])
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        return self.names[0], self.names[1]
+
+
+def load_kinds(config: Any, split: str) -> Kinds:
+    """All kinds of the split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
+
+    `cifar10`: its ten classes. `image_folder`: every class with images in that split. `silhouettes`: horse, bird,
+    pegasus (which shows all three) and the empty scene. `lines`: its two classes.
+
+    Raises:
+        UserError: the data is missing, corrupt or has no such classes.
+    """
+    classes = list(config.classes)
+    if config.source == "cifar10":
+        from pegasus_lightning.data import cifar10
+
+        names = _first(classes, cifar10.CLASSES)
+        images, kinds = cifar10.load(Path(config.root), names, split, download=config.download)
+    elif config.source == "image_folder":
+        from pegasus_lightning.data import image_folder
+
+        root = Path(config.root).expanduser()
+        image_folder.class_folders(root, classes, split)  # the two that are asked for must be there
+        names = _first(classes, _folders_with_images(root / split))
+        cache = Path(config.cache) if config.cache else None
+        images, kinds = image_folder.load(root, names, split, cache_dir=cache)
+    elif config.source == "silhouettes":
+        from pegasus_lightning.data import silhouettes
+
+        count = config.train_per_class if split == "train" else config.test_per_class
+        animals = _first(classes, silhouettes.CLASSES)
+        images, kinds = silhouettes.load(animals, split, count, config.drawing_seed)
+        scenes = silhouettes.load_scenes(split, count, config.drawing_seed)
+        names = [*animals, silhouettes.SCENE]
+        images, kinds = torch.cat([images, scenes]), torch.cat([kinds, torch.full((count,), len(animals))])
+    elif config.source == "lines":
+        whole = load_split(config, split)
+        names, images, kinds = classes, whole.images, whole.labels
+    else:
+        raise UserError(f"data.source={config.source} is not a source.")
+    shows = torch.tensor([[float(_shows(config.source, kind, name)) for name in classes] for kind in names])
+    return Kinds(images, kinds, tuple(names), shows[kinds])
+
+
+def _shows(source: str, kind: str, name: str) -> bool:
+    return kind == name or (source == "silhouettes" and kind == "pegasus" and name in ("horse", "bird"))
+
+
+def _first(classes: Sequence[str], available: Sequence[str]) -> list[str]:
+    """`classes`, then the others of `available`."""
+    return [*classes, *(name for name in available if name not in classes)]
+
+
+def _folders_with_images(folder: Path) -> list[str]:
+    """The folders in it that hold an image, sorted. A class may be missing in one split, or have none yet."""
+    from pegasus_lightning.data.image_folder import SUFFIXES
+
+    def holds_images(entry: os.DirEntry[str]) -> bool:
+        return any(not name.startswith(".") and name.lower().endswith(SUFFIXES) for name in os.listdir(entry))
+
+    entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(entry.name for entry in entries if holds_images(entry))

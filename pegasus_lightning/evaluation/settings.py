@@ -1,0 +1,70 @@
+"""What `evaluate` can be told: a dataclass schema for Hydra, and one `validate` for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pegasus_lightning.config import check_at_least, check_at_most, check_choice, check_fraction
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.pegasus.settings import (
+    MOST_PEGASI,
+    SPLITS,
+    PegasusConfig,
+    ScoreConfig,
+    SearchConfig,
+    validate_gpus,
+    validate_pegasus,
+    validate_score,
+    validate_search,
+)
+
+FEWEST_PEGASI = 64
+
+
+@dataclass
+class EvaluateConfig:
+    """The whole configuration of `python -m pegasus_lightning.evaluate`."""
+
+    run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    out: str | None = None  # folder for the results; null: inside the run's folder
+    count: int = 2000  # pegasi to judge
+    seed: int = 0
+    split: str = "test"  # where the parents come from
+    threshold: float = 0.5  # that both probabilities must exceed for a pegasus to count as recognised
+    inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
+    again: bool = False  # judge a run even if it was judged in just this way before
+    originals: bool = True  # keep photographs (parents, nearest training images) beside the figures, for the report
+    gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
+    recognisers: str | None = None  # folder of trained recognisers; null: in the user's cache folder
+    pegasus: PegasusConfig = field(default_factory=PegasusConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def validate(config: DictConfig) -> None:
+    """Check ranges and combinations; touches nothing on disk.
+
+    Raises:
+        UserError: what is wrong, what was meant, what to type.
+    """
+    if not config.run:
+        raise UserError("Which model? Say run=FOLDER, a run's folder or a folder of runs, such as run=runs/single.")
+    check_at_least("count", config.count, FEWEST_PEGASI)
+    check_at_most("count", config.count, MOST_PEGASI)
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
+    check_choice("split", config.split, SPLITS)
+    check_fraction("threshold", config.threshold, low_open=True)
+    validate_gpus(config.gpus)
+    validate_pegasus(config.pegasus)
+    validate_search(config.search)
+    validate_score(config.score)
+    search = config.search
+    if search.method != "none" and search.pairs * search.ratios < config.count:
+        raise UserError(
+            f"count={config.count} pegasi cannot be found among {search.pairs * search.ratios} candidates: raise "
+            "search.pairs, or lower count."
+        )

@@ -1,0 +1,107 @@
+"""What `evaluate` does: trained runs in; of each a scorecard, a gallery and figures in TensorBoard out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from pegasus_lightning.bench import Bench
+from pegasus_lightning.config import plain
+from pegasus_lightning.devices import one_device
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.evaluation.recogniser import REPORTS
+from pegasus_lightning.evaluation.recogniser_store import recogniser_for
+from pegasus_lightning.evaluation.tables import comparison_table, console_table
+from pegasus_lightning.files import sha256, whole_folder
+from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
+from pegasus_lightning.selecting import selector, store
+from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
+
+# What changes nothing but where results go and what is kept beside the figures.
+NOT_FIGURES = ("run", "out", "originals", "gpus", "again", "recognisers")
+EVENTS = ".evaluation"  # ends the name of the event file that holds the figures
+
+
+def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecard]:
+    """Judge runs as a validated `EvaluateConfig` wants it; returns their scorecards, in the runs' order.
+
+    Raises:
+        UserError: no such run, device, data or class, or no place for the results. Nothing was written then.
+    """
+    settings = plain(config)
+    device = one_device(settings["gpus"])
+    runs = open_runs(find_runs(settings["run"]), device)
+    data = common_data(runs, data_overrides, "images from")
+    split = load_common(runs, data, settings["split"], data_overrides)
+    reports = recogniser_for(data, REPORTS, device=device, folder=store(settings))
+    selects = selector(settings, data, device)
+    origin = {"split": settings["split"]} | images_of(data)
+    identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}
+    identity["score"] = identity["score"] | {"judge": selects.stored.path.name if selects else "critic"}
+    key = _digest([identity, origin, reports.path.name])
+    folders = [_place(run, settings, key, several=len(runs) > 1) for run in runs]
+
+    bench: Bench | None = None
+    cards = []
+    for run, folder in zip(runs, folders, strict=True):
+        if (folder / FILE).exists() and not settings["again"]:
+            cards.append(read_scorecard(folder / FILE))
+            print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
+        else:
+            bench = bench or Bench(settings, data, split, reports, selects, device)
+            card, gallery = bench.judge(run, key, identity, origin)
+            with whole_folder(folder) as staged:
+                write_scorecard(staged / FILE, card)
+                with open(staged / GALLERY, "wb") as file:
+                    np.savez_compressed(file, **gallery)  # type: ignore[arg-type]
+            if run.folder is not None:
+                _log(run.folder, card)
+            cards.append(card)
+        print(console_table(cards[-1]))
+        print(f"  {folder / FILE}\n", flush=True)
+    if len(cards) > 1:
+        print(comparison_table(cards), flush=True)
+    return cards
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _place(run: TrainedRun, settings: dict[str, Any], key: str, *, several: bool) -> Path:
+    """The folder for one run's figures, named by all that decides them. Raises UserError where it cannot be written."""
+    pegasus = settings["pegasus"]
+    code = _digest([key, sha256(run.checkpoint)])
+    title = f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
+    if settings["out"] is not None:
+        home = Path(settings["out"]).expanduser() / (run.name if several else "")
+    elif run.folder is not None:
+        home = run.folder / "evaluation"
+    else:
+        home = run.checkpoint.with_name(f"{run.checkpoint.stem}-evaluation")
+    above = next(parent for parent in (home / title).absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{home} cannot be made: {above} is not a folder that can be written to. Say out=FOLDER.")
+    return home / title
+
+
+def _log(run: Path, card: Scorecard) -> None:
+    """The pegasi's figures into the run's own TensorBoard run, in place of those of an earlier evaluation.
+
+    The training declares them as metrics of the run's row in HParams.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run / "tensorboard"
+    for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
+        old.unlink()
+    with SummaryWriter(str(folder), filename_suffix=EVENTS) as writer:
+        for name in HPARAMS:
+            writer.add_scalar(f"evaluation/{name}", card.rows[PEGASI][name].value, card.batches)

@@ -1,0 +1,69 @@
+"""The recogniser that a search is scored by, where one is trained: recognisability times realism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.evaluation.recogniser import SELECTS
+from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser, find_recogniser, recogniser_for
+from pegasus_lightning.pegasus.mixing import in_batches
+from pegasus_lightning.pegasus.scores import CriticScore
+
+BANK, HELD = 2000, 512  # training images that a search takes for real, and others that say how near real ones lie
+
+
+def store(settings: dict[str, Any]) -> Path | None:
+    """The folder of trained recognisers; None for the one in the user's cache."""
+    return None if settings["recognisers"] is None else Path(settings["recognisers"]).expanduser()
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A recogniser that selects.
+
+    Args:
+        functions: what `Workshop.score` takes: logits and realism of images.
+        stored: the recogniser.
+    """
+
+    functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+    stored: StoredRecogniser
+
+
+def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.device) -> Selector | None:
+    """The recogniser that a search is to be scored by; None where the model's critic has to do.
+
+    With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be. Its
+    realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
+
+    Raises:
+        UserError: a recogniser is asked for, and there is no data to train it on.
+    """
+    judge = settings["score"]["judge"]
+    if judge == "critic" or (judge == "auto" and data is None):
+        return None
+    if data is None:
+        raise UserError("score.judge=recogniser needs images to learn from: leave it out with first= and second=.")
+    find = recogniser_for if judge == "recogniser" else find_recogniser
+    stored = find(data, SELECTS, device=device, folder=store(settings))
+    if stored is None:
+        return None
+    images = in_mixed_order(load_split(data, "train")).images.to(device)
+    features = stored.recogniser.features
+    with torch.no_grad():
+        bank = in_batches(features, to_float(images[:BANK]))
+
+    def closeness(images: Tensor) -> Tensor:
+        return -torch.cdist(features(images), bank).amin(1)
+
+    return Selector((stored.recogniser, CriticScore(closeness, to_float(images[-HELD:]))), stored)
