@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install run pegasus test test-all lint types format tensorboard wheel clean
+.PHONY: help install run pegasus judge test test-all lint types format tensorboard wheel clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,10 @@ pegasus: install ## Make pegasi out of what `make run` trained: drawn, searched 
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run search=best_of
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run search=guided
+
+judge: install ## Judge those pegasi by number, and make one page of it: runs/first_run/report.html
+	$(BIN)/python -m pegasus_lightning.evaluate run=runs/first_run
+	$(BIN)/python -m pegasus_lightning.report runs/first_run
 
 test: install ## Run the tests (fast ones)
 	$(BIN)/python -m pytest -q -m 'not slow'

@@ -13,6 +13,7 @@ from torch import Tensor
 from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.errors import UserError
 from pegasus_lightning.evaluation.controls import cutmix, pixel_average
 from pegasus_lightning.evaluation.criteria import (
     PrincipalComponents,
@@ -25,6 +26,7 @@ from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
 from pegasus_lightning.figures import to_uint8
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.pegasus.mixing import Recipes, in_batches
+from pegasus_lightning.pegasus.pairs import Pairs
 from pegasus_lightning.pegasus.scores import linearity
 from pegasus_lightning.randomness import Stream, generator
 from pegasus_lightning.scorecards import (
@@ -39,11 +41,12 @@ from pegasus_lightning.scorecards import (
 )
 from pegasus_lightning.selecting import Selector
 from pegasus_lightning.trained import TrainedRun
-from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, pairs_for
+from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi
 
 PATHS, PATH_FRAMES = 200, 11
 LINE_FRAMES = 16  # the ACAI paper's
 GALLERY_PAIRS, GALLERY_FRAMES, GALLERY_PEGASI = 8, 21, 16
+FEWEST_IMAGES = 8  # of each class and split
 COLLAPSED = 0.5  # of the pixel averages' variety
 
 
@@ -53,7 +56,11 @@ class Bench:
     Args:
         settings: an `EvaluateConfig` as a plain dict.
         data: the `data` configuration; split: the images that parents are taken from, of its two classes.
+        pairs: of those, to be mixed.
         reports, selects: the recognisers.
+
+    Raises:
+        UserError: there are too few images to judge by.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Bench:
         settings: dict[str, Any],
         data: DictConfig,
         split: ImageSet,
+        pairs: Pairs,
         reports: StoredRecogniser,
         selects: Selector | None,
         device: torch.device,
@@ -68,13 +76,18 @@ class Bench:
         self.settings, self.data, self.reports, self.selects, self.device = settings, data, reports, selects, device
         self.train = in_mixed_order(load_split(data, "train"))
         self.test = in_mixed_order(split if settings["split"] == "test" else load_split(data, "test"))
+        for name, images in (("train", self.train), ("test", self.test)):
+            fewest, label = min((len(images.of_class(label)), label) for label in (0, 1))
+            if fewest < FEWEST_IMAGES:
+                raise UserError(
+                    f"There are {fewest} {name} images of {images.classes[label]}: to judge by takes at least "
+                    f"{FEWEST_IMAGES} of each class."
+                )
         self.judge_of_images = Judge(reports.recogniser, self.train, self.test, threshold=settings["threshold"])
-        self.parents = Parents.of(split)
-        search = settings["search"]
-        tried = settings["count"] if search["method"] == "none" else search["pairs"]
-        self.pairs = pairs_for(self.parents, settings["pegasus"], tried, settings["seed"])
+        self.parents, self.pairs = Parents.of(split), pairs
         self.components: PrincipalComponents | None = None
-        self._real: dict[str, Verdict] = {}
+        self._judged: dict[tuple[str, bytes], Verdict] = {}  # sets of images that no model made
+        self._yardsticks: dict[int, dict[str, Figure]] = {}
 
     def judge(
         self, run: TrainedRun, key: str, identity: dict[str, Any], origin: dict[str, Any]
@@ -124,20 +137,27 @@ class Bench:
         verdicts = {PEGASI: judge.judge(pegasi.mixes.images, (first, second))}
         verdicts[PEGASI].figures["linearity"] = figure(linearity(pegasi.mixes))
         sizes = {PEGASI: len(first)}
+        recipe = torch.stack([*workshop.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
         blend = pixel_average(first, second, ratios)
         for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings["seed"]))):
-            verdicts[name] = judge.judge(images, (first, second))
-            sizes[name] = len(images)
+            verdicts[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
         decoded = in_batches(lambda part: model.reconstruct(to_float(part.to(self.device))), self.test.images[:count])
         verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = judge.judge(decoded), len(decoded)
         if model.config.sample_codes:  # a plain autoencoder has no prior
             noise = generator(self.settings["seed"], Stream.PRIOR, 0, self.device)
             verdicts[PRIOR], sizes[PRIOR] = judge.judge(model.sample_prior(count, noise)), count
         for name, images in self._real_images().items():
-            if name not in self._real:
-                self._real[name] = judge.judge(images[:count])
-            verdicts[name], sizes[name] = self._real[name], len(images[:count])
+            verdicts[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
         return {name: verdict.figures for name, verdict in verdicts.items()}, sizes, verdicts[PEGASI]
+
+    def _once(
+        self, name: str, images: Tensor, recipe: bytes = b"", parents: tuple[Tensor, Tensor] | None = None
+    ) -> Verdict:
+        """The verdict on a set that is the same for every run with the same recipe."""
+        key = (name, recipe)
+        if key not in self._judged:
+            self._judged[key] = self.judge_of_images.judge(images, parents)
+        return self._judged[key]
 
     def _real_images(self) -> dict[str, Tensor]:
         """The test images, of each class and of both; and true chimeras, where the source can draw them."""
@@ -154,14 +174,14 @@ class Bench:
         """Figures of reconstruction and of interpolation."""
         images = self.test.images
         decoded = in_batches(lambda part: model.reconstruct(to_float(part.to(self.device))), images).cpu()
-        latents = model.config.networks.latent_dim
+        latents = min(model.config.networks.latent_dim, images[0].numel())  # there are no more components
         if self.components is None or len(self.components.components) < latents:
             self.components = PrincipalComponents.fit(self.train.images, latents)
-        yardstick = self.components.reconstruct(images, latents)
-        figures: dict[str, Figure] = {}
-        for prefix, result in (("", decoded), ("pca_", yardstick)):
-            found = reconstruction_figures(result, images)
-            figures |= {f"{prefix}{name}": figure(values) for name, values in found._asdict().items()}
+        if latents not in self._yardsticks:
+            yardstick = reconstruction_figures(self.components.reconstruct(images, latents), images)
+            self._yardsticks[latents] = {f"pca_{name}": figure(values) for name, values in yardstick._asdict().items()}
+        found = reconstruction_figures(decoded, images)
+        figures = {name: figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
         chosen = pegasi.chosen.take(torch.arange(min(PATHS, len(pegasi.chosen))))
         paths = workshop.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES))
         found_paths = path_statistics(paths)

@@ -23,6 +23,7 @@ from pegasus_lightning.files import sha256, whole_folder
 from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
 from pegasus_lightning.selecting import selector, store
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
+from pegasus_lightning.workshop import Parents, pairs_for
 
 # What changes nothing but where results go and what is kept beside the figures.
 NOT_FIGURES = ("run", "out", "originals", "gpus", "again", "recognisers")
@@ -40,13 +41,19 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     runs = open_runs(find_runs(settings["run"]), device)
     data = common_data(runs, data_overrides, "images from")
     split = load_common(runs, data, settings["split"], data_overrides)
+    # What is wrong with these shows before a recogniser is trained.
+    homes = [_home(run, settings, several=len(runs) > 1) for run in runs]
+    search = settings["search"]
+    tried = settings["count"] if search["method"] == "none" else search["pairs"]
+    pairs = pairs_for(Parents.of(split), settings["pegasus"], tried, settings["seed"])
+
     reports = recogniser_for(data, REPORTS, device=device, folder=store(settings))
     selects = selector(settings, data, device)
     origin = {"split": settings["split"]} | images_of(data)
     identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}
     identity["score"] = identity["score"] | {"judge": selects.stored.path.name if selects else "critic"}
     key = _digest([identity, origin, reports.path.name])
-    folders = [_place(run, settings, key, several=len(runs) > 1) for run in runs]
+    folders = [home / _title(run, settings, key) for run, home in zip(runs, homes, strict=True)]
 
     bench: Bench | None = None
     cards = []
@@ -55,7 +62,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:
-            bench = bench or Bench(settings, data, split, reports, selects, device)
+            bench = bench or Bench(settings, data, split, pairs, reports, selects, device)
             card, gallery = bench.judge(run, key, identity, origin)
             with whole_folder(folder) as staged:
                 write_scorecard(staged / FILE, card)
@@ -75,21 +82,26 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _place(run: TrainedRun, settings: dict[str, Any], key: str, *, several: bool) -> Path:
-    """The folder for one run's figures, named by all that decides them. Raises UserError where it cannot be written."""
-    pegasus = settings["pegasus"]
-    code = _digest([key, sha256(run.checkpoint)])
-    title = f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
+def _home(run: TrainedRun, settings: dict[str, Any], *, several: bool) -> Path:
+    """The folder for the folders of one run's figures. Raises UserError where it cannot be written."""
     if settings["out"] is not None:
         home = Path(settings["out"]).expanduser() / (run.name if several else "")
     elif run.folder is not None:
         home = run.folder / "evaluation"
     else:
         home = run.checkpoint.with_name(f"{run.checkpoint.stem}-evaluation")
-    above = next(parent for parent in (home / title).absolute().parents if parent.exists())
+    place = home.absolute()
+    above = next(folder for folder in (place, *place.parents) if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError(f"{home} cannot be made: {above} is not a folder that can be written to. Say out=FOLDER.")
-    return home / title
+    return home
+
+
+def _title(run: TrainedRun, settings: dict[str, Any], key: str) -> str:
+    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of all that decides the figures, and what is kept beside them>`."""
+    pegasus = settings["pegasus"]
+    code = _digest([key, sha256(run.checkpoint), settings["originals"]])
+    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
 
 
 def _log(run: Path, card: Scorecard) -> None:

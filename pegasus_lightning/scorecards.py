@@ -50,7 +50,7 @@ MEASURES = {
     "precision": Measure("precision", "higher", ".2f", "Share that lies among the real images."),
     "recall": Measure("recall", "higher", ".2f", "Share of the real images that lies among these."),
     "nearest_pixels": Measure("nearest", "", ".3f", "Distance to the nearest training image or its mirror, RMSE."),
-    "nearest_features": Measure("nearest*", "", ".3f", "Distance to the nearest training image in features, RMSE."),
+    "nearest_features": Measure("nearest*", "", ".3f", "The same in the recogniser's features, RMSE."),
     "memorised": Measure("too near", "lower", ".1%", "Share nearer to training than all but 1 % of test images."),
     "variety": Measure("variety", "higher", ".3f", "Mean distance of two images of the set, RMSE over pixels."),
     "variety_features": Measure("variety*", "higher", ".3f", "The same in the recogniser's features."),
@@ -157,7 +157,8 @@ def _figure(plain: dict[str, float | None]) -> Figure:
 
 def newest_scorecard(run: Path) -> Path | None:
     """The scorecard last written in a run's folder; None where it was never evaluated."""
-    found = run.glob(f"evaluation/*/{FILE}")
+    # What begins with a dot was being written when the power went.
+    found = [path for path in run.glob(f"evaluation/*/{FILE}") if not path.parent.name.startswith(".")]
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
 
 

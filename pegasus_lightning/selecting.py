@@ -60,10 +60,11 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
         return None
     images = in_mixed_order(load_split(data, "train")).images.to(device)
     features = stored.recogniser.features
+    held = min(HELD, len(images) // 2)  # none of them in the bank, where each would be its own nearest
     with torch.no_grad():
-        bank = in_batches(features, to_float(images[:BANK]))
+        bank = in_batches(features, to_float(images[:-held][:BANK]))
 
     def closeness(images: Tensor) -> Tensor:
         return -torch.cdist(features(images), bank).amin(1)
 
-    return Selector((stored.recogniser, CriticScore(closeness, to_float(images[-HELD:]))), stored)
+    return Selector((stored.recogniser, CriticScore(closeness, to_float(images[-held:]))), stored)

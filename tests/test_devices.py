@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pegasus_lightning import devices
-from pegasus_lightning.devices import choose_devices, has_fast_bf16, hide_gpus, lightning_precision
+from pegasus_lightning.devices import choose_devices, has_fast_bf16, hide_gpus, lightning_precision, one_device
 from pegasus_lightning.errors import UserError
 
 
@@ -113,3 +113,32 @@ def test_hidden_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     hide_gpus()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "device", "visible"),
+    [
+        (0, None, "cpu", ""),
+        (0, 0, "cpu", ""),
+        (2, None, "cuda:0", "2,3"),
+        (2, 1, "cuda:0", "2,3"),
+        (2, 0, "cpu", ""),
+    ],
+)
+def test_the_one_device_of_a_command(
+    monkeypatch: pytest.MonkeyPatch, there: int, gpus: int | None, device: str, visible: str
+) -> None:
+    pretend(monkeypatch, there)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert one_device(gpus) == torch.device(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def test_a_command_that_is_to_have_a_gpu_is_told_by_its_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError) as error:
+        one_device(1)
+    assert str(error.value).startswith("gpus=1 asks for a GPU")
+    assert "Type gpus=0" in str(error.value)
+    assert "trainer" not in str(error.value)

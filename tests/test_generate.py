@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pegasus_lightning import selecting
 from pegasus_lightning.checkpoints import load_model
 from pegasus_lightning.cli import quote_paths, run_program
 from pegasus_lightning.composing import GENERATE, compose_config
 from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import load
+from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
 from pegasus_lightning.figures import chimera, grid, to_uint8
 from pegasus_lightning.generate import _work
 from pegasus_lightning.latent import lerp
@@ -478,3 +480,76 @@ def test_help_and_the_configuration_are_shown(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "- a,b\n" in shown
     assert "method: guided" in shown
+
+
+# A recogniser that scores.
+
+
+class _Blue(torch.nn.Module):
+    """Sees both classes in what is blue; its features are colours."""
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 20 * (images[:, 2:].mean((2, 3)) - 0.5).repeat(1, 2)
+
+
+BLUE = StoredRecogniser(_Blue(), Path("store") / "blue-0a.pt", {})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How the selecting recogniser was asked for; it is there."""
+    calls: list[str] = []
+    monkeypatch.setattr(selecting, "find_recogniser", lambda *_, **__: calls.append("found") or BLUE)
+    monkeypatch.setattr(selecting, "recogniser_for", lambda *_, **__: calls.append("made") or BLUE)
+    return calls
+
+
+def test_a_recogniser_that_is_there_scores(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer], asked: list[str]
+) -> None:
+    out = tmp_path / "out"
+    common = [f"run={run}", "count=6", "figures=[best]", FAR]
+    assert generate(*common, f"out={out}", "score.recognised=2").code == 0
+    assert asked == ["found"]
+    said, images = record(out), images_in(out)
+    assert said["settings"]["score"]["judge"] == "blue-0a"
+    for pegasus in said["pegasi"]:
+        scores = pegasus["scores"]
+        assert scores.keys() == {"recognised", "realism", "overlap", "score"}
+        logit = 20 * (images[pegasus["index"]][2].mean() / 255 - 0.5)
+        assert scores["recognised"] == pytest.approx(-2 * 2 * np.log1p(np.exp(-logit)), abs=0.02)
+        assert scores["realism"] < 0
+        assert scores["score"] == pytest.approx(scores["recognised"] + scores["realism"] + scores["overlap"], abs=1e-5)
+    assert generate(*common, f"out={tmp_path / 'made'}", "score.judge=recogniser").code == 0
+    assert asked == ["found", "made"]
+
+
+def test_the_critic_scores_where_it_is_asked_for(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer], asked: list[str]
+) -> None:
+    common = [f"run={run}", "count=3", "figures=[best]", FAR]
+    assert generate(*common, f"out={tmp_path / 'out'}", "score.judge=critic").code == 0
+    assert asked == []
+    assert record(tmp_path / "out")["settings"]["score"]["judge"] == "critic"
+    assert record(tmp_path / "out")["pegasi"][0]["scores"].keys() == {"critic", "overlap", "score"}
+    home = shutil.copytree(run, tmp_path / "run")
+    for judge in ("critic", "auto"):  # results by one do not take the place of the other's
+        assert generate(f"run={home}", *common[1:], f"score.judge={judge}").code == 0
+    assert len(list((home / "pegasi").iterdir())) == 2
+
+
+def test_two_image_files_are_scored_by_the_critic_and_by_nothing_else(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer], asked: list[str]
+) -> None:
+    Image.new("RGB", (32, 32), "brown").save(tmp_path / "a.png")
+    files = [f"first={tmp_path / 'a.png'}", f"second={tmp_path / 'a.png'}", f"out={tmp_path / 'out'}"]
+    answer = generate(f"run={run}", *files, "score.judge=recogniser")
+    assert answer.code == 2
+    assert "score.judge=recogniser needs images to learn from" in answer.err
+    assert not (tmp_path / "out").exists()
+    assert generate(f"run={run}", *files, "figures=[best]").code == 0
+    assert record(tmp_path / "out")["settings"]["score"]["judge"] == "critic"
+    assert asked == []

@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from pegasus_lightning.checkpoints import save_atomically
+from pegasus_lightning.composing import data_settings
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.trained import TrainedRun, check_classes, find_runs, open_run, open_runs
+from pegasus_lightning.trained import (
+    TrainedRun,
+    check_classes,
+    common_data,
+    find_runs,
+    images_of,
+    load_common,
+    open_run,
+    open_runs,
+)
 
 CONFIG = "data:\n  source: cifar10\n  classes: [horse, bird]\nseed: 0\n"
 
@@ -313,3 +324,62 @@ def test_a_run_keeps_its_name_and_configuration_wherever_one_stands(
 def test_a_configuration_that_points_nowhere_is_told(run: Save, tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         open_run(run(tmp_path / "thing", config=text))
+
+
+# Data.
+
+
+def trained_with(data: str, *, known: bool = True) -> TrainedRun:
+    """A run of a horse and a bird out of `data`, overrides of `silhouettes`' settings."""
+    model: Any = SimpleNamespace(hparams={"classes": ["horse", "bird"]})
+    settings = data_settings(None, ["data=silhouettes", *data.split()])
+    config = OmegaConf.create({"data": settings}) if known else None
+    return TrainedRun(Path(f"runs/{data or 'vae'}"), Path("last.ckpt"), model, config, "vae")
+
+
+def test_the_data_of_several_runs_is_what_they_have_in_common() -> None:
+    runs = [trained_with("data.batch_size=8"), trained_with("data.flip=false", known=True)]
+    config = common_data(runs, [], "parents from")
+    assert (config.source, list(config.classes), config.batch_size) == ("silhouettes", ["horse", "bird"], 8)
+    alone = trained_with("", known=False)
+    assert common_data([alone, *runs], [], "parents from") == config
+    changed = common_data(runs, ["data.test_per_class=9"], "parents from")
+    assert (changed.test_per_class, changed.batch_size) == (9, 8)
+    assert common_data([alone], ["data=lines", "data.classes=[horse,bird]"], "parents from").source == "lines"
+
+
+def test_runs_of_different_images_need_a_word() -> None:
+    runs = [trained_with(""), trained_with("data.drawing_seed=1")]
+    with pytest.raises(UserError, match=r"different data. Say which to take images from, as in data=SOURCE"):
+        common_data(runs, [], "images from")
+    assert common_data(runs, ["data.drawing_seed=2"], "images from").drawing_seed == 2
+    with pytest.raises(UserError, match="a checkpoint on its own"):
+        common_data([trained_with("", known=False)], [], "images from")
+    with pytest.raises(UserError, match="was not trained on 'truck'"):
+        common_data(runs, ["data=cifar10", "data.classes=[horse,truck]"], "images from")
+
+
+def test_what_is_about_images_and_what_is_not() -> None:
+    plain = images_of(data_settings(None, ["data=silhouettes"]))
+    same = ["data.batch_size=3", "data.flip=false", "data.validation_fraction=0.3", "data.on_device=false"]
+    assert plain == images_of(data_settings(None, ["data=silhouettes", *same]))
+    for other in ("train_per_class=3", "test_per_class=3", "drawing_seed=3", "classes=[bird,horse]"):
+        assert plain != images_of(data_settings(None, ["data=silhouettes", f"data.{other}"])), other
+    photos = [images_of(data_settings(None, ["data=image_folder", "data.root=a", *more]))
+              for more in ([], ["data.cache=b"], ["data.root=b"])]  # fmt: skip
+    assert photos[0] == photos[1] != photos[2]
+
+
+def test_images_that_have_moved_are_asked_for(tmp_path: Path) -> None:
+    gone = [f"data.root={tmp_path / 'gone'}"]
+    config = data_settings(None, ["data=image_folder", *gone, "data.classes=[horse,bird]"])
+    runs = [trained_with("")]
+    with pytest.raises(UserError) as error:
+        load_common(runs, config, "test", [])
+    assert "gone" in str(error.value)
+    assert str(error.value).endswith("runs/vae had its images there; data.root=FOLDER says where they are now.")
+    with pytest.raises(UserError) as error:
+        load_common(runs, config, "test", gone)  # who has typed it knows
+    assert "had its images there" not in str(error.value)
+    drawn = data_settings(None, ["data=silhouettes", "data.test_per_class=3"])
+    assert len(load_common(runs, drawn, "test", [])) == 6

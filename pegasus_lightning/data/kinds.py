@@ -6,17 +6,25 @@ class that the source has, or that it can draw.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
+from pegasus_lightning.data import tensor_cache
+from pegasus_lightning.data.common import IMAGE_SIZE, index_classes
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.errors import UserError
+
+WORTH_KEEPING = 1000  # drawn images: two seconds and a half
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,8 @@ def load_kinds(config: Any, split: str) -> Kinds:
         from pegasus_lightning.data import silhouettes
 
         count = config.train_per_class if split == "train" else config.test_per_class
-        animals = _first(classes, silhouettes.CLASSES)
-        images, kinds = silhouettes.load(animals, split, count, config.drawing_seed)
-        scenes = silhouettes.load_scenes(split, count, config.drawing_seed)
-        names = [*animals, silhouettes.SCENE]
-        images, kinds = torch.cat([images, scenes]), torch.cat([kinds, torch.full((count,), len(animals))])
+        names = [*_first(classes, silhouettes.CLASSES), silhouettes.SCENE]
+        images, kinds = _drawn(names, split, count, config.drawing_seed)
     elif config.source == "lines":
         whole = load_split(config, split)
         names, images, kinds = classes, whole.images, whole.labels
@@ -106,3 +111,22 @@ def _folders_with_images(folder: Path) -> list[str]:
 
     entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     return sorted(entry.name for entry in entries if holds_images(entry))
+
+
+def _drawn(names: Sequence[str], split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`count` silhouettes of each name, the last being the scene; many of them are drawn once and kept on disk."""
+    from pegasus_lightning.data import outlines, silhouettes
+
+    def draw() -> np.ndarray:
+        animals, _ = silhouettes.load(names[:-1], split, count, seed)
+        return torch.cat([animals, silhouettes.load_scenes(split, count, seed)]).numpy()
+
+    index_classes(names[:-1], silhouettes.CLASSES, "silhouettes")
+    kinds = torch.arange(len(names)).repeat_interleave(count)
+    if len(kinds) < WORTH_KEEPING:
+        return torch.from_numpy(draw()), kinds
+    what = json.dumps([list(names), split, count, seed, PIL.__version__, np.__version__]).encode()
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (outlines, silhouettes))
+    path = tensor_cache.default_folder() / f"silhouettes-{hashlib.sha256(what).hexdigest()[:16]}.bin"
+    shape = (len(kinds), 3, IMAGE_SIZE, IMAGE_SIZE)
+    return torch.from_numpy(tensor_cache.load_or_build(path, hashlib.sha256(what + code).digest(), shape, draw)), kinds

@@ -5,7 +5,7 @@ sets. A NaN is a value that is not defined for that image; `bootstrap_interval` 
 """
 
 from pegasus_lightning.evaluation.interpolation import line_statistics, path_statistics
-from pegasus_lightning.evaluation.realism import density_coverage, kid, precision_recall
+from pegasus_lightning.evaluation.realism import density_coverage, kid, neighbour_radii, precision_recall
 from pegasus_lightning.evaluation.recognisability import bootstrap_interval, recognisability
 from pegasus_lightning.evaluation.reconstruction import PrincipalComponents, reconstruction
 from pegasus_lightning.evaluation.uniqueness import distance_to_others, memorised, nearest, parent_distances, rmse
@@ -19,6 +19,7 @@ __all__ = [
     "line_statistics",
     "memorised",
     "nearest",
+    "neighbour_radii",
     "parent_distances",
     "path_statistics",
     "precision_recall",

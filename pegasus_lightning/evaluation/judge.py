@@ -18,6 +18,7 @@ from pegasus_lightning.evaluation.criteria import (
     distance_to_others,
     kid,
     nearest,
+    neighbour_radii,
     precision_recall,
     recognisability,
     rmse,
@@ -27,6 +28,8 @@ from pegasus_lightning.scorecards import NORMAL_QUANTILE, Figure
 
 REFERENCE = 4000  # training images that realism is measured against, both classes alike
 TOO_NEAR = 0.01  # share of test images that lie nearer than the limits of uniqueness
+SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR = 3, 5  # whose distance is the radius: the papers' k
+SCALE_SAMPLE = 1000
 BATCH = 256
 
 
@@ -58,6 +61,8 @@ class Judge:
     Realism is measured against training images: the test images stay free to be judged themselves, as the control that
     says what a figure can reach. Uniqueness counts an image as too near where it is nearer to a training image than all
     but `TOO_NEAR` of the test images, in pixels and in features both: in pixels alone every blurred image would be.
+    Features are scaled to a root mean square of 1 over training images, so that kernel distances by different
+    recognisers are of one order.
 
     Args:
         recogniser: gives probabilities and features; on the device that all is computed on.
@@ -70,30 +75,29 @@ class Judge:
         self.recogniser, self.threshold = recogniser, threshold
         self.device = next(recogniser.parameters()).device
         self.train_images = train.images.to(self.device)
-        self.with_mirrors = torch.cat([self.train_images, self.train_images.flip(3)])
+        self.scale = 1.0
+        self.scale = 1 / self._features(self.train_images[:SCALE_SAMPLE]).square().mean().sqrt().item()
         self.train_features = self._features(self.train_images)
         half = REFERENCE // 2
         chosen = torch.cat([train.of_class(label)[:half] for label in (0, 1)])
         self.reference = self.train_features[chosen.to(self.device)]
+        self.radii = {k: neighbour_radii(self.reference, k) for k in (SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR)}
         pixels, features = self._nearest(test.images.to(self.device))[:2]
         self.pixel_limit, self.feature_limit = (torch.quantile(d.double(), TOO_NEAR).item() for d in (pixels, features))
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        return torch.cat([self.recogniser.features(_floats(part)) for part in images.split(BATCH)])
-
-    @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """p(first class is there), p(second class is there), (N, 2)."""
-        parts = [self.recogniser.probabilities(_floats(part)) for part in images.to(self.device).split(BATCH)]
-        return torch.cat(parts)
+        return self.scale * torch.cat([self.recogniser.features(_floats(part)) for part in images.split(BATCH)])
 
     def _nearest(self, images: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances in pixels and in features, and the nearest training image in pixels."""
-        in_pixels = nearest(_floats(images), self.with_mirrors)
+        """Distances in pixels and in features, and the nearest training image in pixels.
+
+        In pixels a training image's mirror image counts as well; its features are the same.
+        """
+        in_pixels = nearest(_floats(images), self.train_images, mirrors=True)
         features = self._features(images) if features is None else features
         in_features = nearest(features, self.train_features)
-        return in_pixels.distances, in_features.distances, in_pixels.indices % len(self.train_images)
+        return in_pixels.distances, in_features.distances, in_pixels.indices
 
     def judge(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
         """All that can be said of a set of images.
@@ -103,11 +107,14 @@ class Judge:
             parents: photographs (N, 3, 32, 32) of both parents, where there are any.
         """
         images = images.to(self.device)
-        features, probabilities = self._features(images), self.probabilities(images)
+        features = self._features(images)
+        with torch.no_grad():
+            probabilities = torch.sigmoid(self.recogniser.classify(features / self.scale))
         seen = recognisability(probabilities, self.threshold)
         value, spread = kid(self.reference, features)
-        crowd = density_coverage(self.reference, features)
-        support = precision_recall(self.reference, features)
+        support, crowd = (self.radii[k] for k in (SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR))
+        support_of = precision_recall(self.reference, features, SUPPORT_NEIGHBOUR, real_radii=support)
+        crowd_of = density_coverage(self.reference, features, CROWD_NEIGHBOUR, real_radii=crowd)
         pixels, in_features, neighbours = self._nearest(images, features)
         too_near = (pixels <= self.pixel_limit) & (in_features <= self.feature_limit)
         figures = {
@@ -118,10 +125,10 @@ class Judge:
             # The deviation over random halves of a sample is the standard error of the whole sample's figure
             # (the jackknife that deletes half: Shao & Wu 1989, eq. 2.3 with d = n / 2).
             "kid": Figure(value, value - NORMAL_QUANTILE * spread, value + NORMAL_QUANTILE * spread),
-            "density": figure(crowd.density),
-            "coverage": figure(crowd.coverage),
-            "precision": figure(support.precision),
-            "recall": figure(support.recall),
+            "density": figure(crowd_of.density),
+            "coverage": figure(crowd_of.coverage),
+            "precision": figure(support_of.precision),
+            "recall": figure(support_of.recall),
             "nearest_pixels": figure(pixels),
             "nearest_features": figure(in_features),
             "memorised": figure(too_near),

@@ -78,8 +78,8 @@ def _residual() -> tuple[nn.Module, int]:
 
 
 ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, int]]] = {"plain": _plain, "residual": _residual}
-SELECTS = "plain"
-REPORTS = "residual"
+SELECTS = "residual"
+REPORTS = "plain"
 
 
 class Recogniser(nn.Module):
@@ -121,12 +121,21 @@ class Recogniser(nn.Module):
                 module.fit((images - self.mean) / self.deviation)
 
     def features(self, images: Tensor) -> Tensor:
-        """The penultimate layer, (B, num_features)."""
-        return self.body((images - self.mean) / self.deviation)
+        """The penultimate layer, (B, num_features); in eval mode the mean over the image and its mirror image.
+
+        So an image and its mirror image have the same features, and the logits, linear in them, are means too.
+        """
+        normalised = (images - self.mean) / self.deviation
+        features = self.body(normalised)
+        return features if self.training else (features + self.body(normalised.flip(3))) / 2
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 2): raw / temperature + offset, an output each."""
-        return self.head(self.features(images)) / self.temperature + self.offset
+        return self.classify(self.features(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, 2) of features (B, num_features)."""
+        return self.head(features) / self.temperature + self.offset
 
     def probabilities(self, images: Tensor) -> Tensor:
         """sigmoid(logits): p(first is there), p(second is there), (B, 2)."""

@@ -12,22 +12,30 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.kinds import Kinds, load_kinds
+from pegasus_lightning.errors import UserError
 from pegasus_lightning.evaluation.recogniser import Recogniser, balanced_accuracy, calibration_error, predict
-from pegasus_lightning.evaluation.recogniser_training import RecogniserConfig, train_recogniser, training_order
+from pegasus_lightning.evaluation.recogniser_training import (
+    RecogniserConfig,
+    hold_out,
+    standard_recipe,
+    train_recogniser,
+    training_order,
+)
 from pegasus_lightning.files import sha256, write_atomically, write_json
 
 # Raise when the same config and images train to another recogniser: what was kept before is then left alone.
 RECIPE_VERSION = 1
-CPU_SECONDS_AN_IMAGE = 0.004  # of one core
+CPU_SECONDS_AN_IMAGE = 0.0035  # of one core
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +54,7 @@ class StoredRecogniser(NamedTuple):
 
 
 def default_folder() -> Path:
+    """`recognisers` in the user's cache folder."""
     return (tensor_cache.default_folder() / "recognisers").expanduser()
 
 
@@ -59,7 +68,7 @@ def find_recogniser(
     recipe: RecogniserConfig | None = None,
 ) -> StoredRecogniser | None:
     """What `recogniser_for` would find in the store, or None where it would have to train."""
-    config = recipe or RecogniserConfig(architecture, seed)
+    config = recipe or standard_recipe(architecture, seed)
     kinds = load_kinds(data_config, "train")
     return _load(_place(folder or default_folder(), config, kinds), config, kinds, device)
 
@@ -83,21 +92,37 @@ def recogniser_for(
         seed: of the training.
         folder: the store; None: `recognisers` in the user's cache folder.
         say: is told in one line what is about to be done, and in one how it went.
-        recipe: in place of the standard one for `architecture` and `seed`.
+        recipe: in place of `standard_recipe(architecture, seed)`.
     """
-    config = recipe or RecogniserConfig(architecture, seed)
+    config = recipe or standard_recipe(architecture, seed)
     kinds = load_kinds(data_config, "train")
     path = _place(folder or default_folder(), config, kinds)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        found = _load(path, config, kinds, device)
-        if found is None:
-            for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of a killed run: the lock is ours
-                leftover.unlink()
-            _train(path, config, kinds, data_config, device, say)
-            found = _load(path, config, kinds, device)
-        assert found is not None
-    return found
+    with _locked(path, say):
+        return _load(path, config, kinds, device) or _train(path, config, kinds, data_config, device, say)
+
+
+@contextmanager
+def _locked(path: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """One process at a time; what a killed one left behind is cleared away."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"Another process is training the recogniser {path.stem}: waiting for it.")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"No recogniser can be kept in {path.parent} ({error.strerror or error}). "
+            "Set XDG_CACHE_HOME to a folder that can be written to."
+        ) from error
+    try:
+        for leftover in path.parent.glob(f".{path.stem}.*.tmp"):
+            leftover.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def _place(folder: Path, config: RecogniserConfig, kinds: Kinds) -> Path:
@@ -125,7 +150,7 @@ def _load(path: Path, config: RecogniserConfig, kinds: Kinds, device: torch.devi
         model = _empty(config, kinds)
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # broken JSON, bytes, keys: whatever it is, training again mends it
-        logger.warning("The recogniser %s is corrupt (%s): training it again.", path, error)
+        logger.warning("The recogniser %s is corrupt (%s): another has to be trained.", path, str(error).split("\n")[0])
         return None
     return StoredRecogniser(model.freeze().to(device).to(memory_format=torch.channels_last), path, quality)
 
@@ -160,10 +185,11 @@ def _train(
     data_config: Any,
     device: torch.device | str,
     say: Callable[[str], object],
-) -> None:
+) -> StoredRecogniser:
     test = load_kinds(data_config, "test")  # before the training: what is wrong with it is to show now
     first, second = kinds.classes
-    shown = len(training_order(kinds, config))
+    _, kept = hold_out(kinds, config.held_out, config.seed)
+    shown = len(training_order(kept, config))
     say(f"Training the {config.architecture} recogniser of {first} and {second} on {len(kinds)} images (once; kept in "
         f"{path.parent}): {_duration(shown, device)}.")  # fmt: skip
     started, busy = time.perf_counter(), time.process_time()
@@ -173,8 +199,13 @@ def _train(
     quality |= {"train_images": len(kinds), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
     quality |= {"temperature": model.temperature.tolist(), "offset": model.offset.tolist()}
     quality |= {"recipe": dataclasses.asdict(config), "recipe_version": RECIPE_VERSION}
-    write_atomically(path, lambda file: torch.save(model.state_dict(), file))
-    write_json(path.with_suffix(".json"), {**quality, "sha256": sha256(path)})
+    try:
+        write_atomically(path, lambda file: torch.save(model.state_dict(), file))
+        quality["sha256"] = sha256(path)
+        write_json(path.with_suffix(".json"), quality)
+    except OSError as error:  # a full disk: it is lost for the next run, not for this one
+        logger.warning("The recogniser cannot be kept (%s): the next run trains it again.", error)
     accuracies = zip(kinds.classes, quality["balanced_accuracy"], strict=True)
     said = ", ".join(f"{name} or not {accuracy:.1%}" for name, accuracy in accuracies)
     say(f"Trained in {seconds / 60:.1f} minutes. Balanced accuracy on test: {said}.")
+    return StoredRecogniser(model, path, quality)

@@ -42,13 +42,18 @@ class RecogniserConfig:
     negatives: float = 2.0
     least: int = 40_000
     most: int = 250_000
-    batch_size: int = 500
-    matrix_lr: float = 0.12
-    momentum: float = 0.6
+    batch_size: int = 250
+    matrix_lr: float = 0.085
+    momentum: float = 0.85
     lr: float = 0.01
     smoothing: float = 0.2
     shift: int = 2
     held_out: float = 0.05
+
+
+def standard_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
+    """Under a quarter of an hour of one CPU core on the ten classes of CIFAR-10."""
+    return RecogniserConfig(architecture, seed)
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -86,7 +91,7 @@ class Muon(torch.optim.Optimizer):
                 average.mul_(group["momentum"]).add_(weight.grad)
                 direction = weight.grad + group["momentum"] * average  # Nesterov's
                 weight.mul_(len(weight) ** 0.5 / weight.norm())
-                weight.sub_(orthogonalised(direction.flatten(1)).view_as(weight), alpha=group["lr"])
+                weight.sub_(orthogonalised(direction.flatten(1)).reshape(weight.shape), alpha=group["lr"])
 
 
 def training_order(kinds: Kinds, config: RecogniserConfig) -> Tensor:

@@ -34,32 +34,56 @@ class Nearest(NamedTuple):
     indices: Tensor
 
 
-def nearest(samples: Tensor, reference: Tensor) -> Nearest:
+def nearest(samples: Tensor, reference: Tensor, *, mirrors: bool = False) -> Nearest:
     """The nearest reference item to each sample, by root mean square difference.
 
-    All distances come from one matrix product, |s|^2 - 2 s.r + |r|^2, which float32 gets right to about 1e-4 only: the
+    All distances come from matrix products, |s|^2 - 2 s.r + |r|^2, which float32 gets right to about 1e-4 only: the
     few nearest are measured again by their difference, so that an equal item lies at exactly 0.
-
-    Trained with flips, a model has seen mirror images too: give `torch.cat([images, images.flip(3)])`, and take the
-    indices modulo the number of images.
 
     Args:
         samples: (N, ...), images in [0, 1], uint8 images or features.
         reference: (M, ...), of the same kind: the training images.
+        mirrors: measure to each reference image (C, H, W) or to its mirror image, whichever is nearer: trained with
+            flips, a model has seen both.
     """
-    samples, reference = _rows(samples), _rows(reference)
-    middle = reference.mean(0)  # smaller norms lose fewer digits
-    centred = reference - middle
-    norms = centred.square().sum(1)
+    kept, negated = _sides(reference, mirrors)
+    middle = kept.mean(0)  # smaller norms lose fewer digits
+    kept = kept - middle
+    norms = kept.square().sum(1) + negated.square().sum(1)
     distances, indices = [], []
     for block in samples.split(max(1, BLOCK // len(reference))):
-        closeness = (block - middle) @ centred.T - 0.5 * norms  # highest where the distance is least
+        own_kept, own_negated = _sides(block, mirrors)
+        # Highest where the distance is least.
+        closeness = (own_kept - middle) @ kept.T + (own_negated @ negated.T).abs() - 0.5 * norms
         candidates = closeness.topk(min(CANDIDATES, len(reference)), dim=1).indices
-        exact = torch.stack([(block - reference[column]).square().mean(1).sqrt() for column in candidates.T], 1)
+        exact = torch.stack([_least_rmse(block, reference[column], mirrors) for column in candidates.T], 1)
         best = exact.min(1)
         distances.append(best.values)
         indices.append(candidates.gather(1, best.indices[:, None])[:, 0])
     return Nearest(torch.cat(distances), torch.cat(indices))
+
+
+def _sides(items: Tensor, mirrors: bool) -> tuple[Tensor, Tensor]:
+    """What a mirror keeps of images (N, C, H, W) and what it negates: rows whose squared norms add up to the image's.
+
+    The inner product of two images is that of the kept parts plus that of the negated ones, with a mirror image it is
+    less that: one product for both, at half the cost. Without mirrors all is kept: (N, elements) and (N, 0).
+    """
+    rows = _rows(items)
+    if not mirrors:
+        return rows, rows[:, :0]
+    images = rows.reshape(items.shape)
+    half = images.shape[3] // 2
+    left, right = images[..., :half], images.flip(3)[..., :half]
+    middle = images[..., half : images.shape[3] - half]  # of an odd width
+    kept = torch.cat([(left + right) * 0.5**0.5, middle], 3)
+    return kept.flatten(1), ((left - right) * 0.5**0.5).flatten(1)
+
+
+def _least_rmse(samples: Tensor, others: Tensor, mirrors: bool) -> Tensor:
+    """`rmse` of each pair, to the mirror image where that is nearer."""
+    straight = rmse(samples, others)
+    return torch.minimum(straight, rmse(samples, others.flip(3))) if mirrors else straight
 
 
 def memorised(sample_distances: Tensor, test_distances: Tensor, quantile: float = 0.01) -> Tensor:

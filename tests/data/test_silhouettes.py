@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pegasus_lightning.data.silhouettes import CLASSES, draw, load
+from pegasus_lightning.data.silhouettes import CLASSES, draw, load, load_scenes
 from pegasus_lightning.errors import UserError
 
 
@@ -87,3 +87,23 @@ def test_unknown_names_are_answered_with_the_known_ones(classes: list[str], spli
 def test_draw_answers_an_unknown_class_too() -> None:
     with pytest.raises(UserError, match="Did you mean 'horse'"):
         draw("hores", 1, seed=0)
+
+
+def test_animals_are_the_pictures_they_always_were() -> None:
+    """What was trained on older drawings must still meet the same ones."""
+    sums = [draw(kind, 3, seed=5).long().sum().item() for kind in CLASSES]
+    assert sums == [1211302, 1531254, 1203586]
+
+
+def test_a_scene_has_no_animal_and_is_nobodys_background() -> None:
+    scenes = load_scenes("train", 20, seed=0)
+    assert scenes.shape == (20, 3, 32, 32)
+    assert torch.equal(scenes[:5], load_scenes("train", 5, seed=0))
+    assert not (scenes == load_scenes("test", 20, seed=0)).flatten(1).all(dim=1).any()
+    animals, _ = load(["horse", "bird"], "train", 20, seed=0)
+    corner = torch.cat([scenes, animals])[:, :, :4, :4].flatten(1)  # sky alone, in nearly all of them
+    assert len(torch.unique(corner, dim=0)) == 60
+    # Dark and bright beside each other: the edge of an animal. A scene is out of focus, but for a ridge or a ripple.
+    steps = (scenes.float().mean(1).diff(dim=2).abs() > 25).float().mean(dim=(1, 2))
+    drawn = (animals.float().mean(1).diff(dim=2).abs() > 25).float().mean(dim=(1, 2))
+    assert steps.max() < drawn.min()

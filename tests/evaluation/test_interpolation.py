@@ -86,6 +86,8 @@ def test_real_lines_are_found() -> None:
     found = nearest_line(colours(line_images(angles)))
     assert found.distances.max() < 1e-6
     torch.testing.assert_close(found.angles, angles, atol=2 * math.pi / 10000, rtol=0)
+    among = nearest_line(colours(line_images(torch.arange(40, dtype=torch.float64) * 2 * math.pi / 40)), count=40)
+    assert among.distances.abs().max() < 1e-9  # in float32 some would be 1e-7
     coarse = nearest_line(colours(line_images(torch.tensor([0.6, 3.2]))), count=8)
     torch.testing.assert_close(coarse.angles, torch.tensor([1, 4], dtype=torch.float64) * math.pi / 4)
 

@@ -54,6 +54,34 @@ def test_kid_is_that_of_torchmetrics_with_features_handed_in() -> None:
     assert kid(real, fake, subsets=1, subset_size=40) == pytest.approx(wanted, rel=1e-4)  # one subset has no spread: 0
 
 
+@pytest.mark.parametrize("block", [1, 70, 2**22])
+def test_kid_s_portions_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = points(41, 8), points(35, 8, seed=1, shift=0.3)
+    whole = kid(real, fake, subsets=7, subset_size=20)
+    monkeypatch.setattr(realism, "BLOCK", block)
+    assert kid(real, fake, subsets=7, subset_size=20) == pytest.approx(whole, rel=1e-9)
+
+
+def test_kid_s_deviation_is_that_of_its_subsets() -> None:
+    real, fake = points(12, 2), points(12, 2, seed=1, shift=0.5)
+    values = [kid(real, fake, subsets=1, subset_size=5, seed=seed)[0] for seed in range(400)]
+    deviation = kid(real, fake, subsets=2000, subset_size=5)[1]
+    assert deviation == pytest.approx(torch.tensor(values).std(correction=0).item(), rel=0.15)
+    one, two = kid(real, fake, subsets=1, subset_size=5)[0], kid(real, fake, subsets=2, subset_size=5)
+    other = 2 * two[0] - one  # the first subset of two is the one of one
+    assert two[1] == pytest.approx(abs(one - other) / 2)
+
+
+def test_kid_is_exact_far_from_the_origin() -> None:
+    real, fake = points(60, 4), points(60, 4, seed=1, shift=0.5)
+    far, further = (x.double() + 300 for x in (real, fake))
+    within = sum(((x @ x.T / 4 + 1) ** 3).sum() - (((x * x).sum(1) / 4 + 1) ** 3).sum() for x in (far, further)) / (
+        60 * 59
+    )
+    by_hand = within - 2 * ((far @ further.T / 4 + 1) ** 3).mean()
+    assert kid(far, further, subsets=1, subset_size=60)[0] == pytest.approx(by_hand.item(), rel=1e-2)
+
+
 def test_kid_of_one_distribution_is_zero_within_its_spread_and_grows_with_a_shift() -> None:
     real = points(400)
     mean, deviation = kid(real, points(400, seed=1))
@@ -68,6 +96,15 @@ def test_an_image_in_both_sets_does_not_meet_itself(shared: int) -> None:
     fake = torch.cat([points(400 - shared, 64, seed=1), real[:shared]]).flip(0)
     mean, deviation = kid(real, fake, subset_size=200)
     assert abs(mean) < deviation  # drawn at random, the same set lies 10 deviations below 0
+
+
+def test_doubled_images_in_both_sets_leave_room_for_subsets() -> None:
+    real = points(300, 64)
+    real[:5] = real[100:105]  # so one side's half of the shared images may be fewer than half of the set
+    mean, deviation = kid(real, real.flip(0))
+    assert abs(mean) < deviation
+    with pytest.raises(ValueError, match=r"subset_size=170 .* at most 14\d"):
+        kid(real, real.flip(0), subset_size=170)
 
 
 def test_kid_s_subsets_are_a_function_of_the_seed() -> None:
@@ -127,6 +164,20 @@ def test_neighbours_are_those_of_a_loop(name: str, k: int, block: int, monkeypat
     ]
 
 
+@pytest.mark.parametrize("block", [1, 60, 2**22])
+def test_radii_known_already_are_taken(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realism, "BLOCK", block)
+    real, fake = SETS["alike"]
+    for given in (neighbour_radii(real, 4), torch.zeros(30), torch.full((30,), 9.0)):
+        among = [[distance(x, y) <= size for x, size in zip(real.tolist(), given.tolist(), strict=True)] for y in fake]
+        assert precision_recall(real, fake, real_radii=given).precision.tolist() == [any(row) for row in among]
+        found = density_coverage(real, fake, k=4, real_radii=given)
+        assert found.density.tolist() == pytest.approx([sum(row) / 4 for row in among])
+        assert found.coverage.tolist() == [any(column) for column in zip(*among, strict=True)]
+    known = precision_recall(real, fake, real_radii=torch.zeros(30))
+    assert torch.equal(known.recall, precision_recall(real, fake).recall)  # which knows only the fakes' balls
+
+
 def test_neighbours_on_a_line_by_hand() -> None:
     real, fake = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([[0.5], [4.5], [20.0]])
     assert neighbour_radii(real, 1).tolist() == [1, 1, 2, 4]
@@ -141,9 +192,19 @@ def test_neighbours_on_a_line_by_hand() -> None:
     assert density_coverage(real, fake[2:], k=1).coverage.tolist() == [False] * 4
 
 
+def test_a_ball_s_edge_belongs_to_it() -> None:
+    real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [-1.5]])  # 2 lies at 1 from 1, whose radius is 1
+    assert precision_recall(real, fake, k=1).precision.tolist() == [True, False]
+    assert density_coverage(real, fake, k=1).density.tolist() == [1, 0]
+    assert density_coverage(real, fake, k=1).coverage.tolist() == [False, True]
+    assert precision_recall(fake, real, k=1).recall.tolist() == [True, False]
+
+
 def test_the_defaults_are_the_papers() -> None:
-    real, fake = SETS["alike"]
-    assert torch.equal(precision_recall(real, fake).precision, precision_recall(real, fake, k=3).precision)
+    real, fake = SETS["apart"]
+    shares = {k: precision_recall(real, fake, k=k).precision.sum() for k in (2, 3, 4)}
+    assert shares[2] < shares[3] < shares[4]
+    assert precision_recall(real, fake).precision.sum() == shares[3]
     assert torch.equal(density_coverage(real, fake).density, density_coverage(real, fake, k=5).density)
 
 

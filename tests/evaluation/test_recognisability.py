@@ -52,13 +52,22 @@ def test_the_interval_is_a_function_of_its_arguments() -> None:
 
 def test_the_draws_in_portions_are_as_many_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.rand(30, generator=torch.Generator().manual_seed(2))
-    seen = []
-    quantile = torch.quantile
+    seen, drawn = [], []
+    quantile, randint = torch.quantile, torch.randint
+
+    def watched(high: int, size: tuple[int, int], **named: torch.Generator) -> torch.Tensor:
+        drawn.append(math.prod(size))
+        return randint(high, size, **named)
+
+    monkeypatch.setattr(torch, "randint", watched)
     monkeypatch.setattr(torch, "quantile", lambda means, tails: seen.append(len(means)) or quantile(means, tails))
     whole = bootstrap_interval(values, resamples=1000)
+    assert bootstrap_interval(values) == whole  # the default
     monkeypatch.setattr("pegasus_lightning.evaluation.recognisability.MOST_DRAWS", 30 * 7)
+    drawn.clear()
     portions = bootstrap_interval(values, resamples=1000)
-    assert seen == [1000, 1000]
+    assert seen == [1000, 1000, 1000]
+    assert max(drawn) == 30 * 7
     assert portions == pytest.approx(whole, abs=0.02)
 
 

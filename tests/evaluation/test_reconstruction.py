@@ -110,6 +110,51 @@ def test_fewer_components_of_one_fit_are_those_of_a_smaller_fit() -> None:
     assert not torch.allclose(large.reconstruct(images), small.reconstruct(images))
 
 
+def photograph_like(count: int, seed: int = 0) -> Tensor:
+    """Images (count, 3, 10, 10) around 0.5 whose spectrum falls as slowly as that of photographs."""
+    random = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(9))).Q
+    scales = 0.5 * torch.arange(1, 301) ** -0.75  # variance: the power -1.5
+    return (0.5 + (torch.randn(count, 300, generator=random) * scales) @ basis).reshape(count, 3, 10, 10)
+
+
+@pytest.mark.parametrize("count", [1, 10, 59])
+def test_iterated_components_are_as_good_as_all_eigenvectors(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, fresh = photograph_like(1000), photograph_like(200, seed=1)
+    eigh = torch.linalg.eigh
+    sizes = []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or eigh(matrix))
+    iterated = PrincipalComponents.fit(images, count)
+    assert sizes == [2 * count + 32]  # far fewer than 300
+    torch.testing.assert_close(iterated.components @ iterated.components.T, torch.eye(count), atol=1e-5, rtol=0)
+    rows = images.flatten(1).double()
+    exact = torch.linalg.svd(rows - rows.mean(0)).Vh[:count].float()
+    # Each is its eigenvector, not only some basis of their span: that a smaller count takes the first needs it.
+    assert (iterated.components * exact).sum(1).abs()[: count - count // 4].min() > 0.99
+    best = PrincipalComponents(rows.mean(0).float(), exact)
+    for some in (images, fresh):
+        psnr, least = (losses.psnr(pca.reconstruct(some), some).mean().item() for pca in (iterated, best))
+        assert psnr == pytest.approx(least, abs=0.003)
+
+
+def test_fewer_images_than_components_come_back_whole() -> None:
+    images = photograph_like(20).clamp(0, 1)
+    pca = PrincipalComponents.fit(images, 30)  # of 300, by iteration, and 19 that vary
+    torch.testing.assert_close(pca.components @ pca.components.T, torch.eye(30), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pca.reconstruct(images), images, atol=1e-5, rtol=0)
+
+
+def test_components_are_always_the_same_and_no_global_draw() -> None:
+    images = photograph_like(400)
+    before = torch.get_rng_state()
+    first = PrincipalComponents.fit(images, 10).components
+    torch.rand(3)
+    assert torch.equal(PrincipalComponents.fit(images, 10).components, first)
+    torch.set_rng_state(before)
+    PrincipalComponents.fit(images, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_leaves_the_range_is_clamped() -> None:
     images = torch.zeros(3, 3, 4, 4)
     images[1], images[2] = 0.5, 1.0

@@ -51,6 +51,33 @@ def test_the_nearest_of_all_but_equal_ones_is_measured_exactly() -> None:
     assert found.distances.max() == 0
 
 
+@pytest.mark.parametrize("block", [1, 90, 2**22])
+@pytest.mark.parametrize("width", [8, 7, 1])
+def test_the_nearest_image_or_mirror_image_is_that_of_a_loop(
+    width: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uniqueness, "BLOCK", block)
+    samples, reference = noise(20)[..., :width], noise(45, seed=1)[..., :width]
+    found = nearest(samples, reference, mirrors=True)
+    for sample, distance, index in zip(samples, found.distances, found.indices, strict=True):
+        apart = [
+            min(((sample - other) ** 2).mean().item(), ((sample - other.flip(2)) ** 2).mean().item())
+            for other in reference
+        ]
+        assert distance.item() == pytest.approx(math.sqrt(min(apart)), rel=1e-5)
+        assert index.item() == apart.index(min(apart))
+
+
+def test_a_mirror_image_lies_at_exactly_zero_where_mirrors_count() -> None:
+    reference = (noise(300) * 255).round().byte()
+    mixed = torch.cat([reference[50:90].flip(3), reference[100:110]])
+    found = nearest(mixed, reference, mirrors=True)
+    assert found.indices.tolist() == [*range(50, 90), *range(100, 110)]
+    assert found.distances.max() == 0
+    assert nearest(mixed, reference).distances[:40].min() > 0.2  # where they do not
+    assert nearest(reference[:5].flip(2), reference, mirrors=True).distances.min() > 0.2  # upside down is no mirror
+
+
 def test_nearest_takes_bytes_features_and_small_sets() -> None:
     bytes_, features = (noise(9) * 255).round().byte(), torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     as_bytes = nearest(bytes_[:3].float() / 255, bytes_)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.pegasus.mixing import BATCH, Mixes
-from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, linearity, total
+from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, RecognisedAndReal, linearity, overlap, total
 
 SHAPE = (3, 2, 2)
 
@@ -139,3 +139,43 @@ def test_the_score_is_the_sum_of_its_terms() -> None:
 def test_a_deviation_needs_two() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         CriticScore(level, greys(1))
+
+
+def two_levels(images: Tensor) -> Tensor:
+    """Logits of a recogniser: one rises, the other falls with the level."""
+    return torch.stack([4 * level(images), 1 - 2 * level(images)], 1)
+
+
+def test_the_terms_of_recognised_and_real_by_hand() -> None:
+    mixes = mixes_of(greys(0.75, 0.5), greys(0, 0.2), greys(1, 0.6), 0.25, 0.5)  # linearity .5 and .1
+    score = RecognisedAndReal(
+        two_levels, lambda x: -level(x), recognised_weight=3, realism_weight=5, overlap_weight=7, margin=0.1
+    )
+    terms = score(mixes)
+    assert [*terms] == ["recognised", "realism", "overlap"]
+    both = [log_sigmoid(3) + log_sigmoid(-0.5), log_sigmoid(2) + log_sigmoid(0)]  # two sigmoids, no softmax
+    assert terms["recognised"].tolist() == pytest.approx([3 * value for value in both])
+    assert terms["realism"].tolist() == pytest.approx([-5 * 0.75, -5 * 0.5])
+    assert terms["overlap"].tolist() == pytest.approx([-7 * math.exp(-5), -7 * math.exp(-1)])
+    default = RecognisedAndReal(two_levels, lambda x: -level(x))(mixes)
+    assert default["recognised"].tolist() == pytest.approx(both)
+    assert default["realism"].tolist() == pytest.approx([-0.75, -0.5])
+    assert default["overlap"].tolist() == pytest.approx([-2 * math.exp(-25), -2 * math.exp(-5)], rel=1e-4)
+    assert overlap(mixes, 7, 0.1)["overlap"].tolist() == terms["overlap"].tolist()
+
+
+def test_both_classes_must_be_seen() -> None:
+    """One class for certain and the other not at all is worse than both half and half."""
+    logits = torch.tensor([[9.0, -9.0], [0.0, 0.0], [2.0, 2.0]])
+    mixes = mixes_of(greys(0.5, 0.5, 0.5), greys(0, 0, 0), greys(1, 1, 1), 0.5, 0.5, 0.5)
+    found = RecognisedAndReal(lambda x: logits, level)(mixes)["recognised"]
+    assert found.argsort().tolist() == [0, 1, 2]
+
+
+def test_a_gradient_climbs_to_where_both_are_seen() -> None:
+    images = greys(0.3).requires_grad_()
+    score = RecognisedAndReal(two_levels, lambda x: torch.zeros(len(x)), overlap_weight=0)
+    (gradient,) = torch.autograd.grad(total(score(mixes_of(images, greys(0), greys(1), 0.5))).sum(), images)
+    # d/dl: 4 sigmoid(-4 l) - 2 sigmoid(2 l - 1), over 12 pixels.
+    wanted = (4 / (1 + math.exp(1.2)) - 2 / (1 + math.exp(0.4))) / 12
+    torch.testing.assert_close(gradient, greys(wanted))
