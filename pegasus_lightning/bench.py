@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.data.kinds import load_kinds
@@ -21,6 +22,7 @@ from pegasus_lightning.evaluation.criteria import (
     path_statistics,
 )
 from pegasus_lightning.evaluation.criteria import reconstruction as reconstruction_figures
+from pegasus_lightning.evaluation.inception import inception_figures
 from pegasus_lightning.evaluation.judge import TOO_NEAR, Judge, Verdict, figure
 from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
 from pegasus_lightning.figures import to_uint8
@@ -31,6 +33,7 @@ from pegasus_lightning.pegasus.scores import linearity
 from pegasus_lightning.randomness import Stream, generator
 from pegasus_lightning.scorecards import (
     CUTMIX,
+    NORMAL_QUANTILE,
     PEGASI,
     PIXEL_AVERAGE,
     PRIOR,
@@ -58,6 +61,7 @@ class Bench:
         data: the `data` configuration; split: the images that parents are taken from, of its two classes.
         pairs: of those, to be mixed.
         reports, selects: the recognisers.
+        inception: Inception's features, see `inception_network`; None: FID and KID over them are left out.
 
     Raises:
         UserError: there are too few images to judge by.
@@ -72,7 +76,9 @@ class Bench:
         reports: StoredRecogniser,
         selects: Selector | None,
         device: torch.device,
+        inception: nn.Module | None = None,
     ) -> None:
+        self.inception = inception
         self.settings, self.data, self.reports, self.selects, self.device = settings, data, reports, selects, device
         self.train = in_mixed_order(load_split(data, "train"))
         self.test = in_mixed_order(split if settings["split"] == "test" else load_split(data, "test"))
@@ -130,11 +136,10 @@ class Bench:
         self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi
     ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Verdict]:
         """Figures and sizes of all sets of images, the pegasi first."""
-        judge = self.judge_of_images
         first, second = (to_float(images) for images in workshop.originals(pegasi.chosen))
         ratios = pegasi.chosen.ratios.clamp(0, 1)
         count = self.settings["count"]
-        verdicts = {PEGASI: judge.judge(pegasi.mixes.images, (first, second))}
+        verdicts = {PEGASI: self._verdict(pegasi.mixes.images, (first, second))}
         verdicts[PEGASI].figures["linearity"] = figure(linearity(pegasi.mixes))
         sizes = {PEGASI: len(first)}
         recipe = torch.stack([*workshop.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
@@ -142,13 +147,25 @@ class Bench:
         for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings["seed"]))):
             verdicts[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
         decoded = in_batches(lambda part: model.reconstruct(to_float(part.to(self.device))), self.test.images[:count])
-        verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = judge.judge(decoded), len(decoded)
+        verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._verdict(decoded), len(decoded)
         if model.config.sample_codes:  # a plain autoencoder has no prior
             noise = generator(self.settings["seed"], Stream.PRIOR, 0, self.device)
-            verdicts[PRIOR], sizes[PRIOR] = judge.judge(model.sample_prior(count, noise)), count
+            verdicts[PRIOR], sizes[PRIOR] = self._verdict(model.sample_prior(count, noise)), count
         for name, images in self._real_images().items():
             verdicts[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
         return {name: verdict.figures for name, verdict in verdicts.items()}, sizes, verdicts[PEGASI]
+
+    def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
+        """The judge's verdict; with Inception also FID and KID against as many training images, for whole sets."""
+        verdict = self.judge_of_images.judge(images, parents)
+        if self.inception is not None and len(images) == self.settings["count"]:
+            found = inception_figures(
+                self.train.images[: len(images)], images.cpu(), device=self.device, network=self.inception
+            )
+            half = NORMAL_QUANTILE * found.kid_deviation
+            verdict.figures["inception_fid"] = Figure(found.fid, math.nan, math.nan)
+            verdict.figures["inception_kid"] = Figure(found.kid, found.kid - half, found.kid + half)
+        return verdict
 
     def _once(
         self, name: str, images: Tensor, recipe: bytes = b"", parents: tuple[Tensor, Tensor] | None = None
@@ -156,7 +173,7 @@ class Bench:
         """The verdict on a set that is the same for every run with the same recipe."""
         key = (name, recipe)
         if key not in self._judged:
-            self._judged[key] = self.judge_of_images.judge(images, parents)
+            self._judged[key] = self._verdict(images, parents)
         return self._judged[key]
 
     def _real_images(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from pegasus_lightning.bench import Bench
 from pegasus_lightning.config import plain
 from pegasus_lightning.devices import one_device
 from pegasus_lightning.errors import UserError
+from pegasus_lightning.evaluation.inception import inception_network
 from pegasus_lightning.evaluation.recogniser import REPORTS
 from pegasus_lightning.evaluation.recogniser_store import recogniser_for
 from pegasus_lightning.evaluation.tables import comparison_table, console_table
@@ -47,6 +48,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     tried = settings["count"] if search["method"] == "none" else search["pairs"]
     pairs = pairs_for(Parents.of(split), settings["pegasus"], tried, settings["seed"])
 
+    inception = inception_network() if settings["inception"] else None
     reports = recogniser_for(data, REPORTS, device=device, folder=store(settings))
     selects = selector(settings, data, device)
     origin = {"split": settings["split"]} | images_of(data)
@@ -62,7 +64,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:
-            bench = bench or Bench(settings, data, split, pairs, reports, selects, device)
+            bench = bench or Bench(settings, data, split, pairs, reports, selects, device, inception)
             card, gallery = bench.judge(run, key, identity, origin)
             with whole_folder(folder) as staged:
                 write_scorecard(staged / FILE, card)

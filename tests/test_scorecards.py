@@ -269,8 +269,8 @@ def test_a_group_evaluated_in_two_ways_is_two_groups() -> None:
         card(group="vae", key="aa", seed=0),
     ]
     found = groups(cards)
-    assert found == {"vae (aa)": [cards[3], cards[0]], "vae (bb)": [cards[1]], "acai": [cards[2]]}
-    assert [*found] == ["vae (aa)", "vae (bb)", "acai"]
+    assert [*found] == ["vae (aa, batch 1200)", "vae (bb, batch 1200)", "acai"]
+    assert [*found.values()] == [[cards[3], cards[0]], [cards[1]], [cards[2]]]
 
 
 def test_figures_are_written_as_their_measure_says() -> None:
@@ -291,3 +291,20 @@ def test_every_measure_can_be_written_and_told() -> None:
         assert measure.meaning.endswith("."), name
     for measures in (MEASURES, MODEL_MEASURES):  # of one table's columns no two share a head
         assert len({measure.title for measure in measures.values()}) == len(measures)
+
+
+def test_runs_trained_for_another_time_are_not_averaged() -> None:
+    cards = [card(seed=0, group="vae"), card(seed=1, group="vae", batches=600)]
+    assert list(groups(cards)) == ["vae (0a1b, batch 1200)", "vae (0a1b, batch 600)"]
+
+
+def test_over_seeds_an_interval_that_is_not_defined_is_left_out() -> None:
+    spread = over_seeds([Figure(1.0, 0.5, 1.5), Figure(1.0, math.nan, math.nan)])
+    assert (spread.mean, spread.spread) == (1.0, 0.0)
+    assert spread.high - spread.mean == pytest.approx(0.5 / 2**0.5)  # the one known half width, over sqrt(2)
+
+
+def test_no_minus_before_a_zero() -> None:
+    assert format_figure(MEASURES["kid"], -0.0001) == "0.000"
+    assert format_figure(MEASURES["kid"], -0.0006) == "-0.001"
+    assert format_figure(MEASURES["recognised"], -0.0001) == "0.0%"

@@ -17,6 +17,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.evaluation.realism import kid
+from pegasus_lightning.evaluation.settings import FEWEST_FOR_FID
 from pegasus_lightning.files import sha256
 
 PACKAGE = "torch_fidelity"
@@ -24,7 +25,6 @@ WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FEATURES = "2048"  # the last average pool, which FID and KID are defined over
-FEWEST = 2000  # images of each set
 BATCH = 64
 
 
@@ -71,10 +71,10 @@ def inception_figures(
             f"A FID needs as many real images as fake ones, not {len(real)} and {len(fake)}: its bias depends on the "
             "number. Leave images of the larger set out."
         )
-    if len(real) < FEWEST:
+    if len(real) < FEWEST_FOR_FID:
         raise UserError(
-            f"{len(real)} images are too few for a FID: give at least {FEWEST} of each kind. With fewer it measures "
-            "their number more than their quality; the kernel distance over the recogniser's features takes fewer."
+            f"{len(real)} images are too few for a FID: give at least {FEWEST_FOR_FID} of each kind. With fewer it "
+            "measures their number more than their quality; the kernel distance over the recogniser's features takes fewer."
         )
     if subset_size is not None and not 2 <= subset_size <= len(real):
         raise UserError(f"subset_size={subset_size} must be at least 2 and at most {len(real)}, the number of images.")

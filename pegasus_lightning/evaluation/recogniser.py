@@ -26,8 +26,9 @@ class _Normed(nn.Sequential):
         norm = nn.BatchNorm2d(outputs)
         norm.weight.requires_grad_(False)
         middle = [nn.MaxPool2d(2)] if pool else []
-        super().__init__(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), *middle, norm, activation())
-        nn.init.dirac_(self[0].weight[: min(inputs, outputs)])  # what comes in goes on, at first
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        nn.init.dirac_(convolution.weight[: min(inputs, outputs)])  # what comes in goes on, at first
+        super().__init__(convolution, *middle, norm, activation())
 
 
 class _Whitening(nn.Conv2d):

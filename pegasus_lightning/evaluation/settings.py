@@ -22,6 +22,7 @@ from pegasus_lightning.pegasus.settings import (
 )
 
 FEWEST_PEGASI = 64
+FEWEST_FOR_FID = 2000
 
 
 @dataclass
@@ -57,6 +58,10 @@ def validate(config: DictConfig) -> None:
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
     check_choice("split", config.split, SPLITS)
+    if config.inception and config.count < FEWEST_FOR_FID:
+        raise UserError(
+            f"inception=true takes count={FEWEST_FOR_FID} or more: a FID of fewer images measures their number."
+        )
     check_fraction("threshold", config.threshold, low_open=True)
     validate_gpus(config.gpus)
     validate_pegasus(config.pegasus)

@@ -22,6 +22,7 @@ TABLES = (
     ("recognised", "chimera", "p_first", "p_second", "kid", "density", "coverage", "precision", "recall"),
     ("nearest_pixels", "nearest_features", "memorised", "variety", "variety_features", "parent_distance", "linearity"),
 )
+INCEPTION = ("inception_fid", "inception_kid")
 COMPARED = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
 COMPARED_MODEL = ("psnr", "midpoint")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
@@ -52,7 +53,8 @@ def console_table(card: Scorecard) -> str:
     reports = card.recognisers["reports"]
     lines = [f"{card.name}, batch {card.batches}, judged by {reports['file']} (features of its own where there is a *)"]
     titles = {"p_first": f"p {card.classes[0]}", "p_second": f"p {card.classes[1]}"}
-    for names in TABLES:
+    inception = tuple(name for name in INCEPTION if name in card.rows[PEGASI])
+    for names in (*TABLES, inception) if inception else TABLES:
         head = [titles.get(name, MEASURES[name].title) + ARROWS[MEASURES[name].better] for name in names]
         rows = [["", *head]]
         rows += [

@@ -110,8 +110,10 @@ def test_runs_are_compared_over_their_seeds_by_hand() -> None:
 
 def test_runs_judged_in_two_ways_are_not_averaged() -> None:
     rows = compared(comparison_table([card("vae-s0", 0, key="a"), card("vae-s1", 1, key="b")]))
-    assert [*rows][1:3] == ["vae (a)", "vae (b)"]
-    assert rows["vae (a)"][0] == rows["vae (b)"][0] == "1"
+    one, other = [*rows][1:3]
+    assert one.startswith("vae (a")
+    assert other.startswith("vae (b")
+    assert rows[one][0] == rows[other][0] == "1"
 
 
 def test_every_measure_fits_a_table() -> None:
