@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from pegasus_lightning.config import plain
 from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
@@ -31,6 +32,7 @@ from pegasus_lightning.pegasus.mixing import Recipes, in_batches
 from pegasus_lightning.pegasus.pairs import Pairs
 from pegasus_lightning.pegasus.scores import linearity
 from pegasus_lightning.randomness import Stream, generator
+from pegasus_lightning.runs import config_hash
 from pegasus_lightning.scorecards import (
     CUTMIX,
     NORMAL_QUANTILE,
@@ -114,7 +116,7 @@ class Bench:
         card = Scorecard(
             run=str(run.path),
             name=run.name,
-            group=re.sub(rf"-s{seed}$", "", run.name),
+            group=re.sub(rf"-s{seed}(-[0-9a-f]{{8}})?(-\w+)?$", "", run.name),
             seed=seed,
             batches=run.model.batches_done,
             classes=list(self.parents.classes),
@@ -129,6 +131,7 @@ class Bench:
             counts=counts,
             model=figures,
             alarms=_alarms(rows),
+            variant="" if run.config is None else config_hash(plain(run.config) | {"seed": None}),
         )
         return card, pictures
 

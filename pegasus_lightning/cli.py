@@ -39,7 +39,7 @@ from pegasus_lightning.errors import UserError
 from pegasus_lightning.runs import NOT_IDENTITY
 
 USAGE_ERROR = 2
-PATHS = ("run", "out", "first", "second", "data.root", "data.cache")
+PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")
 
 
 def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:

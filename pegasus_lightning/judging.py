@@ -21,6 +21,7 @@ from pegasus_lightning.evaluation.recogniser import REPORTS
 from pegasus_lightning.evaluation.recogniser_store import recogniser_for
 from pegasus_lightning.evaluation.tables import comparison_table, console_table
 from pegasus_lightning.files import sha256, whole_folder
+from pegasus_lightning.runs import read_status
 from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
 from pegasus_lightning.selecting import selector, store
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
@@ -53,9 +54,11 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     selects = selector(settings, data, device)
     origin = {"split": settings["split"]} | images_of(data)
     identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}
-    identity["score"] = identity["score"] | {"judge": selects.stored.path.name if selects else "critic"}
+    judge = selects.stored.path.name if selects else "critic"
+    # Without a search nothing is selected but what the gallery shows.
+    identity["score"] = identity["score"] | {"judge": "none" if search["method"] == "none" else judge}
     key = _digest([identity, origin, reports.path.name])
-    folders = [home / _title(run, settings, key) for run, home in zip(runs, homes, strict=True)]
+    folders = [home / _title(run, settings, [key, judge]) for run, home in zip(runs, homes, strict=True)]
 
     bench: Bench | None = None
     cards = []
@@ -70,9 +73,9 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
                 write_scorecard(staged / FILE, card)
                 with open(staged / GALLERY, "wb") as file:
                     np.savez_compressed(file, **gallery)  # type: ignore[arg-type]
-            if run.folder is not None:
-                _log(run.folder, card)
             cards.append(card)
+        if run.folder is not None and settings["out"] is None:
+            _log(run.folder, cards[-1])
         print(console_table(cards[-1]))
         print(f"  {folder / FILE}\n", flush=True)
     if len(cards) > 1:
@@ -99,7 +102,7 @@ def _home(run: TrainedRun, settings: dict[str, Any], *, several: bool) -> Path:
     return home
 
 
-def _title(run: TrainedRun, settings: dict[str, Any], key: str) -> str:
+def _title(run: TrainedRun, settings: dict[str, Any], key: list[str]) -> str:
     """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of all that decides the figures, and what is kept beside them>`."""
     pegasus = settings["pegasus"]
     code = _digest([key, sha256(run.checkpoint), settings["originals"]])
@@ -114,6 +117,9 @@ def _log(run: Path, card: Scorecard) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     folder = run / "tensorboard"
+    status = read_status(run)
+    if status is None or status.get("status") == "running":
+        return  # a second writer would stop a TensorBoard that follows the training
     for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
         old.unlink()
     with SummaryWriter(str(folder), filename_suffix=EVENTS) as writer:

@@ -106,6 +106,7 @@ class Scorecard:
         counts: images of each row.
         model: figures of the model itself, by MODEL_MEASURES.
         alarms: what is wrong, a sentence each.
+        variant: hash of the run's configuration without the seed; empty where it is not known.
     """
 
     run: str
@@ -122,6 +123,7 @@ class Scorecard:
     counts: dict[str, int]
     model: dict[str, Figure]
     alarms: list[str] = field(default_factory=list)
+    variant: str = ""
 
 
 def write_scorecard(path: Path, card: Scorecard) -> None:
@@ -216,19 +218,21 @@ def difference(figure: Spread, baseline: Spread) -> Figure:
 def groups(cards: Sequence[Scorecard]) -> dict[str, list[Scorecard]]:
     """Comparable scorecards of runs that differ in their seed alone, by group, seeds ascending.
 
-    The same group evaluated in another way, or trained for another time, is a group of its own, named
-    `<group> (<key>, batch <batches>)`.
+    What has one name but was configured or evaluated in another way, or trained for another time, is a group of its
+    own, its name followed by what tells it from the others, as in `vae (batch 1200)`.
     """
-    found: dict[tuple[str, str, int], list[Scorecard]] = {}
+    found: dict[tuple[str, str, str, int], list[Scorecard]] = {}
     for card in cards:
-        found.setdefault((card.group, card.key, card.batches), []).append(card)
-    names = [group for group, _, _ in found]
-    return {
-        group if names.count(group) == 1 else f"{group} ({key}, batch {batches})": sorted(
-            members, key=lambda card: card.seed or 0
-        )
-        for (group, key, batches), members in found.items()
-    }
+        found.setdefault((card.group, card.variant, card.key, card.batches), []).append(card)
+    named = {}
+    for group, variant, key, batches in found:
+        alike = [other for other in found if other[0] == group]
+        marks = ((variant[:8], 1), (key, 2), (f"batch {batches}", 3))
+        telling = [mark for mark, place in marks if len({other[place] for other in alike}) > 1]
+        members = found[group, variant, key, batches]
+        name = f"{group} ({', '.join(telling)})" if telling else group
+        named[name] = sorted(members, key=lambda card: card.seed or 0)
+    return named
 
 
 def format_figure(measure: Measure, value: float) -> str:

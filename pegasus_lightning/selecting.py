@@ -54,8 +54,13 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
         return None
     if data is None:
         raise UserError("score.judge=recogniser needs images to learn from: leave it out with first= and second=.")
-    find = recogniser_for if judge == "recogniser" else find_recogniser
-    stored = find(data, SELECTS, device=device, folder=store(settings))
+    if judge == "recogniser":
+        stored: StoredRecogniser | None = recogniser_for(data, SELECTS, device=device, folder=store(settings))
+    else:
+        try:
+            stored = find_recogniser(data, SELECTS, device=device, folder=store(settings))
+        except UserError:  # no training images are there: none of the recognisers can be theirs
+            return None
     if stored is None:
         return None
     images = in_mixed_order(load_split(data, "train")).images.to(device)

@@ -229,7 +229,7 @@ def test_the_scorecard_says_what_was_judged_and_how(judged: Judged) -> None:
     assert card.run == str(judged.run)
     assert card.batches == load_model(judged.run).batches_done
     assert card.settings["pegasus"]["threshold"] == 1
-    assert card.settings["score"]["judge"] == "critic"
+    assert card.settings["score"]["judge"] == "none"  # nothing was searched for
     assert (card.parents["split"], card.parents["source"]) == ("test", "silhouettes")
     assert card.recognisers == {
         "reports": {"file": "colours-0a.pt", "balanced_accuracy": [0.75, 0.5]},
@@ -241,7 +241,7 @@ def test_the_scorecard_says_what_was_judged_and_how(judged: Judged) -> None:
 
 def test_every_row_has_its_measures(judged: Judged) -> None:
     for row, figures in judged.card.rows.items():
-        wanted = set(MEASURES) - {"linearity", "parent_distance"}
+        wanted = set(MEASURES) - {"linearity", "parent_distance", "inception_fid", "inception_kid"}
         wanted |= {"linearity"} if row == "pegasi" else set()
         wanted |= {"parent_distance"} if row in ("pegasi", "pixel average", "CutMix") else set()
         assert figures.keys() == wanted, row
@@ -514,7 +514,7 @@ def test_the_selecting_recogniser_picks_for_the_gallery_and_the_other_reports(
     assert card.rows["pegasi"]["p_first"].value == pytest.approx(expected(made.pegasi)[0], abs=1e-4)  # all of them
     assert card.recognisers["selects"]["file"] == "selecting-0b.pt"
     assert card.recognisers["reports"]["file"] == "colours-0a.pt"
-    assert card.settings["score"]["judge"] == "selecting-0b.pt"
+    assert card.settings["score"]["judge"] == "none"
 
 
 def test_a_search_is_scored_by_the_selecting_recogniser(
@@ -880,3 +880,49 @@ def test_help_and_the_configuration_are_shown(capsys: pytest.CaptureFixture[str]
     assert "- a,b\n" in shown
     assert "count: 2000" in shown
     assert "method: guided" in shown
+
+
+def test_figures_that_never_reached_tensorboard_do_when_it_is_asked_again(
+    run: Path, evaluate: Callable[..., Answer], quick: list[str]
+) -> None:
+    assert evaluate(f"run={run}").code == 0
+    for file in (run / "tensorboard").glob("*.evaluation"):
+        file.unlink()
+    assert "Already judged" in evaluate(f"run={run}").out
+    assert len(scalars(run)["evaluation/kid"]) == 1
+
+
+def test_nothing_is_written_beside_a_training_that_goes_on(
+    run: Path, evaluate: Callable[..., Answer], quick: list[str]
+) -> None:
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"status": "running"}))
+    assert evaluate(f"run={run}").code == 0
+    assert not any(tag.startswith("evaluation/") for tag in scalars(run))
+
+
+def test_inceptions_figures_stand_in_the_same_table(
+    run: Path, evaluate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class MeanColours(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.float().mean((2, 3)) / 255
+
+    for module in ("settings", "inception"):
+        monkeypatch.setattr(f"pegasus_lightning.evaluation.{module}.FEWEST_FOR_FID", COUNT)
+    monkeypatch.setattr("pegasus_lightning.judging.inception_network", MeanColours)
+    monkeypatch.setattr(Bench, "_of_model", no_model)
+    answer = evaluate(f"run={run}", "inception=true")
+    assert (answer.code, answer.err) == (0, "")
+    (folder,) = folders(run / "evaluation")
+    card = read_scorecard(folder / FILE)
+    assert all("inception_fid" in card.rows[row] for row in ROWS if card.counts[row] == COUNT)
+    assert "inception_fid" not in card.rows["real horse"]  # another number of images: not to be compared
+    fid, kid = (card.rows["CutMix"][f"inception_{name}"] for name in ("fid", "kid"))
+    assert 0 < fid.value < 3 and kid.low < kid.value < kid.high  # colours in [0, 1]: 3 is the most that means differ by
+    assert "FID" in answer.out
+
+
+def test_too_few_pegasi_for_a_fid_are_refused(run: Path, evaluate: Callable[..., Answer]) -> None:
+    answer = evaluate(f"run={run}", "inception=true")
+    assert answer.code == 2 and "inception=true takes count=2000" in answer.err

@@ -5,7 +5,14 @@ sets. A NaN is a value that is not defined for that image; `bootstrap_interval` 
 """
 
 from pegasus_lightning.evaluation.interpolation import line_statistics, path_statistics
-from pegasus_lightning.evaluation.realism import density_coverage, kid, neighbour_radii, precision_recall
+from pegasus_lightning.evaluation.realism import (
+    density_coverage,
+    kid,
+    kid_error,
+    mean_kernel_to_others,
+    neighbour_radii,
+    precision_recall,
+)
 from pegasus_lightning.evaluation.recognisability import bootstrap_interval, recognisability
 from pegasus_lightning.evaluation.reconstruction import PrincipalComponents, reconstruction
 from pegasus_lightning.evaluation.uniqueness import distance_to_others, memorised, nearest, parent_distances, rmse
@@ -16,7 +23,9 @@ __all__ = [
     "density_coverage",
     "distance_to_others",
     "kid",
+    "kid_error",
     "line_statistics",
+    "mean_kernel_to_others",
     "memorised",
     "nearest",
     "neighbour_radii",

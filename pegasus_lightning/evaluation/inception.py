@@ -74,7 +74,7 @@ def inception_figures(
     if len(real) < FEWEST_FOR_FID:
         raise UserError(
             f"{len(real)} images are too few for a FID: give at least {FEWEST_FOR_FID} of each kind. With fewer it "
-            "measures their number more than their quality; the kernel distance over the recogniser's features takes fewer."
+            "measures their number more than their quality; the recogniser's kernel distance takes fewer."
         )
     if subset_size is not None and not 2 <= subset_size <= len(real):
         raise UserError(f"subset_size={subset_size} must be at least 2 and at most {len(real)}, the number of images.")

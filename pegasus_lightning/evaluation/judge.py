@@ -17,6 +17,8 @@ from pegasus_lightning.evaluation.criteria import (
     density_coverage,
     distance_to_others,
     kid,
+    kid_error,
+    mean_kernel_to_others,
     nearest,
     neighbour_radii,
     precision_recall,
@@ -78,9 +80,10 @@ class Judge:
         self.scale = 1.0
         self.scale = 1 / self._features(self.train_images[:SCALE_SAMPLE]).square().mean().sqrt().item()
         self.train_features = self._features(self.train_images)
-        half = REFERENCE // 2
+        half = min(REFERENCE // 2, *(len(train.of_class(label)) for label in (0, 1)))
         chosen = torch.cat([train.of_class(label)[:half] for label in (0, 1)])
         self.reference = self.train_features[chosen.to(self.device)]
+        self.to_others = mean_kernel_to_others(self.reference)
         self.radii = {k: neighbour_radii(self.reference, k) for k in (SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR)}
         pixels, features = self._nearest(test.images.to(self.device))[:2]
         self.pixel_limit, self.feature_limit = (torch.quantile(d.double(), TOO_NEAR).item() for d in (pixels, features))
@@ -111,7 +114,8 @@ class Judge:
         with torch.no_grad():
             probabilities = torch.sigmoid(self.recogniser.classify(features / self.scale))
         seen = recognisability(probabilities, self.threshold)
-        value, spread = kid(self.reference, features)
+        distance, _ = kid(self.reference, features)
+        half = NORMAL_QUANTILE * kid_error(self.reference, features, real_to_others=self.to_others)
         support, crowd = (self.radii[k] for k in (SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR))
         support_of = precision_recall(self.reference, features, SUPPORT_NEIGHBOUR, real_radii=support)
         crowd_of = density_coverage(self.reference, features, CROWD_NEIGHBOUR, real_radii=crowd)
@@ -122,9 +126,7 @@ class Judge:
             "chimera": figure(seen.chimera),
             "p_first": figure(probabilities[:, 0]),
             "p_second": figure(probabilities[:, 1]),
-            # The deviation over random halves of a sample is the standard error of the whole sample's figure
-            # (the jackknife that deletes half: Shao & Wu 1989, eq. 2.3 with d = n / 2).
-            "kid": Figure(value, value - NORMAL_QUANTILE * spread, value + NORMAL_QUANTILE * spread),
+            "kid": Figure(distance, distance - half, distance + half),
             "density": figure(crowd_of.density),
             "coverage": figure(crowd_of.coverage),
             "precision": figure(support_of.precision),

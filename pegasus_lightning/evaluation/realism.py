@@ -85,6 +85,56 @@ def _kernel_sums(rows: Tensor, row_chosen: Tensor, columns: Tensor, column_chose
     return sums
 
 
+class _KernelMeans(NamedTuple):
+    """Means of k over columns (N,) and over rows (M,), and the mean of its square over all pairs."""
+
+    rows: Tensor
+    columns: Tensor
+    square: Tensor
+
+
+def _kernel_means(rows: Tensor, columns: Tensor) -> _KernelMeans:
+    rows, columns = rows.double(), columns.double()
+    means: list[Tensor] = []
+    sums = torch.zeros(len(columns), dtype=torch.float64, device=columns.device)
+    squares = sums.new_zeros(())
+    for part in rows.split(max(1, BLOCK // len(columns))):
+        values = _kernel(part @ columns.T, columns)
+        means.append(values.mean(1))
+        sums += values.sum(0)
+        squares = squares + values.square().sum()
+    return _KernelMeans(torch.cat(means), sums / len(rows), squares / (len(rows) * len(columns)))
+
+
+def mean_kernel_to_others(features: Tensor) -> Tensor:
+    """Each point's mean kernel value with all others of its set: (N, d) to (N,), float64."""
+    own = _kernel(features.double().square().sum(1), features)
+    return (_kernel_means(features, features).rows * len(features) - own) / (len(features) - 1)
+
+
+def kid_error(real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = None) -> float:
+    """Standard error of the kernel distance between two whole sets, over draws of both.
+
+    From the two leading terms of its variance (Serfling 1980, sec. 5.2.1; Bounliphone et al. 2016, arXiv 1511.04581,
+    eq. 13): 4 var(a) / N + 4 var(b) / M + 2 (1 / N + 1 / M)^2 mean(c^2), with a_i the mean kernel of real i with other
+    reals less that with the fakes, b_j likewise of fake j, and c the kernel between real and fake, centred in both. The
+    sample variances of a and b are lessened by what means over so few others add to them, mean(c^2) (1 / N + 1 / M).
+    They vanish where the sets are alike, and the third term is left. (The deviation that `kid` gives is that of a
+    subset: several times as much.)
+
+    Args:
+        real, fake: (N, d) and (M, d).
+        real_to_others: `mean_kernel_to_others(real)`, where it is known already.
+    """
+    within_real = mean_kernel_to_others(real) if real_to_others is None else real_to_others
+    across = _kernel_means(real, fake)
+    overall, few = across.rows.mean(), 1 / len(real) + 1 / len(fake)
+    centred = across.square - across.rows.square().mean() - across.columns.square().mean() + overall.square()
+    first = ((within_real - across.rows).var() - few * centred).clamp_min(0) / len(real)
+    second = ((mean_kernel_to_others(fake) - across.columns).var() - few * centred).clamp_min(0) / len(fake)
+    return (4 * (first + second) + 2 * few**2 * centred).clamp_min(0).sqrt().item()
+
+
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Euclidean distances (n, M) of some rows at a time to all columns, with the first row's number; float64."""
     # In float64: what cdist gets by a matrix product is off by 1e-3 and more in float32, also between equal points.

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,8 +67,10 @@ def find_recogniser(
     folder: Path | None = None,
     recipe: RecogniserConfig | None = None,
 ) -> StoredRecogniser | None:
-    """What `recogniser_for` would find in the store, or None where it would have to train."""
+    """What `recogniser_for` would find in the store, or None where it would have to train, or could not."""
     config = recipe or standard_recipe(architecture, seed)
+    if not any((folder or default_folder()).glob(f"{_stem(config, data_config.classes)}-*.pt")):
+        return None  # without a look at images of every kind, of which there may be many, or none
     kinds = load_kinds(data_config, "train")
     return _load(_place(folder or default_folder(), config, kinds), config, kinds, device)
 
@@ -130,8 +132,12 @@ def _place(folder: Path, config: RecogniserConfig, kinds: Kinds) -> Path:
     digest = hashlib.sha256(json.dumps([RECIPE_VERSION, dataclasses.asdict(config), kinds.names]).encode())
     for values in (kinds.images, kinds.kinds, kinds.targets):
         digest.update(values.contiguous().numpy().data.cast("B"))
-    classes = "-".join(re.sub(r"[^\w.]+", "_", name)[:24] for name in kinds.classes)
-    return folder / f"{classes}-{config.architecture}-s{config.seed}-{digest.hexdigest()[:8]}.pt"
+    return folder / f"{_stem(config, kinds.classes)}-{digest.hexdigest()[:8]}.pt"
+
+
+def _stem(config: RecogniserConfig, classes: Sequence[str]) -> str:
+    names = "-".join(re.sub(r"[^\w.]+", "_", name)[:24] for name in classes)
+    return f"{names}-{config.architecture}-s{config.seed}"
 
 
 def _empty(config: RecogniserConfig, kinds: Kinds) -> Recogniser:

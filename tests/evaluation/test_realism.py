@@ -10,7 +10,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from pegasus_lightning.evaluation import realism
 from pegasus_lightning.evaluation.criteria import density_coverage, kid, precision_recall
-from pegasus_lightning.evaluation.realism import neighbour_radii
+from pegasus_lightning.evaluation.realism import kid_error, mean_kernel_to_others, neighbour_radii
 
 
 def points(count: int, dimensions: int = 6, seed: int = 0, shift: float = 0.0) -> Tensor:
@@ -226,3 +226,39 @@ def test_alike_sets_have_a_density_of_one_and_the_paper_s_expected_coverage() ->
 def test_neighbours_must_be_there(k: int) -> None:
     with pytest.raises(ValueError, match=f"k={k} neighbours .* 4 points"):
         neighbour_radii(points(4), k)
+
+
+def test_kid_error_by_hand() -> None:
+    """Two reals, two fakes, one feature: k(x, y) = (x y + 1)^3."""
+    real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])
+    # k: reals 0 and 1: 1. Fakes 2 and 3: 343. Across: 0 with either: 1, 1; 1 with 2: 27, with 3: 64.
+    a = [1 - 1, 1 - (27 + 64) / 2]  # mean with the other reals less mean with the fakes
+    b = [343 - (1 + 27) / 2, 343 - (1 + 64) / 2]
+    variance = [(values[0] - values[1]) ** 2 / 2 for values in (a, b)]
+    overall = (1 + 1 + 27 + 64) / 4
+    rows, columns = (1, 45.5), (14, 32.5)
+    centred = [
+        (value - rows[i] - columns[j] + overall) ** 2
+        for (i, j), value in {(0, 0): 1, (0, 1): 1, (1, 0): 27, (1, 1): 64}.items()
+    ]
+    noise = (1 / 2 + 1 / 2) * sum(centred) / 4
+    wanted = 4 * sum(max(0, value - noise) for value in variance) / 2 + 2 * (1 / 2 + 1 / 2) * noise
+    assert kid_error(real, fake) == pytest.approx(wanted**0.5)
+    others = mean_kernel_to_others(real)
+    assert others.tolist() == [1, 1]
+    assert kid_error(real, fake, real_to_others=others) == pytest.approx(wanted**0.5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_kid_error_is_how_much_the_distance_varies_from_draw_to_draw(shift: float) -> None:
+    source = torch.Generator().manual_seed(3)
+    distances, errors = [], []
+    for _ in range(60):
+        real = torch.randn(160, 8, generator=source).abs()
+        fake = torch.randn(80, 8, generator=source).abs() + shift
+        across = ((real.double() @ fake.double().T) / 8 + 1) ** 3
+        within = mean_kernel_to_others(real).mean() + mean_kernel_to_others(fake).mean()
+        distances.append(within - 2 * across.mean())
+        errors.append(kid_error(real, fake))
+    deviation = torch.stack(distances).std().item()
+    assert 0.75 * deviation < sum(errors) / 60 < 1.5 * deviation  # of small sets, and 60 draws
