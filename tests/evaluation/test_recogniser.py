@@ -31,7 +31,7 @@ def model(request: pytest.FixtureRequest, images: Tensor) -> Recogniser:
 
 
 def test_the_one_that_selects_is_of_another_family_than_the_one_that_reports() -> None:
-    one, other = (Recogniser(name, ("a", "b")) for name in (REPORTS, SELECTS))
+    one, other = (Recogniser(name, ("a", "b")) for name in (SELECTS, REPORTS))
     kinds = [{type(module).__name__ for module in model.body.modules()} for model in (one, other)]
     assert "_Residual" in kinds[1] - kinds[0]
     assert "_Whitening" in kinds[0] - kinds[1]
