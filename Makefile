@@ -30,7 +30,7 @@ pegasus: install ## Make pegasi out of what `make run` trained: drawn, searched 
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run search=best_of
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run search=guided
 
-judge: install ## Judge those pegasi by number, and make one page of it: runs/first_run/report.html
+judge: install ## Judge those pegasi by number, and make one page of it
 	$(BIN)/python -m pegasus_lightning.evaluate run=runs/first_run
 	$(BIN)/python -m pegasus_lightning.report runs/first_run
 

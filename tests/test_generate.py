@@ -471,6 +471,7 @@ def test_paths_are_taken_as_they_are() -> None:
     assert quoted == ['out="x y"', "count=3", 'data.root="~/p"', "out=null", "first=", r'run=["a,b=1","it\"s"]']
     config = compose_config([quoted[-1]], GENERATE)
     assert list(config.run) == ["a,b=1", 'it"s']
+    assert quote_paths(["recognisers=/tmp/a,b=c"]) == ['recognisers="/tmp/a,b=c"']
 
 
 def test_help_and_the_configuration_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,3 +136,14 @@ def test_a_search_can_climb_on_both(asked: list[Any]) -> None:
         (gradient,) = torch.autograd.grad(function(images).sum(), images)
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0
+
+
+def test_without_training_images_there_is_no_recogniser_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> StoredRecogniser:
+        raise UserError("There is no folder 'train'.")
+
+    monkeypatch.setattr(selecting, "find_recogniser", missing)
+    assert selector(settings("auto"), DATA, CPU) is None
+    monkeypatch.setattr(selecting, "recogniser_for", missing)
+    with pytest.raises(UserError, match="no folder 'train'"):
+        selector(settings("recogniser"), DATA, CPU)

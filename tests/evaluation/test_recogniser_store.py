@@ -227,3 +227,14 @@ def test_quality_by_hand() -> None:
     assert quality["both"] == pytest.approx({"horse": 1 / 2, "bird": 0, "cat": 1 / 3})
     assert quality["calibration_error"] == pytest.approx([1 / 8, (1 + 3 / 5) / 2])
     assert quality["test_images"] == 6
+
+
+def test_an_empty_store_is_known_without_a_look_at_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Kinds:
+        raise AssertionError("images were loaded")
+
+    (tmp_path / "horse-bird-residual-s0-00000000.pt").touch()  # another architecture's
+    monkeypatch.setattr(recogniser_store, "load_kinds", refuse)
+    assert find_recogniser(SOURCE, "plain", folder=tmp_path) is None
+    with pytest.raises(AssertionError, match="images were loaded"):
+        find_recogniser(SOURCE, "residual", folder=tmp_path)
