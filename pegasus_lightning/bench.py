@@ -112,12 +112,12 @@ class Bench:
             rows, counts, verdict = self._rows(run.model, workshop, pegasi)
             figures = self._of_model(run.model, workshop, pegasi)
             pictures = self._gallery(workshop, pegasi, verdict)
-        seed = None if run.config is None else int(run.config.seed)
+        group, variant = kind_of(run)
         card = Scorecard(
             run=str(run.path),
             name=run.name,
-            group=re.sub(rf"-s{seed}(-[0-9a-f]{{8}})?(-\w+)?$", "", run.name),
-            seed=seed,
+            group=group,
+            seed=None if run.config is None else int(run.config.seed),
             batches=run.model.batches_done,
             classes=list(self.parents.classes),
             key=key,
@@ -131,7 +131,7 @@ class Bench:
             counts=counts,
             model=figures,
             alarms=_alarms(rows),
-            variant="" if run.config is None else config_hash(plain(run.config) | {"seed": None}),
+            variant=variant,
         )
         return card, pictures
 
@@ -262,6 +262,14 @@ class Bench:
             "neighbour_limit": np.array(self.judge_of_images.pixel_limit),
         }
         return gallery | numbers
+
+
+def kind_of(run: TrainedRun) -> tuple[str, str]:
+    """What runs that differ in their seed alone have in common: the name without the seed, and a hash of the rest."""
+    if run.config is None:
+        return run.name, ""
+    group = re.sub(rf"-s{run.config.seed}(-[0-9a-f]{{8}})?(-\w+)?$", "", run.name)
+    return group, config_hash(plain(run.config) | {"seed": None})
 
 
 def _bytes(images: Tensor) -> np.ndarray:

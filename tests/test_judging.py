@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from pegasus_lightning import judging
-from pegasus_lightning.bench import Bench
+from pegasus_lightning.bench import Bench, kind_of
 from pegasus_lightning.checkpoints import load_model, save_atomically
 from pegasus_lightning.cli import run_program
 from pegasus_lightning.composing import EVALUATE, compose_config
@@ -47,6 +47,7 @@ from pegasus_lightning.scorecards import (
     read_scorecard,
 )
 from pegasus_lightning.selecting import Selector
+from pegasus_lightning.trained import TrainedRun
 from pegasus_lightning.training import train
 from pegasus_lightning.workshop import Parents, pairs_for
 
@@ -926,3 +927,27 @@ def test_inceptions_figures_stand_in_the_same_table(
 def test_too_few_pegasi_for_a_fid_are_refused(run: Path, evaluate: Callable[..., Answer]) -> None:
     answer = evaluate(f"run={run}", "inception=true")
     assert answer.code == 2 and "inception=true takes count=2000" in answer.err
+
+
+def test_what_runs_that_differ_in_their_seed_alone_have_in_common() -> None:
+    def run(name: str, *overrides: str) -> TrainedRun:
+        config = compose_config([*TINY, *DRAWN, "model=vae", *overrides])
+        return TrainedRun(Path(name), Path(name), None, config, name)  # type: ignore[arg-type]
+
+    first, second = kind_of(run("vae,beta=2-s0", "seed=0")), kind_of(run("vae,beta=2-s1-0123abcd", "seed=1"))
+    assert first == second and first[0] == "vae,beta=2"
+    other = kind_of(run("vae,beta=2-s0-ba9876fe-last", "seed=0", "model.weights.kl=2"))
+    assert other[0] == "vae,beta=2" and other[1] != first[1]
+    assert kind_of(run("vae-s1-s0", "seed=0"))[0] == "vae-s1"
+    assert kind_of(TrainedRun(Path("a"), Path("a"), None, None, "last")) == ("last", "")  # type: ignore[arg-type]
+
+
+def test_a_set_is_judged_once_for_one_recipe_and_anew_for_another() -> None:
+    bench = object.__new__(Bench)
+    bench._judged, bench.inception = {}, None
+    bench.judge_of_images = SimpleNamespace(judge=lambda images, parents: images)  # type: ignore[assignment]
+    a, b = torch.zeros(1), torch.ones(1)
+    assert bench._once("blend", a, b"pairs") is a
+    assert bench._once("blend", b, b"pairs") is a
+    assert bench._once("blend", b, b"other pairs") is b
+    assert bench._once("CutMix", b, b"pairs") is b
