@@ -100,7 +100,7 @@ class Bench:
     def judge(
         self, run: TrainedRun, key: str, identity: dict[str, Any], origin: dict[str, Any]
     ) -> tuple[Scorecard, dict[str, np.ndarray]]:
-        """A run's scorecard, and the pictures that go with it: see `gallery`.
+        """A run's scorecard, and the pictures that go with it: see `_gallery`.
 
         Args:
             key, identity, origin: what `Scorecard` calls key, settings and parents.
@@ -109,8 +109,9 @@ class Bench:
             workshop = Workshop(run.model, self.parents, self.pairs, self.settings)
             score = workshop.score(self.selects.functions if self.selects else None)
             pegasi = make_pegasi(workshop, self.settings["count"], score)
-            rows, counts, verdict = self._rows(run.model, workshop, pegasi)
-            figures = self._of_model(run.model, workshop, pegasi)
+            decoded = in_batches(lambda part: run.model.reconstruct(to_float(part.to(self.device))), self.test.images)
+            rows, counts, verdict = self._rows(run.model, workshop, pegasi, decoded)
+            figures = self._of_model(run.model, workshop, pegasi, decoded)
             pictures = self._gallery(workshop, pegasi, verdict)
         group, variant = kind_of(run)
         card = Scorecard(
@@ -136,9 +137,9 @@ class Bench:
         return card, pictures
 
     def _rows(
-        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi
+        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi, decoded: Tensor
     ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Verdict]:
-        """Figures and sizes of all sets of images, the pegasi first."""
+        """Figures and sizes of all sets of images, the pegasi first; `decoded` are the test images' reconstructions."""
         first, second = (to_float(images) for images in workshop.originals(pegasi.chosen))
         ratios = pegasi.chosen.ratios.clamp(0, 1)
         count = self.settings["count"]
@@ -149,8 +150,7 @@ class Bench:
         blend = pixel_average(first, second, ratios)
         for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings["seed"]))):
             verdicts[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
-        decoded = in_batches(lambda part: model.reconstruct(to_float(part.to(self.device))), self.test.images[:count])
-        verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._verdict(decoded), len(decoded)
+        verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._verdict(decoded[:count]), len(decoded[:count])
         if model.config.sample_codes:  # a plain autoencoder has no prior
             noise = generator(self.settings["seed"], Stream.PRIOR, 0, self.device)
             verdicts[PRIOR], sizes[PRIOR] = self._verdict(model.sample_prior(count, noise)), count
@@ -190,17 +190,18 @@ class Bench:
         both = kinds.images[kinds.targets.all(1)]
         return real | ({TRUE_PEGASI: both} if len(both) else {})
 
-    def _of_model(self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi) -> dict[str, Figure]:
+    def _of_model(
+        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi, decoded: Tensor
+    ) -> dict[str, Figure]:
         """Figures of reconstruction and of interpolation."""
         images = self.test.images
-        decoded = in_batches(lambda part: model.reconstruct(to_float(part.to(self.device))), images).cpu()
         latents = min(model.config.networks.latent_dim, images[0].numel())  # there are no more components
         if self.components is None or len(self.components.components) < latents:
             self.components = PrincipalComponents.fit(self.train.images, latents)
         if latents not in self._yardsticks:
             yardstick = reconstruction_figures(self.components.reconstruct(images, latents), images)
             self._yardsticks[latents] = {f"pca_{name}": figure(values) for name, values in yardstick._asdict().items()}
-        found = reconstruction_figures(decoded, images)
+        found = reconstruction_figures(decoded.cpu(), images)
         figures = {name: figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
         chosen = pegasi.chosen.take(torch.arange(min(PATHS, len(pegasi.chosen))))
         paths = workshop.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES))

@@ -21,9 +21,9 @@ from pegasus_lightning.evaluation.criteria import (
     mean_kernel_to_others,
     nearest,
     neighbour_radii,
+    parent_distances,
     precision_recall,
     recognisability,
-    rmse,
 )
 from pegasus_lightning.evaluation.recogniser import Recogniser
 from pegasus_lightning.scorecards import NORMAL_QUANTILE, Figure
@@ -138,9 +138,8 @@ class Judge:
             "variety_features": figure(distance_to_others(features)),
         }
         if parents is not None:
-            floats = _floats(images)
-            first, second = (rmse(floats, _floats(parent.to(self.device))) for parent in parents)
-            figures["parent_distance"] = figure(torch.minimum(first, second))
+            first, second = (parent.to(self.device) for parent in parents)
+            figures["parent_distance"] = figure(parent_distances(images, first, second).nearer)
         return Verdict(figures, probabilities, pixels, neighbours)
 
 
