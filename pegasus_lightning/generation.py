@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +24,7 @@ from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.pegasus.settings import FIGURES
 from pegasus_lightning.selecting import selector
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
-from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, pairs_for
+from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, pairs_for, title, wanted_pairs
 
 COMPARED = 8
 # What changes nothing but where results go, what is drawn of them and how fast.
@@ -51,8 +49,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         data = common_data(runs, data_overrides, "parents from")
         parents = Parents.of(load_common(runs, data, settings["split"], data_overrides))
         origin = {"split": settings["split"]} | images_of(data)
-        tried = settings["count"] if settings["search"]["method"] == "none" else settings["search"]["pairs"]
-        pairs = pairs_for(parents, settings["pegasus"], tried, settings["seed"])
+        pairs = wanted_pairs(parents, settings)
     judge = selector(settings, data, device)
     settings |= {"score": settings["score"] | {"judge": judge.stored.path.stem if judge else "critic"}}
     folders = [_place(run, settings, origin, several=len(runs) > 1) for run in runs]
@@ -143,11 +140,9 @@ def _free(folder: Path) -> Path:
 
 
 def _title(settings: dict[str, Any], origin: dict[str, Any], *more: Any) -> str:
-    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of all that decides the pegasi>`."""
+    """`title` of all that decides the pegasi."""
     identity = {key: value for key, value in settings.items() if key not in NOT_PEGASI}
-    code = hashlib.sha256(json.dumps([identity, origin, *more], sort_keys=True).encode()).hexdigest()[:8]
-    pegasus = settings["pegasus"]
-    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
+    return title(settings, [identity, origin, *more])
 
 
 def _record(

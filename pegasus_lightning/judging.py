@@ -25,7 +25,7 @@ from pegasus_lightning.runs import read_status
 from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
 from pegasus_lightning.selecting import selector, store
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
-from pegasus_lightning.workshop import Parents, pairs_for
+from pegasus_lightning.workshop import Parents, title, wanted_pairs
 
 # What changes nothing but where results go and what is kept beside the figures.
 NOT_FIGURES = ("run", "out", "originals", "gpus", "again", "recognisers")
@@ -45,9 +45,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     split = load_common(runs, data, settings["split"], data_overrides)
     # What is wrong with these shows before a recogniser is trained.
     homes = [_home(run, settings, several=len(runs) > 1) for run in runs]
-    search = settings["search"]
-    tried = settings["count"] if search["method"] == "none" else search["pairs"]
-    pairs = pairs_for(Parents.of(split), settings["pegasus"], tried, settings["seed"])
+    pairs = wanted_pairs(Parents.of(split), settings)
 
     inception = inception_network() if settings["inception"] else None
     reports = recogniser_for(data, REPORTS, device=device, folder=store(settings))
@@ -56,7 +54,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}
     judge = selects.stored.path.name if selects else "critic"
     # Without a search nothing is selected but what the gallery shows.
-    identity["score"] = identity["score"] | {"judge": "none" if search["method"] == "none" else judge}
+    identity["score"] = identity["score"] | {"judge": "none" if settings["search"]["method"] == "none" else judge}
     key = _digest([identity, origin, reports.path.name])
     folders = [home / _title(run, settings, [key, judge]) for run, home in zip(runs, homes, strict=True)]
 
@@ -103,10 +101,8 @@ def _home(run: TrainedRun, settings: dict[str, Any], *, several: bool) -> Path:
 
 
 def _title(run: TrainedRun, settings: dict[str, Any], key: list[str]) -> str:
-    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of all that decides the figures, and what is kept beside them>`."""
-    pegasus = settings["pegasus"]
-    code = _digest([key, sha256(run.checkpoint), settings["originals"]])
-    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
+    """`title` of all that decides the figures, and what is kept beside them."""
+    return title(settings, [key, sha256(run.checkpoint), settings["originals"]])
 
 
 def _log(run: Path, card: Scorecard) -> None:

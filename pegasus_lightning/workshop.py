@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,6 +54,20 @@ def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
         colour_distance=settings["colour_distance"],
         threshold=settings["threshold"],
     )
+
+
+def wanted_pairs(parents: Parents, settings: dict[str, Any]) -> Pairs:
+    """As many pairs as are made or searched among; see `pairs_for`."""
+    search = settings["search"]
+    tried = settings["count"] if search["method"] == "none" else search["pairs"]
+    return pairs_for(parents, settings["pegasus"], tried, settings["seed"])
+
+
+def title(settings: dict[str, Any], content: list[Any]) -> str:
+    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of the content>`: the name of a folder of results."""
+    code = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    pegasus = settings["pegasus"]
+    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
 
 
 def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
