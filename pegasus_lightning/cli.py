@@ -5,19 +5,19 @@ The configuration is composed and validated, for every job of a sweep, before Hy
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,57 +33,39 @@ from pegasus_lightning.composing import (
     parse_arguments,
     register_schemas,
 )
-from pegasus_lightning.config import plain, validate
-from pegasus_lightning.devices import choose_devices
-from pegasus_lightning.errors import UserError
-from pegasus_lightning.runs import NOT_IDENTITY
+from pegasus_lightning.config import validate
+from pegasus_lightning.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError
+from pegasus_lightning.sweeps.planning import check_jobs, readable_name
 
 USAGE_ERROR = 2
 PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")
 
 
-def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job: one list, or with `multirun` one a combination of the sweep."""
-    if not multirun:
-        return [list(overrides)]
-    parser = OverridesParser.create()
-    parsed = parser.parse_overrides(list(overrides))
-    single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    swept = compose_config(single, hydra_too=True).hydra.sweeper.params or {}
-    everything = parser.parse_overrides([*(f"{key}={value}" for key, value in swept.items()), *overrides])
-    return BasicSweeper.split_arguments(everything, None)[0]
-
-
-def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> str:
-    """What a person calls the run: its `run_name`, or the model's preset and what was overridden in model and data."""
-    if config.run_name:
-        return config.run_name
-    unsaid = {"data.root", *(f"data.{key}" for key in NOT_IDENTITY["data"])}
-    details = [o for o in overrides if o.startswith(("model.", "data.")) and o.partition("=")[0] not in unsaid]
-    data = [] if choices.get("data") == "cifar10" else [str(choices.get("data"))]
-    shown = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (detail.partition("=") for detail in details)]
-    return ",".join([str(choices.get("model", config.model.name)), *data, *shown])
-
-
 def _task(failures: list[Exception], config: DictConfig) -> None:
-    """One job. What a person caused is kept in `failures`: Hydra would add words of its own to a raised error."""
+    """One job. What a person caused is kept in `failures`: Hydra would add words of its own to a raised error.
+
+    The launcher `pool` starts a process a job instead; others come here for each job of a sweep, perhaps in a process
+    far away, and learn of a failure by the error alone.
+    """
+    from pegasus_lightning.callbacks.run_status import requeue_signal
     from pegasus_lightning.training import train  # Lightning's callbacks and TensorBoard are slow to import
 
-    if any(hasattr(failure, "exit_code") for failure in failures):
+    if any(isinstance(failure, Interrupted) for failure in failures):
         return  # a signal ended the sweep's last job: it is meant for all
+    _quieten()  # this may be a process far away
     state = HydraConfig.get()
     try:
         validate(config)
         train(config, readable_name(config, state.runtime.choices, list(state.overrides.task)))
     except Exception as error:
-        if not isinstance(error, UserError) and not hasattr(error, "exit_code"):
+        if not isinstance(error, (UserError, Interrupted, NonFiniteLoss)):
             raise
+        if isinstance(error, Interrupted) and error.number == requeue_signal():
+            # All is saved: now whoever queues the job again may do so, with `failures` as they are at this moment.
+            signal.raise_signal(error.number)
         failures.append(error)
-
-
-def _processes(config: DictConfig) -> int:
-    gpus = config.trainer.gpus
-    return max(config.trainer.cpu_processes, gpus if isinstance(gpus, int) else len(gpus or [0]))
+        if state.mode is RunMode.MULTIRUN:
+            raise
 
 
 def run_command(arguments: list[str]) -> int:
@@ -97,16 +79,17 @@ def run_command(arguments: list[str]) -> int:
     failures: list[Exception] = []
     try:
         parsed = parse_arguments(arguments)
-        overrides = parsed.overrides
-        if not (parsed.config_dir or parsed.config_path or parsed.config_name or parsed.cfg or parsed.info):
+        overrides = [*_search_path(parsed.config_dir), *parsed.overrides]
+        if parsed.config_path or parsed.config_name or parsed.experimental_rerun:
+            raise UserError("There is one main configuration. --config-dir=FOLDER adds presets of your own to it.")
+        if not (parsed.cfg or parsed.info):
             check_jobs(overrides, parsed.multirun)
         register_schemas()
-        options = list(arguments)
-        for override in overrides:
-            options.remove(override)
-        sys.argv[1:] = [*options, *overrides]  # Hydra's own parser wants its options first
+        sys.argv[1:] = [*_options(parsed), *overrides]
         entry = hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)
         entry(lambda config: _task(failures, config))()
+    except SweepEnded as error:
+        return error.exit_code
     except UserError as error:
         return _complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -114,8 +97,37 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    codes = [getattr(failure, "exit_code", None) or _complain(str(failure)) for failure in failures]
-    return codes[-1] if codes else 0
+    except (Interrupted, NonFiniteLoss) as error:  # of a sweep by another launcher
+        failures.append(error)
+    return _exit_code(failures[-1]) if failures else 0
+
+
+def _exit_code(failure: Exception) -> int:
+    """Of a run that ended early; says why, where that was not said yet."""
+    if isinstance(failure, Interrupted):
+        return failure.exit_code
+    if isinstance(failure, NonFiniteLoss):
+        advice = "Its last good checkpoint stays. Try a lower model.autoencoder_optimizer.lr, or clip the gradients."
+        print(f"pegasus_lightning: the run failed: {failure} {advice}", file=sys.stderr)
+        return 1
+    return _complain(str(failure))
+
+
+def _search_path(folder: str | None) -> list[str]:
+    """--config-dir as the override that says the same, so that every job of a sweep gets it too."""
+    if folder is None:
+        return []
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        raise UserError(f"--config-dir={folder}: there is no such folder.")
+    return [f'hydra.searchpath=["file://{path}"]']
+
+
+def _options(parsed: argparse.Namespace) -> list[str]:
+    """Hydra's own options, which its parser wants before the overrides."""
+    texts = [f"--{name}={getattr(parsed, name)}" for name in ("cfg", "info", "package") if getattr(parsed, name)]
+    flags = ("run", "multirun", "resolve", "hydra_help", "shell_completion")
+    return texts + [f"--{name.replace('_', '-')}" for name in flags if getattr(parsed, name)]
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
@@ -178,25 +190,6 @@ def run_program(
         print("\nStopped; nothing was left half-written.", file=sys.stderr)
         return 130
     return 0
-
-
-def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
-    """Compose and validate every job, so that a mistake in the last is told before the first starts.
-
-    Raises:
-        UserError: or one of Hydra's errors, see `explain`.
-    """
-    check_overrides(overrides)
-    for job in jobs_of(overrides, multirun):
-        config = compose_config(job)
-        validate(config)
-        choose_devices(plain(config.trainer)["gpus"])
-        if config.data.source == "image_folder":
-            from pegasus_lightning.data.image_folder import class_folders
-
-            class_folders(Path(config.data.root).expanduser(), list(config.data.classes), "train")
-        if multirun and _processes(config) > 1:
-            raise UserError("A run on several devices cannot be part of a sweep (-m) yet: start it on its own.")
 
 
 def _complain(message: str) -> int:

@@ -26,6 +26,7 @@ from pegasus_lightning.models import MODELS
 from pegasus_lightning.pegasus.settings import GenerateConfig
 
 VERSION_BASE = "1.3"
+LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # that install launchers
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def check_overrides(overrides: Sequence[str], program: Program = TRAIN) -> list[
         key = override.get_key_element().lstrip("+~")
         if override.is_delete():
             raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
+        if key.rpartition(".")[2] == "_target_":  # nothing that is typed is imported by its path
+            raise UserError(f"'{override.input_line}' is refused: what is built is chosen by a preset, not by a path.")
         added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
         if added and key not in known_keys(overrides, program):  # Hydra would add a key that nothing reads
             raise UserError(_unknown_key(key, overrides, program))
@@ -177,6 +180,9 @@ def explain(error: Exception, overrides: Sequence[str] = (), program: Program = 
     for cause in _causes(error):
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             group, _, name = str(cause.missing_cfg_file).rpartition("/")
+            if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
+                extra = LAUNCHER_EXTRAS[name]
+                return f"This launcher needs a plugin that is not installed: pip install 'pegasus-lightning[{extra}]'."
             options = presets(group) if group in program.groups else list(cause.options or [])
             return f"There is no {group} '{name}'.{did_you_mean(name, options)} Choose from: {', '.join(options)}."
         if isinstance(cause, ConfigKeyError):  # also ConfigAttributeError
@@ -200,6 +206,12 @@ def explain(error: Exception, overrides: Sequence[str] = (), program: Program = 
 
 
 def _unknown_key(key: str, overrides: Sequence[str], program: Program) -> str:
+    if key.startswith("hydra.launcher."):
+        launcher = [text for text in overrides if text.startswith("hydra/launcher=")]
+        config = compose_config(launcher, program, hydra_too=True).hydra.launcher
+        fields = [str(field) for field in config if not str(field).startswith("_")]
+        hint = did_you_mean(key.rpartition(".")[2], fields)
+        return f"There is no setting '{key}'.{hint} This launcher has: {', '.join(sorted(fields))}."
     keys = known_keys(overrides, program)
     # By the last component first, wherever it stands: a shared prefix makes any two keys of a section alike.
     by_last: dict[str, str] = {}

@@ -1,9 +1,10 @@
-"""The one error a user's mistake ends in, and the nearest right word to offer."""
+"""The one error a user's mistake ends in, with the nearest right word to offer; and how runs and sweeps end early."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -20,3 +21,33 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """` Did you mean 'x'?` (with a leading space), or an empty string where nothing is near."""
     match = nearest(word, choices)
     return f" Did you mean '{match}'?" if match else ""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number, self.exit_code = number, 128 + number
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        return Interrupted, (self.number,)  # a launcher on a cluster sends it home
+
+
+class NonFiniteLoss(Exception):
+    """Terms of a loss became NaN or infinite in a batch (counted from 1)."""
+
+    def __init__(self, names: Sequence[str], batch: int) -> None:
+        super().__init__(f"{', '.join(names)} became NaN or infinite at batch {batch}.")
+        self.names, self.batch = list(names), batch
+
+    def __reduce__(self) -> tuple[type[NonFiniteLoss], tuple[list[str], int]]:
+        return NonFiniteLoss, (self.names, self.batch)
+
+
+class SweepEnded(Exception):
+    """A sweep is over, all that there is to say about it was said, and its exit code is not 0."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the sweep ended with exit code {exit_code}")
+        self.exit_code = exit_code

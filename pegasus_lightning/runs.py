@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 import sys
@@ -17,6 +18,7 @@ from pegasus_lightning import __version__
 from pegasus_lightning.files import write_json
 
 LONGEST_NAME = 120
+LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # What may change without making it another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
     "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
@@ -77,6 +79,7 @@ class Status:
             folder,
             config_hash=config_hash(config),
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            pid=os.getpid(),
             versions=software_versions(),
             started=now(),
         )
@@ -96,6 +99,18 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run, trained as long as is asked for now."""
+    status = read_status(folder)
+    if settings["resume"] == "never" or status is None or status.get("status") != "finished":
+        return False
+    trainer, limits = settings["trainer"], status.get("limits", {})
+    if status.get("epochs", 0) >= trainer["max_epochs"]:
+        return True
+    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
+    return out_of_time and trainer["max_time"] == limits["max_time"]
 
 
 def log_to(path: Path) -> logging.Handler:

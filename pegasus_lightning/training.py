@@ -15,22 +15,32 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torchinfo import summary
 
 from pegasus_lightning.callbacks.images import ImageGrids
 from pegasus_lightning.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.callbacks.run_logger import RunLogger
-from pegasus_lightning.callbacks.run_status import Interrupted, RunStatus
+from pegasus_lightning.callbacks.run_status import RunStatus
 from pegasus_lightning.checkpoints import AtomicCheckpointIO, SaveLast, latest_checkpoint, read_checkpoint
 from pegasus_lightning.config import IMAGE_SIZE, parse_duration, plain
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.errors import Interrupted, UserError
 from pegasus_lightning.files import write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, stop_logging
+from pegasus_lightning.runs import (
+    LOCK,
+    Status,
+    config_hash,
+    is_finished,
+    log_to,
+    read_status,
+    run_folder,
+    stop_logging,
+)
 from pegasus_lightning.scorecards import HPARAMS
 
 log = logging.getLogger(__name__)
@@ -65,7 +75,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
             f"make it a multiple of {devices.count}."
         )
     folder = run_folder(settings, readable_name)
-    if is_first_process() and _is_finished(folder, settings):
+    if is_first_process() and is_finished(folder, settings):
         more = "trainer.max_epochs" if settings["trainer"]["max_time"] is None else "trainer.max_time or max_epochs"
         _say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
@@ -81,7 +91,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         return folder
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / LOCK, timeout=1)  # a sweep may be looking whether it is free
     try:
         lock.acquire()
     except Timeout:
@@ -139,18 +149,6 @@ def _closing_words(folder: Path, model: TwoPlayerModel) -> str:
     return "\n".join(lines)
 
 
-def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds this very run, trained as long as is asked for now."""
-    status = read_status(folder)
-    if settings["resume"] == "never" or status is None or status.get("status") != "finished":
-        return False
-    trainer, limits = settings["trainer"], status.get("limits", {})
-    if status.get("epochs", 0) >= trainer["max_epochs"]:
-        return True
-    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
-    return out_of_time and trainer["max_time"] == limits["max_time"]
-
-
 def _checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, after `resume`: auto, never or must."""
     resume = settings["resume"]
@@ -177,7 +175,8 @@ def build_model(settings: dict[str, Any]) -> TwoPlayerModel:
 def build_trainer(settings: dict[str, Any], devices: Devices, **arguments: Any) -> pl.Trainer:
     """Lightning's Trainer as the configuration wants it; `arguments` add callbacks and logger."""
     trainer = settings["trainer"]
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    # Under Slurm, too, processes are started here and nothing is requeued by Lightning: that is the launcher's to do.
+    plugins: list[Any] = [AtomicCheckpointIO(), LightningEnvironment()]
     return pl.Trainer(
         accelerator=devices.accelerator,
         devices=devices.devices,

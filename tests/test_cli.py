@@ -16,8 +16,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pegasus_lightning.cli import readable_name, run_command
+from pegasus_lightning.cli import run_command
 from pegasus_lightning.composing import presets
+from pegasus_lightning.sweeps.planning import readable_name
 
 PREFIX = "pegasus_lightning: "
 SMALL = [
@@ -133,6 +134,8 @@ def _first_three(case: tuple[list[str], list[str]]) -> str:
     return " ".join(case[0][:3])
 
 
+@pytest.mark.promise(9)
+@pytest.mark.promise(10)
 @pytest.mark.parametrize("case", [*BEFORE_HYDRA_RUNS, *WHEN_IT_RUNS], ids=_first_three)
 def test_a_mistake_ends_in_a_message_with_code_2_and_nothing_created(
     answer: Callable[..., Answer], case: tuple[list[str], list[str]]
@@ -167,6 +170,8 @@ def test_a_run_on_several_devices_is_no_part_of_a_sweep(answer: Callable[..., An
     assert created == []
 
 
+@pytest.mark.promise(9)
+@pytest.mark.promise(11)
 @pytest.mark.parametrize("addition", ["+foo=1", "++foo=1", "+model._target_=os.system", "++model.networks.depth=3"])
 def test_a_setting_that_does_not_exist_cannot_be_added(answer: Callable[..., Answer], addition: str) -> None:
     # resume=must stops the run before anything is created, should the addition be taken.
@@ -190,6 +195,8 @@ def test_an_option_that_does_not_exist_or_stands_elsewhere(answer: Callable[...,
     assert created == []
 
 
+@pytest.mark.promise(9)
+@pytest.mark.promise(10)
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from pegasus_lightning.cli import jobs_of
+from pegasus_lightning.sweeps.planning import jobs_of
 from pegasus_lightning.composing import GENERATE, TRAIN, compose_config, conf_folder, presets
 from pegasus_lightning.config import parse_duration, plain, validate
 from pegasus_lightning.errors import UserError
@@ -178,6 +178,7 @@ def configured(silhouettes: DictConfig) -> Callable[..., DictConfig]:
     return build
 
 
+@pytest.mark.promise(9)
 @pytest.mark.parametrize(
     ("allowed", "refused"),
     [
@@ -220,6 +221,13 @@ def configured(silhouettes: DictConfig) -> Callable[..., DictConfig]:
         ("trainer.validate_every_n_epochs=1", "trainer.validate_every_n_epochs=0"),
         ("callbacks.image_columns=1", "callbacks.image_columns=0"),
         ("callbacks.image_scale=1", "callbacks.image_scale=0"),
+        ("callbacks.health_warmup_epochs=0", "callbacks.health_warmup_epochs=-1"),
+        ("callbacks.health_warmup_batches=0", "callbacks.health_warmup_batches=-1"),
+        ("callbacks.health_min_active_dimensions=0", "callbacks.health_min_active_dimensions=-1"),
+        ("callbacks.health_min_critic_skill=0", "callbacks.health_min_critic_skill=-0.1"),
+        ("callbacks.health_min_critic_skill=0.99", "callbacks.health_min_critic_skill=1"),
+        ("callbacks.health_min_variety=0", "callbacks.health_min_variety=-0.1"),
+        ("callbacks.health_min_variety=0.99", "callbacks.health_min_variety=nan"),
         ("resume=must", "resume=yes"),
         ("seed=9223372036854775807", "seed=9223372036854775808"),
         ("seed=0", "seed=-1"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pegasus_lightning.cli import readable_name
+from pegasus_lightning.sweeps.planning import readable_name
 from pegasus_lightning.composing import compose_config
 from pegasus_lightning.config import plain
 from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, run_name, stop_logging
@@ -86,16 +86,19 @@ def test_where_and_how_long_does_not_change_the_hash(original: dict[str, Any], k
     assert original == before  # nothing is taken out of the caller's configuration
 
 
+@pytest.mark.promise(8)
 def test_two_seeds_never_share_a_folder(original: dict[str, Any]) -> None:
     names = {run_name(changed(original, "seed", seed), "vae") for seed in range(1, 20)}
     assert len(names) == 19
     assert all(re.fullmatch(r"vae-s\d+-[0-9a-f]{8}", name) for name in names)
 
 
+@pytest.mark.promise(8)
 def test_the_same_name_for_different_configurations_is_told_apart(original: dict[str, Any]) -> None:
     assert run_name(original, "vae") != run_name(changed(original, "model.weights.kl", 0.25), "vae")
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     ("readable", "head"),
     [
@@ -114,6 +117,7 @@ def test_any_text_becomes_a_folder_name(original: dict[str, Any], readable: str,
     assert "/" not in name
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
 def test_a_long_name_is_cut_before_its_seed_and_hash(original: dict[str, Any], seed: int) -> None:
     config = changed(original, "seed", seed) if seed else original

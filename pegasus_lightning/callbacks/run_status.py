@@ -9,15 +9,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from pegasus_lightning.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # by one of these a cluster's launcher says that the time is nearly over
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; everything is saved."""
+def requeue_signal() -> int | None:
+    """The signal at which somebody in this process (submitit) queues the job again; None where nobody does.
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+    Then the run saves first and hands the signal on, and SIGTERM, which Slurm sends along, is left to them too.
+    """
+    return next((number for number in REQUEUES if callable(signal.getsignal(number))), None)
 
 
 class RunStatus(pl.Callback):
@@ -40,12 +43,15 @@ class RunStatus(pl.Callback):
 
     def listen(self) -> None:
         """Take the signals over; `deaf` gives them back."""
-        self._former = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        requeue = requeue_signal()
+        numbers = SIGNALS if requeue is None else (signal.SIGINT, requeue)
+        self._former = {number: signal.signal(number, self._receive) for number in numbers}
 
     def deaf(self) -> None:
         """Give the signals back."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
+        self._former = {}
 
     def check(self) -> None:
         """Raise if a signal has come."""
@@ -54,9 +60,8 @@ class RunStatus(pl.Callback):
 
     def _listen_again(self) -> None:
         # Lightning puts a SIGTERM handler of its own around ours, which exits with 0 and saves nothing.
-        if self._former:
-            for number in SIGNALS:
-                signal.signal(number, self._receive)
+        for number in self._former:
+            signal.signal(number, self._receive)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._listen_again()

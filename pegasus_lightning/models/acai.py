@@ -70,6 +70,16 @@ class ACAI(TwoPlayerModel):
         del self._mixes, self._alpha
         return terms
 
+    def blind_critic_loss(self) -> float | None:
+        """Minimum over c of w_c E(c - alpha)^2 + w_r c^2; alpha is uniform on [0, 0.5]: mean 1/4, variance 1/48.
+
+        1/48 + 1/32 at weights of 1, reached at c = 1/8.
+        """
+        coefficient, regulariser = self.config.weights.critic_coefficient, self.config.weights.critic_regulariser
+        if not coefficient:
+            return 0.0  # c = 0
+        return coefficient / 48 + coefficient * regulariser / (coefficient + regulariser) / 16
+
     def opinion(self, critic_outputs: Tensor) -> Tensor:
         """The mixing coefficient that the critic sees, as it is."""
         return critic_outputs

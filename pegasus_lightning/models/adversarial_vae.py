@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -24,6 +25,14 @@ class AdversarialVAEWeights:
 class AdversarialVAEConfig(ModelConfig):
     name: str = "adversarial_vae"
     weights: AdversarialVAEWeights = field(default_factory=AdversarialVAEWeights)
+
+
+def blind_cross_entropy(real: float, fake: float) -> float:
+    """Minimum over p of -(real ln p + fake ln(1 - p)), in nats, reached at p = real / (real + fake).
+
+    A blind critic's loss: it says p to all, against the label 1 weighted `real` and 0 weighted `fake`.
+    """
+    return -sum(weight * math.log(weight / (real + fake)) for weight in (real, fake) if weight)
 
 
 class AdversarialVAE(TwoPlayerModel):
@@ -53,3 +62,7 @@ class AdversarialVAE(TwoPlayerModel):
             "fake": weights.critic_fake * label_cross_entropy(fake, 0.0),
             "real": weights.critic_real * label_cross_entropy(real, 1.0),
         }
+
+    def blind_critic_loss(self) -> float | None:
+        """2 ln 2 at weights of 1."""
+        return blind_cross_entropy(self.config.weights.critic_real, self.config.weights.critic_fake)

@@ -24,13 +24,11 @@ from torch import Tensor, nn
 from pegasus_lightning import losses
 from pegasus_lightning.averages import Averages
 from pegasus_lightning.config import AdamConfig, ModelConfig
+from pegasus_lightning.errors import NonFiniteLoss
+from pegasus_lightning.finite import FiniteWatch
 from pegasus_lightning.latent import Posterior, lerp
 from pegasus_lightning.networks import Critic, Decoder, Encoder, as_in_training, frozen
 from pegasus_lightning.randomness import Stream, derived_seed, generator
-
-
-class NonFiniteLoss(RuntimeError):
-    """A term of the loss became NaN or infinite."""
 
 
 @dataclass
@@ -85,6 +83,7 @@ class TwoPlayerModel(pl.LightningModule):
             pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
             self.averaged = nn.ModuleDict(pair).requires_grad_(False)
         self.averages = Averages()
+        self.finite = FiniteWatch()
         self.latest: dict[str, float] = {}
         self._watched: dict[str, Tensor] = {}
         self._evaluated: list[dict[str, Tensor]] = []
@@ -108,6 +107,13 @@ class TwoPlayerModel(pl.LightningModule):
     def opinion(self, critic_outputs: Tensor) -> Tensor:
         """The critic's outputs (B,) as they are logged: by default the probability of 'real'."""
         return torch.sigmoid(critic_outputs)
+
+    def blind_critic_loss(self) -> float | None:
+        """The least that the sum of `critic_losses` can be for a critic that gives every image the same output.
+
+        None: not known (or there is no critic). Who overrides `critic_losses` overrides this.
+        """
+        return None
 
     # What everybody may call. Images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim).
 
@@ -204,19 +210,22 @@ class TwoPlayerModel(pl.LightningModule):
         step = self.forward_batch(images)
         with frozen(self.critic) if self.critic is not None else nullcontext():
             terms = self.autoencoder_losses(step)
+            logged = {f"loss/{name}": value for name, value in terms.items()}
+            self.finite.look(logged, self.batches_done + 1)
             routes = self.routes(terms)
             autoencoder_optimizer.zero_grad()
             for index, (loss, parameters) in enumerate(routes):
                 self.manual_backward(loss, inputs=parameters, retain_graph=index + 1 < len(routes))
         self._step_player(autoencoder_optimizer, "autoencoder", self.autoencoder_parameters, measure_norms)
-        logged = {f"loss/{name}": value for name, value in terms.items()}
 
         if self.critic is not None:
             critic_terms = self.critic_losses(step)
+            critic_logged = {f"critic_loss/{name}": value for name, value in critic_terms.items()}
+            self.finite.look(critic_logged, self.batches_done + 1)
+            logged |= critic_logged
             others[0].zero_grad()
             self.manual_backward(torch.stack(list(critic_terms.values())).sum(), inputs=self.critic_parameters)
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
-            logged |= {f"critic_loss/{name}": value for name, value in critic_terms.items()}
 
         self._update_average()
         self.averages.add(logged | self._watched)
@@ -278,8 +287,8 @@ class TwoPlayerModel(pl.LightningModule):
     def _log_averages(self) -> None:
         metrics = self.averages.flush()
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            raise NonFiniteLoss(f"{', '.join(bad)} became NaN or infinite by batch {self.batches_done}.")
+        if bad:  # a gradient's norm, say: the terms themselves are watched batch by batch
+            raise NonFiniteLoss(bad, self.batches_done)
         now = time.perf_counter()
         if self._images_since:
             metrics["speed/images_per_second"] = self._images_since / (now - self._clock)
@@ -296,6 +305,10 @@ class TwoPlayerModel(pl.LightningModule):
         self._clock, self._images_since = time.perf_counter(), 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.finite.check(wait=True)  # nothing that was learnt from a NaN is kept
+        state = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point()]
+        if not torch.stack([tensor.isfinite().all() for tensor in state]).all().item():
+            raise NonFiniteLoss(["a weight"], self.batches_done)
         checkpoint["batches_done"] = self.batches_done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

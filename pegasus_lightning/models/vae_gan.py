@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pegasus_lightning.config import ModelConfig
 from pegasus_lightning.losses import feature_distance, label_cross_entropy
+from pegasus_lightning.models.adversarial_vae import blind_cross_entropy
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.randomness import Stream
 
@@ -91,3 +92,8 @@ class VAEGAN(TwoPlayerModel):
             "reconstruction": weights.critic_reconstruction * label_cross_entropy(outputs["reconstruction"], 0.0),
             "noise": weights.critic_noise * label_cross_entropy(outputs["noise"], 0.0),
         }
+
+    def blind_critic_loss(self) -> float | None:
+        """3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake."""
+        weights = self.config.weights
+        return blind_cross_entropy(weights.critic_real, weights.critic_reconstruction + weights.critic_noise)

@@ -1,0 +1,61 @@
+"""The launcher `pool`: a sweep's runs side by side on this machine's GPUs, or on shares of its CPU."""
+# No `from __future__ import annotations`: Hydra loads plugins outside sys.modules, where names cannot be looked up.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class PoolConfig:
+    """`hydra.launcher`; the fields are those of `pegasus_lightning.sweeps.sweep.PoolSettings`."""
+
+    _target_: str = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
+    slots: int | None = None
+    jobs_per_gpu: int = 1
+    rank_by: str = "final/psnr"
+    report: bool = True
+    stop_timeout: float = 120.0
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConfig, provider="pegasus_lightning")
+
+
+class PoolLauncher(Launcher):
+    """Runs each job as `python -m pegasus_lightning` in a process of its own (`pegasus_lightning/sweeps/pool.py`)."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context = config, hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Raises SweepEnded unless every run is finished."""
+        from pegasus_lightning.errors import SweepEnded  # imports that Hydra's search for plugins should not wait for
+        from pegasus_lightning.sweeps.planning import plan
+        from pegasus_lightning.sweeps.sweep import PoolSettings, run_sweep
+
+        assert self.config is not None and self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        # What Hydra was told beside the run's own settings: where further presets lie.
+        shared = [text for text in self.config.hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
+        runs = [
+            plan(loader.load_sweep_config(self.config, list(overrides)), [*shared, *overrides])
+            for overrides in job_overrides
+        ]
+        code = run_sweep(runs, PoolSettings(**self.settings))
+        if code:
+            raise SweepEnded(code)
+        return [
+            JobReturn(overrides=list(run.overrides), _return_value=str(run.folder), status=JobStatus.COMPLETED)
+            for run in runs
+        ]

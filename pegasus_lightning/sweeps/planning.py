@@ -1,0 +1,131 @@
+"""Which runs a command line stands for, and what is wrong with them, before anything is created."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, open_dict
+
+from pegasus_lightning.composing import check_overrides, compose_config
+from pegasus_lightning.config import check_above, check_at_least, plain, validate
+from pegasus_lightning.devices import choose_devices
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.runs import NOT_IDENTITY, run_folder
+
+POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be: what was typed for it, its configuration, its folder, and `hydra.launcher`."""
+
+    overrides: list[str]
+    config: DictConfig
+    folder: Path
+    launcher: DictConfig
+
+
+def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+    """The overrides of each job: one list, or with `multirun` one a combination of the sweep."""
+    if not multirun:
+        return [list(overrides)]
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides(list(overrides))
+    single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    swept = compose_config(single, hydra_too=True).hydra.sweeper.params or {}
+    # As Hydra's own sweeper has it: what is typed takes the place of what the preset sweeps over.
+    everything = parser.parse_overrides([*(f"{key}={value}" for key, value in swept.items()), *overrides])
+    return BasicSweeper.split_arguments(everything, None)[0]
+
+
+def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> str:
+    """What a person calls the run: its `run_name`, or the model's preset and what was overridden in model and data."""
+    if config.run_name:
+        return config.run_name
+    unsaid = {"data.root", *(f"data.{key}" for key in NOT_IDENTITY["data"])}
+    details = [o for o in overrides if o.startswith(("model.", "data.")) and o.partition("=")[0] not in unsaid]
+    data = [] if choices.get("data") == "cifar10" else [str(choices.get("data"))]
+    shown = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (detail.partition("=") for detail in details)]
+    return ",".join([str(choices.get("model", config.model.name)), *data, *shown])
+
+
+def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
+    """The run that a composed configuration, with its `hydra` section, stands for; validated.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    config = composed.copy()
+    choices, launcher = dict(config.hydra.runtime.choices), config.hydra.launcher
+    with open_dict(config):
+        del config["hydra"]
+    validate(config)
+    own = [text for text in overrides if not text.startswith("hydra")]
+    return Planned(list(overrides), config, run_folder(plain(config), readable_name(config, choices, own)), launcher)
+
+
+def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
+    """Compose and validate every job, so that a mistake in the last is told before the first starts.
+
+    Raises:
+        UserError: or one of Hydra's errors, see `composing.explain`.
+    """
+    check_overrides(overrides)
+    runs = [plan(compose_config(job, hydra_too=True), job) for job in jobs_of(overrides, multirun)]
+    if multirun:
+        _check_sweep(runs)
+    for run in runs:
+        choose_devices(plain(run.config.trainer)["gpus"])
+        if run.config.data.source == "image_folder":
+            from pegasus_lightning.data.image_folder import class_folders
+
+            data = run.config.data
+            class_folders(Path(data.root).expanduser(), list(data.classes), "train")
+
+
+def _check_sweep(runs: Sequence[Planned]) -> None:
+    _check_launcher(runs[0].launcher, uses_gpus(runs))
+    first: dict[Path, Planned] = {}
+    for run in runs:
+        gpus = run.config.trainer.gpus
+        if run.config.trainer.cpu_processes > 1 or gpus not in (None, 0, 1):
+            example = ",".join(str(index) for index in gpus) if isinstance(gpus, (list, ListConfig)) else "0,3"
+            raise UserError(
+                "In a sweep (-m) each run gets one GPU, or its share of the CPU: leave trainer.gpus and "
+                "trainer.cpu_processes out. CUDA_VISIBLE_DEVICES says which GPUs the sweep may use, such as "
+                f"CUDA_VISIBLE_DEVICES={example}. A run on several devices is started on its own."
+            )
+        if run.folder in first:
+            changed = [text for text in run.overrides if text not in first[run.folder].overrides]
+            differ = f"they differ in {', '.join(text.partition('=')[0] for text in changed)} alone" if changed else ""
+            raise UserError(
+                f"Two runs of the sweep would be the same one, {run.folder}: {differ or 'a value stands twice'}. What "
+                "tells runs apart is the seed and the settings of model, data and precision, not where and how long "
+                "they train or what is shown."
+            )
+        first[run.folder] = run
+
+
+def uses_gpus(runs: Sequence[Planned]) -> bool:
+    """Whether a sweep runs on GPUs: there are some, and a run wants one or does not mind."""
+    return torch.cuda.device_count() > 0 and any(run.config.trainer.gpus != 0 for run in runs)
+
+
+def _check_launcher(launcher: DictConfig, on_gpus: bool) -> None:
+    """Ranges of the pool's settings; other launchers' are theirs."""
+    if launcher.get("_target_") != POOL:
+        return
+    check_at_least("hydra.launcher.slots", launcher.slots, 1)
+    check_at_least("hydra.launcher.jobs_per_gpu", launcher.jobs_per_gpu, 1)
+    check_above("hydra.launcher.stop_timeout", launcher.stop_timeout, 0)
+    if launcher.slots is not None and on_gpus:
+        raise UserError(
+            "hydra.launcher.slots shares the CPU out. On GPUs each gets one run, or hydra.launcher.jobs_per_gpu of "
+            "them; trainer.gpus=0 runs the sweep on the CPU."
+        )
