@@ -6,6 +6,7 @@ The configuration is composed and validated, for every job of a sweep, before Hy
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -75,6 +76,9 @@ def run_command(arguments: list[str]) -> int:
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's own printer
     _quieten()
+    for stream in (sys.stdout, sys.stderr):  # a console that knows no dashes must not end a sweep
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     overrides: list[str] = []
     failures: list[Exception] = []
     try:

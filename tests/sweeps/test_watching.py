@@ -382,6 +382,15 @@ def test_on_a_terminal_it_redraws_at_most_twice_a_second_and_at_every_change(
     watcher.stop()
 
 
+def test_what_is_printed_into_a_file_stays_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Terminal()
+    with Watcher(Console(file=file, force_terminal=True, force_interactive=True), Clock()) as watcher:
+        watcher.update([a_job(tmp_path, 1, "vae")])
+        print("a result")
+    assert capsys.readouterr().out == "a result\n"
+    assert "a result" not in file.getvalue()
+
+
 class Closed(io.StringIO):
     """Nobody reads it any more."""
 

@@ -1,0 +1,399 @@
+"""Trained encoders and decoders as files that need no checkpoint: safetensors, and ONNX for other runtimes.
+
+An export is a folder: `encoder.safetensors`, `decoder.safetensors`, `config.json`, if asked for `decoder.onnx`, and
+`SHA256SUMS` over them. The same checkpoint gives the same bytes. Loading one runs no code in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from pegasus_lightning import __version__
+from pegasus_lightning.checkpoints import find_checkpoint, load_model
+from pegasus_lightning.config import ModelConfig
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.files import sha256, whole_folder, write_json
+from pegasus_lightning.latent import Posterior
+from pegasus_lightning.models import model_class
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.networks import Decoder, Encoder
+from pegasus_lightning.randomness import Stream, generator
+from pegasus_lightning.trained import find_runs
+
+PACKAGE = "pegasus_lightning"
+FORMAT_VERSION = 1  # raise when this code could not read what the next one writes, or the other way round
+NETWORKS = ("encoder", "decoder")
+CONFIG, SUMS, ONNX = "config.json", "SHA256SUMS", "decoder.onnx"
+FILES = {
+    "encoder.safetensors": "images (B, 3, 32, 32) in [0, 1] to mean and log-variance of q(z|x), each (B, latent_dim)",
+    "decoder.safetensors": "codes (B, latent_dim) to logits (B, 3, 32, 32); their sigmoid is the image",
+    CONFIG: "what was trained, how and on what, in one place; the two above carry the same as strings",
+    ONNX: "codes (batch, latent_dim) to images (batch, 3, 32, 32) in [0, 1]",
+}
+ABOUT = {"package_version", "checkpoint_sha256", "batches_done", "seed", "classes", "model"}
+NEEDED = {"encoder.safetensors", "decoder.safetensors", CONFIG}
+OPSET = 20  # of ONNX: read by onnxruntime from 1.17 on
+LARGEST_DIFFERENCE = 1e-4  # of a pixel in [0, 1], from PyTorch; a step of 8 bits is 4e-3
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """Encoder and decoder out of an export, frozen and in eval mode; gradients still reach images and codes.
+
+    Args:
+        config: the variant's `Config`.
+        about: what `config.json` says: seed, classes, batches_done, checkpoint_sha256, versions.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    config: ModelConfig
+    about: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """The two classes it was trained on."""
+        return list(self.about["classes"])
+
+    def encode(self, images: Tensor) -> Posterior:
+        """q(z|x) of images (B, 3, 32, 32) in [0, 1]."""
+        mean, log_variance = self.encoder(images)
+        return Posterior(mean, log_variance, deterministic=not self.config.sample_codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (B, 3, 32, 32) in [0, 1] for codes (B, latent_dim)."""
+        return torch.sigmoid(self.decoder(codes).float())
+
+
+@dataclass(frozen=True)
+class Written:
+    """An export as it lies on the disk.
+
+    Args:
+        sizes: of its files, in bytes.
+        new: False where it was there already, made from the same checkpoint.
+        difference: the largest one of a pixel in [0, 1] between ONNX and PyTorch; None where it was not measured.
+    """
+
+    folder: Path
+    batches_done: int
+    sizes: dict[str, int]
+    new: bool
+    difference: float | None = None
+
+
+def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Path, Path]]:
+    """(checkpoint, folder for its export) of all that `find_runs` finds in `places`.
+
+    A run's folder is `<run>/export`, a checkpoint file's `<name>-export` in its run's folder or, on its own, beside
+    it; with `out` that folder for one, and a folder in it for each of several.
+
+    Raises:
+        UserError: a place without a checkpoint, a corrupt one, or a folder that cannot be made. Nothing is written.
+    """
+    found = find_runs(places)
+    if not found:
+        raise UserError(f"There is nothing to export in {', '.join(places)}: no run there has a checkpoint yet.")
+    above = None if out is None else Path(out).expanduser()
+    folders = []
+    for path in found:
+        home, name = _home(path), "export" if path.is_dir() else f"{path.stem}-export"
+        if above is None:
+            folders.append(home / name)
+        else:
+            label = home.absolute().name if path.is_dir() else f"{home.absolute().name}-{path.stem}"
+            folders.append(above / label if len(found) > 1 else above)
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"Two of these would both become {folder}: export them one by one, or leave --out away.")
+        _check_place(folder)
+    return [(find_checkpoint(path), folder) for path, folder in zip(found, folders, strict=True)]
+
+
+def _home(path: Path) -> Path:
+    """A run's folder for itself and for a file in its `checkpoints`; else the folder that the file lies in."""
+    if path.is_dir():
+        return path
+    inside = path.absolute().parent
+    # Never in `checkpoints`: a save there clears away what it takes for torn files of its own.
+    return inside.parent if inside.name == "checkpoints" else path.parent
+
+
+def _check_place(folder: Path) -> None:
+    """Raise UserError unless `folder` can be made, or holds nothing but an export."""
+    place = folder.absolute()
+    if place == Path.cwd():
+        raise UserError(f"{folder} is the folder you stand in: name another one, such as --out export.")
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise UserError(f"{folder} is not a folder: name another one with --out.")
+    names = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+    if names and not {SUMS} <= names <= {*FILES, SUMS}:
+        raise UserError(f"{folder} holds something else than an export: name another folder with --out.")
+    above = next(parent for parent in place.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(
+            f"{folder} cannot be made: {above} is not a folder that can be written to. Name one with --out."
+        )
+
+
+def check_onnx() -> None:
+    """Raise UserError unless the packages that write ONNX are installed."""
+    try:
+        for package in ("onnx", "onnxscript"):
+            importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"ONNX needs a package more ({error}): pip install 'pegasus-lightning[onnx]'") from error
+
+
+def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> Written:
+    """Write the weights that inference uses (averaged ones, where an average is kept) to `folder`, whole or not at all.
+
+    An intact export of this very checkpoint is left as it is, unless ONNX is asked for and not in it.
+
+    Raises:
+        UserError: a corrupt or foreign checkpoint, one replaced meanwhile, no ONNX, or a folder that cannot be written.
+    """
+    if onnx:
+        check_onnx()
+    _check_place(folder)
+    digest = sha256(checkpoint)
+    if (there := _already(folder, digest, onnx)) is not None:
+        return there
+    model = load_model(checkpoint)
+    if sha256(checkpoint) != digest:
+        raise UserError(f"{checkpoint} was replaced while it was read (its run is training): run the command again.")
+    about = _about(model, digest)
+    difference = None
+    try:
+        with whole_folder(folder) as staged:
+            for name in NETWORKS:
+                state = {key: value.contiguous() for key, value in _network(model, name).state_dict().items()}
+                data = safetensors.save(state, metadata=_strings(about) | {"network": name})
+                (staged / f"{name}.safetensors").write_bytes(_sorted_header(data))
+            if onnx:
+                (staged / ONNX).write_bytes(_onnx_bytes(model, _strings(about) | {"network": "decoder"}))
+                difference = _difference(staged / ONNX, model)
+            kept = {name: text for name, text in FILES.items() if onnx or name != ONNX}
+            write_json(staged / CONFIG, about | {"files": kept})
+            sums = "".join(f"{sha256(staged / name)}  {name}\n" for name in sorted(kept))
+            (staged / SUMS).write_text(sums)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{folder} cannot be written: {reason}. Name another folder with --out.") from error
+    return Written(folder, model.batches_done, _sizes(folder), True, difference)
+
+
+def _already(folder: Path, digest: str, onnx: bool) -> Written | None:
+    """What lies in `folder`, if it is all that would be written; None where it lacks something or is corrupt."""
+    try:
+        about = _read(folder)
+    except UserError:
+        return None
+    sizes = _sizes(folder)
+    if about["checkpoint_sha256"] != digest or (onnx and ONNX not in sizes):
+        return None
+    return Written(folder, about["batches_done"], sizes, False)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+
+
+def _network(model: TwoPlayerModel, name: str) -> nn.Module:
+    return getattr(model, name) if model.averaged is None else model.averaged[name]
+
+
+def _about(model: TwoPlayerModel, digest: str) -> dict[str, Any]:
+    return {
+        "package": PACKAGE,
+        "package_version": __version__,
+        "format_version": FORMAT_VERSION,
+        "checkpoint_sha256": digest,
+        "batches_done": model.batches_done,
+        "seed": model.hparams["seed"],
+        "classes": list(model.hparams["classes"]),
+        "model": dict(model.hparams["model"]),
+    }
+
+
+def _strings(about: dict[str, Any]) -> dict[str, str]:
+    """The same for formats whose metadata are strings: everything but strings as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes them in another one each time.
+
+    The format: 8 bytes little-endian length, a JSON header padded with spaces to a multiple of 8, the tensors.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+# ONNX.
+
+
+class _Images(nn.Module):
+    """decode: the sigmoid of a decoder's logits."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return torch.sigmoid(self.decoder(codes))
+
+
+def _onnx_bytes(model: TwoPlayerModel, metadata: dict[str, str]) -> bytes:
+    onnx = importlib.import_module("onnx")
+    codes = torch.zeros(2, model.config.networks.latent_dim)  # of a batch of one the exporter makes a constant
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Images(_network(model, "decoder")).eval(),
+            (codes,),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["codes"],
+            output_names=["images"],
+            dynamic_shapes={"codes": {0: torch.export.Dim("batch")}},
+        )
+    assert program is not None
+    proto = program.model_proto
+    graph = proto.graph
+    # The exporter notes where in which file on this machine each operation was called.
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _difference(path: Path, model: TwoPlayerModel) -> float | None:
+    """The largest difference of a pixel from `model.decode`, over batches of 1 and 5; None without onnxruntime.
+
+    Raises:
+        UserError: it is too large for the same images.
+    """
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return None
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch_size in (1, 5):
+        source = generator(0, Stream.PRIOR, batch_size)
+        codes = torch.randn(batch_size, model.config.networks.latent_dim, generator=source)
+        with torch.no_grad():
+            wanted = model.decode(codes)
+        (images,) = session.run(["images"], {"codes": codes.numpy()})
+        largest = max(largest, (torch.from_numpy(images) - wanted).abs().max().item())
+    if not largest <= LARGEST_DIFFERENCE:
+        raise UserError(
+            f"onnxruntime {runtime.__version__} decodes other images than PyTorch (by up to {largest:.1g} of 1): "
+            "nothing was written. Try another version of onnxruntime, or leave --onnx away."
+        )
+    return largest
+
+
+# Loading.
+
+
+def load_export(folder: Path | str, device: torch.device | str = "cpu") -> ExportedModel:
+    """The model of an export, bit for bit what `load_model` gives of its checkpoint. Runs no code in it.
+
+    Raises:
+        UserError: it is missing, corrupt, foreign, or of a newer format.
+    """
+    folder = Path(folder).expanduser()
+    about = _read(folder)
+    try:
+        schema = OmegaConf.structured(model_class(about["model"]["name"]).Config)
+        config = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(schema, about["model"])))
+        with torch.device("meta"):  # the weights come from the file: none to draw
+            encoder = Encoder(config.networks, deterministic=not config.sample_codes)
+            decoder = Decoder(config.networks)
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            tensors = _tensors(folder / f"{name}.safetensors", _strings(about) | {"network": name})
+            network.load_state_dict(tensors, assign=True)
+            # As in training, so that the same images give the same bits.
+            network.requires_grad_(False).float().to(memory_format=torch.channels_last).to(device).eval()
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} does not fit this version of {PACKAGE}: {error}") from error
+    return ExportedModel(encoder, decoder, config, about)
+
+
+def _tensors(path: Path, metadata: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors in a file with these metadata. Raises UserError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = file.metadata()
+            # Copies: what the file gives is a window on the disk, and would change with the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}).") from error
+    if found != metadata:
+        raise UserError(f"{path} is not of the same export as the {CONFIG} beside it.")
+    return tensors
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """`config.json` without its texts, once all files agree with SHA256SUMS. Raises UserError where they do not."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is not an export of {PACKAGE}: there is no {CONFIG} in it.")
+    try:
+        content = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} cannot be read: it is corrupt, or no export's.") from error
+    if not isinstance(content, dict) or content.get("package") != PACKAGE:
+        raise UserError(f"{folder} is not an export of {PACKAGE}: its {CONFIG} is something else.")
+    version = content.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{folder / CONFIG} is corrupt: its format_version is {version!r}.")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was written by {PACKAGE} {content.get('package_version')} in format {version}; this version "
+            f"({__version__}) reads up to {FORMAT_VERSION}: pip install --upgrade pegasus-lightning"
+        )
+    _check_sums(folder)
+    content.pop("files", None)
+    if missing := sorted(ABOUT - content.keys()):
+        raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is corrupt, or no export's.")
+    return content
+
+
+def _check_sums(folder: Path) -> None:
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / SUMS} is missing or cannot be read: the export is incomplete.") from error
+    if not NEEDED <= sums.keys() <= FILES.keys():
+        raise UserError(f"{folder / SUMS} does not list what an export consists of: {', '.join(sorted(NEEDED))}.")
+    for name, digest in sums.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: the export is incomplete.")
+        if sha256(folder / name) != digest:
+            raise UserError(f"{folder / name} is corrupt: its SHA-256 is not the one in {SUMS}. Export it again.")
