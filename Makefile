@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install run pegasus judge test test-all lint types format tensorboard wheel clean
+.PHONY: help install run pegasus judge demo test test-all lint types format tensorboard wheel clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,11 @@ pegasus: install ## Make pegasi out of what `make run` trained: drawn, searched 
 judge: install ## Judge those pegasi by number, and make one page of it
 	$(BIN)/python -m pegasus_lightning.evaluate run=runs/first_run
 	$(BIN)/python -m pegasus_lightning.report runs/first_run
+
+MODELS := adversarial_vae,two_fc_layers,four_conv_layers,spectral_norm,vae_gan,acai
+demo: install ## A small ablation on drawings, with a seventh model that is made to fail (about ten minutes)
+	$(BIN)/python -m pegasus_lightning -m experiment=demo_ablation --config-dir=experiments/survival/presets \
+		model=$(MODELS),exploding || test $$? -eq 1
 
 test: install ## Run the tests (fast ones)
 	$(BIN)/python -m pytest -q -m 'not slow'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,11 +24,19 @@ class Averages:
         for name, value in values.items():
             value = value.detach().float()
             if name in self._sums:
-                self._sums[name] += value
+                self._sums[name] = self._sums[name].to(value.device).add_(value)
                 self._counts[name] += 1
             else:
                 self._sums[name] = value.clone()
                 self._counts[name] = 1
+
+    def state(self) -> dict[str, Any]:
+        """What was added since the last flush, to be saved; `restore` takes it back."""
+        return {"sums": {name: value.clone() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved `state`."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
     def flush(self) -> dict[str, float]:
         """The mean of each name since the last flush, over all processes; empties the accumulator."""

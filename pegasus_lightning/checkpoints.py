@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +21,7 @@ from pegasus_lightning.errors import UserError
 from pegasus_lightning.files import sha256, sync_folder, write_atomically, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.runs import read_status
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,27 @@ def _hash_file(checkpoint: Path) -> Path:
 
 def _hashes(checkpoint: Path) -> list[str]:
     path = _hash_file(checkpoint)
-    return path.read_text().split() if path.exists() else []
+    return path.read_text(errors="replace").split() if path.exists() else []  # a damaged one holds for nothing
 
 
 def is_intact(checkpoint: Path) -> bool:
-    """Whether the file is one that was saved whole."""
-    return checkpoint.exists() and sha256(checkpoint) in _hashes(checkpoint)
+    """Whether the file is one that was saved whole; a save may be under way meanwhile."""
+    while True:
+        before = _identity(checkpoint)
+        if before is None:
+            return False
+        if sha256(checkpoint) in _hashes(checkpoint):
+            return True
+        if _identity(checkpoint) == before:
+            return False  # else another took its name between the two readings
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -51,7 +67,7 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
         leftover.unlink()
     staged = path.with_name(f".{path.name}.staged")
     try:
-        write_atomically(staged, lambda file: torch.save(content, file))
+        write_atomically(staged, lambda file: _serialise(content, file))
         new_hash = sha256(staged)
         if path.exists() and (old_hash := sha256(path)) in _hashes(path):
             _keep_as(path, path.with_name(PREVIOUS), old_hash)
@@ -61,6 +77,16 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
         staged.unlink(missing_ok=True)
     sync_folder(path.parent)
     write_text(_hash_file(path), new_hash + "\n")
+
+
+def _serialise(content: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, but a write that fails (a full disk) is told as the OSError that it is."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # "unexpected pos": it notices at the end that bytes are missing
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _announce(path: Path, new_hash: str) -> None:
@@ -143,6 +169,21 @@ def latest_checkpoint(run: Path) -> Path | None:
             f"{run} to train anew, or put a good copy back."
         )
     return None
+
+
+def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run, trained as long as is asked for now, its last checkpoint not corrupt."""
+    status = read_status(folder)
+    if settings["resume"] == "never" or status is None or status.get("status") != "finished":
+        return False
+    last = folder / "checkpoints" / LAST
+    if last.exists() and not is_intact(last):
+        return False  # `latest_checkpoint` says so, and the run goes on from the one before
+    trainer, limits = settings["trainer"], status.get("limits", {})
+    if status.get("epochs", 0) >= trainer["max_epochs"]:
+        return True
+    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
+    return out_of_time and trainer["max_time"] == limits["max_time"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

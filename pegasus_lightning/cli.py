@@ -59,7 +59,7 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
         validate(config)
         train(config, readable_name(config, state.runtime.choices, list(state.overrides.task)))
     except Exception as error:
-        if not isinstance(error, (UserError, Interrupted, NonFiniteLoss)):
+        if not isinstance(error, (UserError, Interrupted, NonFiniteLoss, OSError)):
             raise
         if isinstance(error, Interrupted) and error.number == requeue_signal():
             # All is saved: now whoever queues the job again may do so, with `failures` as they are at this moment.
@@ -101,7 +101,7 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except (Interrupted, NonFiniteLoss) as error:  # of a sweep by another launcher
+    except (Interrupted, NonFiniteLoss, OSError) as error:  # of a sweep by another launcher, say
         failures.append(error)
     return _exit_code(failures[-1]) if failures else 0
 
@@ -113,6 +113,10 @@ def _exit_code(failure: Exception) -> int:
     if isinstance(failure, NonFiniteLoss):
         advice = "Its last good checkpoint stays. Try a lower model.autoencoder_optimizer.lr, or clip the gradients."
         print(f"pegasus_lightning: the run failed: {failure} {advice}", file=sys.stderr)
+        return 1
+    if isinstance(failure, OSError):  # a full disk, say
+        advice = "What was saved stays; the same command again goes on from it."
+        print(f"pegasus_lightning: the run failed: {failure}. {advice}", file=sys.stderr)
         return 1
     return _complain(str(failure))
 

@@ -93,7 +93,7 @@ def check_overrides(overrides: Sequence[str], program: Program = TRAIN) -> list[
         key = override.get_key_element().lstrip("+~")
         if override.is_delete():
             raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
-        if key.rpartition(".")[2] == "_target_":  # nothing that is typed is imported by its path
+        if "_target_" in str(override.input_line):  # nothing that is typed is imported by its path
             raise UserError(f"'{override.input_line}' is refused: what is built is chosen by a preset, not by a path.")
         added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
         if added and key not in known_keys(overrides, program):  # Hydra would add a key that nothing reads

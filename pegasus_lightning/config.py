@@ -138,6 +138,12 @@ class CallbacksConfig:
     images_every_n_epochs: int = 10
     image_columns: int = 8
     image_scale: int = 3
+    health: bool = True  # verdicts on the training (`callbacks/health.py`)
+    health_warmup_epochs: int = 10  # no verdict before so many epochs,
+    health_warmup_batches: int = 700  # nor before so many batches
+    health_min_critic_skill: float = 0.03  # less is a dominated critic; 0: as good as blind, 1: without error
+    health_min_active_dimensions: int = 2  # fewer are a collapsed posterior
+    health_min_variety: float = 0.1  # less are collapsed modes; as a share of the distance between the data's images
 
 
 @dataclass
@@ -294,6 +300,10 @@ def validate(config: DictConfig) -> None:
     _validate_trainer(config.trainer)
     for key in ("images_every_n_epochs", "image_columns", "image_scale"):
         check_at_least(f"callbacks.{key}", config.callbacks[key], 1)
+    for key in ("health_warmup_epochs", "health_warmup_batches", "health_min_active_dimensions"):
+        check_at_least(f"callbacks.{key}", config.callbacks[key], 0)
+    for key in ("health_min_critic_skill", "health_min_variety"):
+        check_fraction(f"callbacks.{key}", config.callbacks[key])
     check_choice("resume", config.resume, RESUME)
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")

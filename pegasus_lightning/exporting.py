@@ -6,13 +6,10 @@ An export is a folder: `encoder.safetensors`, `decoder.safetensors`, `config.jso
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,12 +25,12 @@ from pegasus_lightning import __version__
 from pegasus_lightning.checkpoints import find_checkpoint, load_model
 from pegasus_lightning.config import ModelConfig
 from pegasus_lightning.errors import UserError
+from pegasus_lightning.exporting_onnx import check_onnx, decoder_onnx, largest_difference
 from pegasus_lightning.files import sha256, whole_folder, write_json
 from pegasus_lightning.latent import Posterior
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.networks import Decoder, Encoder
-from pegasus_lightning.randomness import Stream, generator
 from pegasus_lightning.trained import find_runs
 
 PACKAGE = "pegasus_lightning"
@@ -48,8 +45,6 @@ FILES = {
 }
 ABOUT = {"package_version", "checkpoint_sha256", "batches_done", "seed", "classes", "model"}
 NEEDED = {"encoder.safetensors", "decoder.safetensors", CONFIG}
-OPSET = 20  # of ONNX: read by onnxruntime from 1.17 on
-LARGEST_DIFFERENCE = 1e-4  # of a pixel in [0, 1], from PyTorch; a step of 8 bits is 4e-3
 
 
 @dataclass(frozen=True)
@@ -105,12 +100,32 @@ def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Pa
     it; with `out` that folder for one, and a folder in it for each of several.
 
     Raises:
-        UserError: a place without a checkpoint, a corrupt one, or a folder that cannot be made. Nothing is written.
+        UserError: a place without a checkpoint, a corrupt or unreadable one, or a folder that cannot be made; nothing is
+            written.
     """
-    found = find_runs(places)
-    if not found:
-        raise UserError(f"There is nothing to export in {', '.join(places)}: no run there has a checkpoint yet.")
-    above = None if out is None else Path(out).expanduser()
+    with _readable(", ".join(places)):
+        found = find_runs(places)
+        if not found:
+            raise UserError(f"There is nothing to export in {', '.join(places)}: no run there has a checkpoint yet.")
+        folders = _folders(found, None if out is None else Path(out).expanduser())
+        for folder in folders:
+            _check_place(folder)
+        return [(find_checkpoint(path), folder) for path, folder in zip(found, folders, strict=True)]
+
+
+@contextmanager
+def _readable(what: Path | str) -> Iterator[None]:
+    """Raise UserError where the system refuses to read: of the file that it names, or else of `what`."""
+    try:
+        yield
+    except OSError as error:
+        place, reason = error.filename or what, error.strerror or type(error).__name__
+        hint = "Make it readable (chmod u+rX)" if isinstance(error, PermissionError) else "Look after the disk"
+        raise UserError(f"{place} cannot be read: {reason}. {hint}, or name another one.") from error
+
+
+def _folders(found: list[Path], above: Path | None) -> list[Path]:
+    """The folder for each one's export. Raises UserError where two would share one."""
     folders = []
     for path in found:
         home, name = _home(path), "export" if path.is_dir() else f"{path.stem}-export"
@@ -122,8 +137,7 @@ def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Pa
     for folder in folders:
         if folders.count(folder) > 1:
             raise UserError(f"Two of these would both become {folder}: export them one by one, or leave --out away.")
-        _check_place(folder)
-    return [(find_checkpoint(path), folder) for path, folder in zip(found, folders, strict=True)]
+    return folders
 
 
 def _home(path: Path) -> Path:
@@ -152,32 +166,27 @@ def _check_place(folder: Path) -> None:
         )
 
 
-def check_onnx() -> None:
-    """Raise UserError unless the packages that write ONNX are installed."""
-    try:
-        for package in ("onnx", "onnxscript"):
-            importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"ONNX needs a package more ({error}): pip install 'pegasus-lightning[onnx]'") from error
-
-
 def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> Written:
     """Write the weights that inference uses (averaged ones, where an average is kept) to `folder`, whole or not at all.
 
     An intact export of this very checkpoint is left as it is, unless ONNX is asked for and not in it.
 
     Raises:
-        UserError: a corrupt or foreign checkpoint, one replaced meanwhile, no ONNX, or a folder that cannot be written.
+        UserError: a corrupt, foreign or unreadable checkpoint, one replaced meanwhile, no ONNX, ONNX that onnxruntime
+            does not run as PyTorch does, or a folder that cannot be written.
     """
     if onnx:
         check_onnx()
-    _check_place(folder)
-    digest = sha256(checkpoint)
-    if (there := _already(folder, digest, onnx)) is not None:
-        return there
-    model = load_model(checkpoint)
-    if sha256(checkpoint) != digest:
-        raise UserError(f"{checkpoint} was replaced while it was read (its run is training): run the command again.")
+    with _readable(checkpoint):
+        _check_place(folder)
+        digest = sha256(checkpoint)
+        if (there := _already(folder, digest, onnx)) is not None:
+            return there
+        model = load_model(checkpoint)
+        if sha256(checkpoint) != digest:
+            raise UserError(
+                f"{checkpoint} was replaced while it was read (its run is training): run the command again."
+            )
     about = _about(model, digest)
     difference = None
     try:
@@ -187,8 +196,10 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
                 data = safetensors.save(state, metadata=_strings(about) | {"network": name})
                 (staged / f"{name}.safetensors").write_bytes(_sorted_header(data))
             if onnx:
-                (staged / ONNX).write_bytes(_onnx_bytes(model, _strings(about) | {"network": "decoder"}))
-                difference = _difference(staged / ONNX, model)
+                latent_dim = model.config.networks.latent_dim
+                data = decoder_onnx(_network(model, "decoder"), latent_dim, _strings(about) | {"network": "decoder"})
+                (staged / ONNX).write_bytes(data)
+                difference = largest_difference(data, model.decode, latent_dim)
             kept = {name: text for name, text in FILES.items() if onnx or name != ONNX}
             write_json(staged / CONFIG, about | {"files": kept})
             sums = "".join(f"{sha256(staged / name)}  {name}\n" for name in sorted(kept))
@@ -250,74 +261,6 @@ def _sorted_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-# ONNX.
-
-
-class _Images(nn.Module):
-    """decode: the sigmoid of a decoder's logits."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return torch.sigmoid(self.decoder(codes))
-
-
-def _onnx_bytes(model: TwoPlayerModel, metadata: dict[str, str]) -> bytes:
-    onnx = importlib.import_module("onnx")
-    codes = torch.zeros(2, model.config.networks.latent_dim)  # of a batch of one the exporter makes a constant
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Images(_network(model, "decoder")).eval(),
-            (codes,),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["codes"],
-            output_names=["images"],
-            dynamic_shapes={"codes": {0: torch.export.Dim("batch")}},
-        )
-    assert program is not None
-    proto = program.model_proto
-    graph = proto.graph
-    # The exporter notes where in which file on this machine each operation was called.
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    onnx.helper.set_model_props(proto, metadata)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto.SerializeToString(deterministic=True)
-
-
-def _difference(path: Path, model: TwoPlayerModel) -> float | None:
-    """The largest difference of a pixel from `model.decode`, over batches of 1 and 5; None without onnxruntime.
-
-    Raises:
-        UserError: it is too large for the same images.
-    """
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError:
-        return None
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for batch_size in (1, 5):
-        source = generator(0, Stream.PRIOR, batch_size)
-        codes = torch.randn(batch_size, model.config.networks.latent_dim, generator=source)
-        with torch.no_grad():
-            wanted = model.decode(codes)
-        (images,) = session.run(["images"], {"codes": codes.numpy()})
-        largest = max(largest, (torch.from_numpy(images) - wanted).abs().max().item())
-    if not largest <= LARGEST_DIFFERENCE:
-        raise UserError(
-            f"onnxruntime {runtime.__version__} decodes other images than PyTorch (by up to {largest:.1g} of 1): "
-            "nothing was written. Try another version of onnxruntime, or leave --onnx away."
-        )
-    return largest
-
-
 # Loading.
 
 
@@ -325,10 +268,11 @@ def load_export(folder: Path | str, device: torch.device | str = "cpu") -> Expor
     """The model of an export, bit for bit what `load_model` gives of its checkpoint. Runs no code in it.
 
     Raises:
-        UserError: it is missing, corrupt, foreign, or of a newer format.
+        UserError: it is missing, corrupt, foreign, unreadable, or of a newer format.
     """
     folder = Path(folder).expanduser()
-    about = _read(folder)
+    with _readable(folder):
+        about = _read(folder)
     try:
         schema = OmegaConf.structured(model_class(about["model"]["name"]).Config)
         config = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(schema, about["model"])))

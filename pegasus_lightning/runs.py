@@ -17,7 +17,7 @@ from typing import Any
 from pegasus_lightning import __version__
 from pegasus_lightning.files import write_json
 
-LONGEST_NAME = 120
+LONGEST_NAME, LONGEST_BYTES = 120, 200  # a file system takes 255 bytes, and some names get an ending
 LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # What may change without making it another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
@@ -42,7 +42,8 @@ def run_name(config: dict[str, Any], readable: str) -> str:
     """`<readable>-s<seed>-<8 hex of the config's hash>`, at most 120 characters, fit for a folder's name."""
     tail = f"-s{config['seed']}-{config_hash(config)[:8]}"
     head = re.sub(r"[^\w.=,+-]+", "_", readable).strip("._-") or "run"
-    return head[: LONGEST_NAME - len(tail)] + tail
+    head = head[: LONGEST_NAME - len(tail)].encode()[: LONGEST_BYTES - len(tail)].decode(errors="ignore")
+    return head + tail
 
 
 def run_folder(config: dict[str, Any], readable: str) -> Path:
@@ -99,18 +100,6 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds this very run, trained as long as is asked for now."""
-    status = read_status(folder)
-    if settings["resume"] == "never" or status is None or status.get("status") != "finished":
-        return False
-    trainer, limits = settings["trainer"], status.get("limits", {})
-    if status.get("epochs", 0) >= trainer["max_epochs"]:
-        return True
-    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
-    return out_of_time and trainer["max_time"] == limits["max_time"]
 
 
 def log_to(path: Path) -> logging.Handler:

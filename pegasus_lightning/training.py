@@ -19,11 +19,12 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torchinfo import summary
 
+from pegasus_lightning.callbacks.health import Health
 from pegasus_lightning.callbacks.images import ImageGrids
 from pegasus_lightning.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.callbacks.run_logger import RunLogger
 from pegasus_lightning.callbacks.run_status import RunStatus
-from pegasus_lightning.checkpoints import AtomicCheckpointIO, SaveLast, latest_checkpoint, read_checkpoint
+from pegasus_lightning.checkpoints import AtomicCheckpointIO, SaveLast, is_finished, latest_checkpoint, read_checkpoint
 from pegasus_lightning.config import IMAGE_SIZE, parse_duration, plain
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
@@ -35,7 +36,6 @@ from pegasus_lightning.runs import (
     LOCK,
     Status,
     config_hash,
-    is_finished,
     log_to,
     read_status,
     run_folder,
@@ -96,11 +96,11 @@ def train(config: DictConfig, readable_name: str) -> Path:
         lock.acquire()
     except Timeout:
         raise UserError(f"{folder} is being trained by another process at this moment.") from None
-    if settings["resume"] != "never":
-        checkpoint = latest_checkpoint(folder)  # once more: another process may have trained until a moment ago
     handler = log_to(folder / "train.log")
     status = Status.begin(folder, settings)
     try:
+        if settings["resume"] != "never":
+            checkpoint = latest_checkpoint(folder)  # once more: another process may have trained until a moment ago
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         if checkpoint is None:  # what an attempt left that ended before its first checkpoint
             (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -222,6 +222,10 @@ def _fit(
             "scale": callbacks_config["image_scale"],
         }
         callbacks.append(ImageGrids(folder / "images", data.validation, **look))
+    if callbacks_config["health"]:
+        names = ("min_critic_skill", "min_active_dimensions", "min_variety", "warmup_epochs", "warmup_batches")
+        limits_of_health = {name: callbacks_config[f"health_{name}"] for name in names}
+        callbacks.append(Health(data.validation, report, **limits_of_health))
     if callbacks_config["progress_bar"]:
         callbacks.append(ProgressLine())
     trainer = build_trainer(settings, devices, callbacks=callbacks, logger=logger)
@@ -242,10 +246,11 @@ def _fit(
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         run_status.check()
         log.info("Trained for %.1f s in this session.", time.monotonic() - began)
+        logger.begin_closing()
         split = "test" if trainer_config["evaluate_test"] else "validation"
         if split == "test":
             trainer.test(model, datamodule=data, verbose=False)
-        elif "validation/psnr" not in model.latest:  # nothing was left to train, or no epoch was validated
+        elif model.validated_at != model.batches_done:
             trainer.validate(model, datamodule=data, verbose=False)
         run_status.check()
         measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}

@@ -80,6 +80,7 @@ def test_where_nothing_was_saved_there_is_none(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize("spoil", [truncate, flip, empty])
 def test_a_corrupt_last_is_named_and_the_previous_one_used(
     folder: Path, caplog: pytest.LogCaptureFixture, spoil: Any
@@ -96,6 +97,7 @@ def test_a_corrupt_last_is_named_and_the_previous_one_used(
         read_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize("spoil", [truncate, flip, empty])
 def test_after_a_corrupt_last_the_previous_one_stays_until_a_new_one_is_there(folder: Path, spoil: Any) -> None:
     last, previous = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "previous.ckpt"
@@ -104,6 +106,7 @@ def test_after_a_corrupt_last_the_previous_one_stays_until_a_new_one_is_there(fo
     assert (number_in(last), number_in(previous)) == (3, 1)
 
 
+@pytest.mark.promise(3)
 def test_two_corrupt_ones_are_an_error_that_names_the_folder(folder: Path) -> None:
     truncate(folder / "checkpoints" / "last.ckpt")
     flip(folder / "checkpoints" / "previous.ckpt")
@@ -144,6 +147,7 @@ def _moves_of_one_save(folder: Path) -> int:
     return calls[0]
 
 
+@pytest.mark.promise(2)
 def test_killed_before_any_of_its_moves_a_save_leaves_an_intact_checkpoint(folder: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(folder / "checkpoints", copied / "checkpoints")
@@ -175,6 +179,7 @@ def test_keeping_what_is_kept_already_leaves_no_third_name(folder: Path) -> None
     assert names == ["last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"]
 
 
+@pytest.mark.promise(2)
 def test_killed_in_the_first_save_there_is_none_or_an_intact_one(tmp_path: Path) -> None:
     for call in range(1, 10):
         here = tmp_path / str(call)
@@ -189,6 +194,7 @@ def test_killed_in_the_first_save_there_is_none_or_an_intact_one(tmp_path: Path)
             break
 
 
+@pytest.mark.promise(2)
 def test_a_full_disk_leaves_the_old_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: object, file: Any) -> None:
         file.write(b"half")
@@ -225,6 +231,7 @@ class Malice:
         return os.mkdir, (str(self.sentinel),)
 
 
+@pytest.mark.promise(11)
 @pytest.mark.parametrize("bare", [False, True], ids=["torch.save", "pickle"])
 def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, bare: bool) -> None:
     sentinel, path = tmp_path / "sentinel", tmp_path / "evil.ckpt"
@@ -334,12 +341,14 @@ def test_a_model_is_loaded_from_a_file_too(trained: Trained) -> None:
         assert not torch.equal(previous.reconstruct(trained.images), trained.reconstructions)
 
 
+@pytest.mark.promise(3)
 def test_a_model_survives_a_corrupt_last(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     flip(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert load_model(tmp_path / "run").batches_done == 2
 
 
+@pytest.mark.promise(11)
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pegasus_lightning import __version__, exporting
+from pegasus_lightning import __version__, export, exporting, files
 from pegasus_lightning.checkpoints import load_model, save_atomically
 from pegasus_lightning.errors import UserError
-from pegasus_lightning.exporting import Written, export_checkpoint, load_export
+from pegasus_lightning.exporting import export_checkpoint, load_export
 from pegasus_lightning.models.two_player import TwoPlayerModel
 
 NETWORKS = ("encoder", "decoder")
@@ -416,6 +416,47 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_exported(
     assert os.listdir(tmp_path) == ["run"]
 
 
+@pytest.mark.parametrize(("place", "reads_allowed"), [("run", 0), ("file", 0), ("file", 1), ("file", 2)])
+def test_an_unreadable_checkpoint_ends_in_one_message_and_exit_code_2(
+    save: Save,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    reads_allowed: int,
+) -> None:
+    checkpoint, before = save(), contents(tmp_path)
+    reads: list[Path] = []
+
+    def locked(path: Path, mode: str = "r") -> Any:  # as a lock does it, which would not hold root off
+        if path == checkpoint:
+            reads.append(path)
+            if len(reads) > reads_allowed:
+                raise PermissionError(13, "Permission denied", str(path))
+        return open(path, mode)
+
+    monkeypatch.setattr(files, "open", locked, raising=False)
+    assert export.main([str(checkpoint if place == "file" else tmp_path / "run")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"pegasus_lightning: {checkpoint} cannot be read: Permission denied. Make it")
+    assert said.err.count("\n") == 1
+    assert len(reads) == reads_allowed + 1
+    assert contents(tmp_path) == before
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_read_that_fails_without_a_name_is_told_of_what_was_asked_for(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> str:
+        raise OSError(5, "Input/output error")  # what a read, other than an opening, says
+
+    monkeypatch.setattr(exporting, "sha256", failing)
+    with pytest.raises(UserError, match=f"^{exported} cannot be read: Input/output error"):
+        load_export(exported)
+
+
 @pytest.mark.parametrize("foreign", [["config.json"], ["photo.jpg"], ["SHA256SUMS", "photo.jpg"]])
 def test_a_folder_with_something_else_in_it_is_left_alone(save: Save, tmp_path: Path, foreign: list[str]) -> None:
     checkpoint, folder = save(), tmp_path / "export"
@@ -425,82 +466,3 @@ def test_a_folder_with_something_else_in_it_is_left_alone(save: Save, tmp_path: 
     with pytest.raises(UserError, match="holds something else"):
         export_checkpoint(checkpoint, folder)
     assert contents(folder) == dict.fromkeys(foreign, b"precious")
-
-
-# ONNX.
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("onnx")
-
-
-@pytest.fixture
-def with_onnx(save: Save, shared: Path) -> tuple[Path, Written]:
-    """The spectral case (averages, BatchNorm, parametrisations) and its export with ONNX, made once."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    checkpoint = save("spectral")
-    return checkpoint, export_checkpoint(checkpoint, shared / "export", onnx=True)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_onnx_decodes_the_same_images(with_onnx: tuple[Path, Written], batch_size: int) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    checkpoint, written = with_onnx
-    session = runtime.InferenceSession(str(written.folder / "decoder.onnx"), providers=["CPUExecutionProvider"])
-    codes = 2 * torch.randn(batch_size, 6, generator=torch.Generator().manual_seed(batch_size))
-    (got,) = session.run(None, {"codes": codes.numpy()})
-    with torch.no_grad():
-        wanted = load_model(checkpoint).decode(codes)
-    assert wanted.std() > 0.01
-    torch.testing.assert_close(torch.from_numpy(got), wanted, rtol=0, atol=1e-5)
-
-
-def test_onnx_says_what_it_is_and_nothing_of_this_machine(with_onnx: tuple[Path, Written]) -> None:
-    onnx = pytest.importorskip("onnx")
-    _, written = with_onnx
-    path = written.folder / "decoder.onnx"
-    model = onnx.load(path)
-    with safe_open(written.folder / "decoder.safetensors", "pt") as file:
-        assert {entry.key: entry.value for entry in model.metadata_props} == file.metadata()
-    (images,) = model.graph.output
-    (codes,) = model.graph.input
-    shapes = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (codes, images)]
-    assert (codes.name, images.name) == ("codes", "images")
-    assert shapes == [["batch", 6], ["batch", 3, 32, 32]]
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
-    data = path.read_bytes()
-    assert str(Path(exporting.__file__).parent).encode() not in data  # a path
-    assert b"networks.py" not in data
-    assert load_export(written.folder).about["batches_done"] == 1234
-    assert path.name in (written.folder / "SHA256SUMS").read_text()
-    assert written.sizes["decoder.onnx"] == len(data)
-
-
-def test_onnx_that_is_asked_for_and_lacking_is_added(with_onnx: tuple[Path, Written], tmp_path: Path) -> None:
-    checkpoint, written = with_onnx
-    assert not export_checkpoint(checkpoint, written.folder, onnx=True).new
-    assert not export_checkpoint(checkpoint, written.folder).new  # and it is not taken away
-    without = export_checkpoint(checkpoint, tmp_path / "export")
-    assert "decoder.onnx" not in without.sizes
-    added = export_checkpoint(checkpoint, tmp_path / "export", onnx=True)
-    assert added.new
-    assert contents(tmp_path / "export") == contents(written.folder)  # byte for byte, too
-    if added.difference is not None:
-        assert 0 <= added.difference < 1e-5
-
-
-def test_onnx_of_other_images_is_not_written(
-    with_onnx: tuple[Path, Written], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxruntime")
-    checkpoint, written = with_onnx
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load(written.folder / "decoder.onnx")
-    bias = next(value for value in model.graph.initializer if list(value.dims) == [3])
-    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
-    monkeypatch.setattr(exporting, "_onnx_bytes", lambda *_: model.SerializeToString())
-    with pytest.raises(UserError, match="decodes other images than PyTorch"):
-        export_checkpoint(checkpoint, tmp_path / "export", onnx=True)
-    assert os.listdir(tmp_path) == ["run"]

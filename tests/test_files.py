@@ -26,6 +26,7 @@ def test_text_and_json_arrive_as_utf8(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a.txt"]
 
 
+@pytest.mark.promise(2)
 def test_an_error_while_writing_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     path.write_text("old")
@@ -56,6 +57,7 @@ def test_an_error_at_the_move_leaves_the_old_content_and_nothing_else(
     assert os.listdir(tmp_path) == ["kept"]
 
 
+@pytest.mark.promise(2)
 def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +90,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.promise(2)
 def test_kill_9_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "numbers"
     seen = set()

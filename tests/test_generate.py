@@ -119,6 +119,7 @@ def test_every_pegasus_can_be_made_again_by_hand_from_what_is_recorded(
     assert said["best"][0] == ranked[0]["index"]
 
 
+@pytest.mark.promise(14)
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     run: Path, tmp_path: Path, generate: Callable[..., Answer]
 ) -> None:
@@ -436,6 +437,8 @@ REFUSED: list[tuple[list[str], list[str]]] = [
 ]
 
 
+@pytest.mark.promise(9)
+@pytest.mark.promise(10)
 @pytest.mark.parametrize(("arguments", "told"), REFUSED, ids=lambda value: " ".join(value)[:60])
 def test_a_mistake_gets_one_message_exit_code_2_and_nothing_written(
     arguments: list[str], told: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

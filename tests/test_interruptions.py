@@ -32,6 +32,7 @@ def status(folder: Path) -> dict:
     return json.loads((the_run(folder) / "status.json").read_text())
 
 
+@pytest.mark.promise(4)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["validation_step", "test_step"])
 def test_a_signal_outside_a_training_batch_is_heeded(tmp_path, monkeypatch, moment, number):

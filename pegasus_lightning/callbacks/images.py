@@ -112,8 +112,7 @@ class ImageGrids(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         epochs = trainer.current_epoch + 1
-        if epochs % self.every_n_epochs == 0 or epochs == 1:
+        # The last one's too, here and not when training has ended: what is saved after it shall not lack them.
+        last = trainer.should_stop or epochs == trainer.max_epochs
+        if epochs % self.every_n_epochs == 0 or epochs == 1 or last:
             self.draw(trainer, pl_module, epochs)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.draw(trainer, pl_module, trainer.current_epoch)

@@ -14,9 +14,14 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from pegasus_lightning.files import write_text
 
+CLOSING = ".final"  # ends the name of the event file that holds the final figures
+
 
 class RunLogger(Logger):
-    """Writes scalars and pictures of one run into its folder.
+    """Writes scalars, pictures and texts of one run into its folder.
+
+    What is measured when training is done is held back from `begin_closing` to `close_hparams`, and written at once:
+    an event file and a line of metrics.jsonl that a run which goes on takes back.
 
     Args:
         folder: the run's folder.
@@ -28,6 +33,7 @@ class RunLogger(Logger):
         super().__init__()
         self.folder, self.resumed_at = folder, resumed_at
         self._writer: SummaryWriter | None = None
+        self._closing: dict[str, float] | None = None
 
     @property
     def name(self) -> str:
@@ -46,17 +52,21 @@ class RunLogger(Logger):
     def writer(self) -> SummaryWriter:
         """TensorBoard's writer, opened at first use."""
         if self._writer is None:
-            purge = None if self.resumed_at is None else self.resumed_at + 1
-            if purge is not None:
-                self._take_back(purge)
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
+            # TensorBoard takes back what the second and later starts say: the first has to be marked too.
+            first = 0 if self.resumed_at is None else self.resumed_at + 1
+            if self.resumed_at is not None:
+                self._take_back(first)
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first)
         return self._writer
 
     def _take_back(self, first: int) -> None:
         """Drop the lines at `first` batches and later from metrics.jsonl (and a torn last line)."""
         if self.metrics_path.exists():
-            kept = [line for line in self.metrics_path.read_text().splitlines() if _batch_of(line) < first]
+            lines = self.metrics_path.read_text().splitlines()
+            kept = [line for line in lines if _batch_of(line) < first and '"final/' not in line]
             write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
+        for closing in (self.folder / "tensorboard").glob(f"*{CLOSING}"):
+            closing.unlink()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -64,8 +74,14 @@ class RunLogger(Logger):
         metrics = {name: value for name, value in metrics.items() if name != "epoch"}
         if not metrics:
             return
+        if self._closing is not None:
+            self._closing |= metrics
+            return
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
+        self._append(metrics, step)
+
+    def _append(self, metrics: dict[str, float], step: int | None) -> None:
         with open(self.metrics_path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"batch": step} | metrics) + "\n")
 
@@ -73,6 +89,11 @@ class RunLogger(Logger):
     def log_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
         """A picture uint8 (H, W, 3)."""
         self.writer.add_image(tag, picture, step, dataformats="HWC")
+
+    @rank_zero_only
+    def log_text(self, tag: str, markdown: str, step: int) -> None:
+        """A text, shown by TensorBoard alone."""
+        self.writer.add_text(tag, markdown, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -91,12 +112,21 @@ class RunLogger(Logger):
         self.writer.flush()
 
     @rank_zero_only
+    def begin_closing(self) -> None:
+        """From here on scalars are held back until `close_hparams`."""
+        self._closing = {}
+
+    @rank_zero_only
     def close_hparams(self, metrics: dict[str, float], step: int) -> None:
-        """Fill the row's metrics and mark the run as done."""
-        self.log_metrics(metrics, step)
-        session_end = hparams_summaries({}, {})[2]
-        file_writer: Any = self.writer.file_writer
-        file_writer.add_summary(session_end)
+        """Write what was held back, fill the row's metrics and mark the run as done."""
+        held_back, self._closing = self._closing or {}, None
+        self.writer.flush()
+        with SummaryWriter(str(self.folder / "tensorboard"), filename_suffix=CLOSING) as closing:
+            for name, value in (held_back | metrics).items():
+                closing.add_scalar(name, value, step)
+            file_writer: Any = closing.file_writer
+            file_writer.add_summary(hparams_summaries({}, {})[2])
+        self._append(held_back | metrics, step)
 
     @rank_zero_only
     def save(self) -> None:

@@ -26,6 +26,8 @@ def requeue_signal() -> int | None:
 class RunStatus(pl.Callback):
     """Reports progress after every epoch, and stops at the end of the batch in which a signal comes.
 
+    After an epoch's last batch its validation and pictures come first, and the run stops a batch later.
+
     Args:
         report: takes the fields of `status.json` that changed.
         save: saves a checkpoint now.
@@ -73,7 +75,7 @@ class RunStatus(pl.Callback):
         self.check()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        if self.received is not None:
+        if self.received is not None and not trainer.is_last_batch:  # else the epoch is finished first, and judged
             self.save(trainer)
             self.report(epochs=trainer.current_epoch, batches=pl_module.batches_done)
             self.check()

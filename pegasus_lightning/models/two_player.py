@@ -73,6 +73,7 @@ class TwoPlayerModel(pl.LightningModule):
         self.save_hyperparameters({"model": plain, "seed": seed, "classes": list(classes)})
         self.seed = seed
         self.batches_done = 0
+        self.validated_at = -1  # batches done then
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
             self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)
@@ -310,9 +311,18 @@ class TwoPlayerModel(pl.LightningModule):
         if not torch.stack([tensor.isfinite().all() for tensor in state]).all().item():
             raise NonFiniteLoss(["a weight"], self.batches_done)
         checkpoint["batches_done"] = self.batches_done
+        checkpoint["logged"] = {
+            "latest": dict(self.latest),
+            "validated_at": self.validated_at,
+            "averages": self.averages.state(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_done = checkpoint["batches_done"]
+        logged = checkpoint.get("logged")
+        if logged is not None:  # older checkpoints have none
+            self.latest, self.validated_at = dict(logged["latest"]), logged["validated_at"]
+            self.averages.restore(logged["averages"])
 
     # Evaluation: the same figures on the validation and on the test split.
 
@@ -352,6 +362,7 @@ class TwoPlayerModel(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._publish_evaluation("validation")
+        self.validated_at = self.batches_done
 
     def on_test_epoch_end(self) -> None:
         self._publish_evaluation("test")

@@ -16,9 +16,10 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from pegasus_lightning.checkpoints import is_finished
 from pegasus_lightning.config import plain
 from pegasus_lightning.errors import UserError
-from pegasus_lightning.runs import LOCK, config_hash, is_finished
+from pegasus_lightning.runs import LOCK, config_hash
 from pegasus_lightning.sweeps.jobs import Job, State, write_jobs
 from pegasus_lightning.sweeps.planning import Planned, uses_gpus
 from pegasus_lightning.sweeps.pool import Pool

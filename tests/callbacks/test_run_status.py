@@ -36,6 +36,7 @@ def notes() -> Iterator[Notes]:
     assert {number: signal.getsignal(number) for number in SIGNALS} == former
 
 
+@pytest.mark.promise(4)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_waits_for_the_end_of_the_batch_then_saves_then_ends(
     notes: Notes, number: signal.Signals, code: int

@@ -191,6 +191,7 @@ def test_archive_put_there_by_hand_is_unpacked_without_a_network(root: Path, arc
     assert len(load(root, ["bird"], "train", download=False, archive=archive)[0]) == 2
 
 
+@pytest.mark.promise(11)
 @pytest.mark.parametrize("wall", ["hash", "unpickler"])
 def test_altered_batch_is_refused_and_never_run(
     root: Path, tmp_path: Path, archive: Archive, files: dict[str, bytes], wall: str
@@ -208,6 +209,7 @@ def test_altered_batch_is_refused_and_never_run(
     assert not sentinel.exists()
 
 
+@pytest.mark.promise(11)
 def test_altered_batch_is_refused_before_it_is_unpickled(
     root: Path, archive: Archive, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +223,7 @@ def test_altered_batch_is_refused_before_it_is_unpickled(
     assert not unpickled
 
 
+@pytest.mark.promise(11)
 @pytest.mark.parametrize("name", ["../sentinel", f"{FOLDER}/../../sentinel", "/ABSOLUTE"])
 def test_tar_with_a_member_outside_is_refused(root: Path, tmp_path: Path, files: dict[str, bytes], name: str) -> None:
     name = name.replace("/ABSOLUTE", str(tmp_path / "sentinel"))
@@ -231,6 +234,7 @@ def test_tar_with_a_member_outside_is_refused(root: Path, tmp_path: Path, files:
     assert not (root / FOLDER).exists()
 
 
+@pytest.mark.promise(11)
 def test_tar_with_a_link_is_refused(root: Path, tmp_path: Path, files: dict[str, bytes]) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
@@ -243,6 +247,7 @@ def test_tar_with_a_link_is_refused(root: Path, tmp_path: Path, files: dict[str,
         load(root, ["bird"], "train", archive=replace(archive, md5=md5(buffer.getvalue())))
 
 
+@pytest.mark.promise(11)
 def test_archive_by_hand_with_a_wrong_hash_is_not_opened(
     root: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +259,7 @@ def test_archive_by_hand_with_a_wrong_hash_is_not_opened(
     assert three_ways(str(caught.value), archive, root)
 
 
+@pytest.mark.promise(11)
 def test_nothing_but_the_known_files_is_unpacked(root: Path, tmp_path: Path, files: dict[str, bytes]) -> None:
     archive = make_archive(tmp_path / "source", files, **{"extra.py": b"", f"{FOLDER}/readme.html": b""})
     load(root, ["bird"], "train", archive=archive)

@@ -118,3 +118,13 @@ def test_both_players_gradients_by_hand(tiny, fit, optimizer_steps, assert_gradi
 def test_opinions_are_coefficients_not_probabilities(tiny) -> None:
     outputs = torch.tensor([0.3, -0.2])
     assert torch.equal(tiny("acai").opinion(outputs), outputs)
+
+
+def test_the_blind_loss_by_hand(tiny) -> None:
+    # c = 1/8: variance 1/48 of the coefficient, (1/4 - 1/8)^2 of its mean, and (1/8)^2 of the regulariser.
+    assert tiny("acai").blind_critic_loss() == pytest.approx(1 / 48 + 1 / 64 + 1 / 64)
+    # c = 3/16 where the coefficient weighs three times as much.
+    model = tiny("acai", {"weights": {"critic_coefficient": 3.0, "critic_regulariser": 1.0}})
+    assert model.blind_critic_loss() == pytest.approx(3 / 48 + 3 / 256 + 9 / 256)
+    assert tiny("acai", {"weights": {"critic_regulariser": 0.0}}).blind_critic_loss() == pytest.approx(1 / 48)
+    assert tiny("acai", {"weights": {"critic_coefficient": 0.0}}).blind_critic_loss() == 0

@@ -1,10 +1,13 @@
 """The source document's baseline: its terms, and the gradient that each player steps on, by an independent route."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
+from pegasus_lightning.models.adversarial_vae import blind_cross_entropy
 from pegasus_lightning.randomness import Stream
 
 WEIGHTS = {"reconstruction": 0.01, "kl": 3.0, "adversarial": 5.0, "critic_real": 7.0, "critic_fake": 11.0}
@@ -65,3 +68,11 @@ def test_the_decoder_learns_to_please_the_critic(tiny, fit, images) -> None:
     model = tiny("adversarial_vae", {"weights": only, "critic_optimizer": {"lr": 0}})
     opinions = fit(model, [images] * 15, lambda m: m.latest["critic/fake"])
     assert opinions[-1] > opinions[0] + 0.01
+
+
+def test_the_blind_loss_by_hand(tiny) -> None:
+    assert tiny("adversarial_vae").blind_critic_loss() == pytest.approx(2 * math.log(2))
+    # Three quarters of the weight on real: p = 3/4.
+    model = tiny("adversarial_vae", {"weights": {"critic_real": 6.0, "critic_fake": 2.0}})
+    assert model.blind_critic_loss() == pytest.approx(6 * math.log(4 / 3) + 2 * math.log(4))
+    assert blind_cross_entropy(3.0, 0.0) == blind_cross_entropy(0.0, 3.0) == blind_cross_entropy(0.0, 0.0) == 0

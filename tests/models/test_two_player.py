@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from pegasus_lightning.errors import UserError
+from pegasus_lightning.latent import Posterior
 from pegasus_lightning.models import MODELS, model_class
-from pegasus_lightning.models.two_player import NonFiniteLoss
+from pegasus_lightning.models.two_player import NonFiniteLoss, Step
 from pegasus_lightning.randomness import Stream
 
 WITH_CRITIC = [name for name in MODELS if name != "vae"]
@@ -411,3 +412,42 @@ def test_batches_done_travels_in_the_checkpoint(tiny) -> None:
     fresh = tiny("vae")
     fresh.on_load_checkpoint(checkpoint)
     assert fresh.batches_done == 17
+
+
+class Blind(nn.Module):
+    """A critic that gives every image the same output."""
+
+    def __init__(self, output: float) -> None:
+        super().__init__()
+        self.output = output
+
+    def features(self, images: Tensor) -> Tensor:
+        return images
+
+    def score(self, features: Tensor) -> Tensor:
+        return torch.full((len(features),), self.output)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score(images)
+
+
+@pytest.mark.parametrize("name", WITH_CRITIC)
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, tiny) -> None:
+    count = 4096
+    first = next(key for key in vars(tiny(name).config.weights) if key.startswith("critic_"))
+    model = tiny(name, {"weights": {first: weight}})
+    model.decode_logits = lambda codes: torch.zeros(len(codes), 1)  # who is blind needs no pictures
+    codes = torch.zeros(count, 6)
+    step = Step(torch.zeros(count, 1), Posterior(codes, codes), codes, torch.zeros(count, 1))
+    least = math.inf
+    for output in torch.linspace(-1.2, 1.2, 97).tolist():
+        model.critic = Blind(output)
+        model.autoencoder_losses(step)
+        least = min(least, sum(term.item() for term in model.critic_losses(step).values()))
+    # ACAI's coefficients are drawn: within some standard errors of a mean over the batch.
+    assert model.blind_critic_loss() == pytest.approx(least, rel=0.05 if name == "acai" else 1e-3)
+
+
+def test_without_a_critic_no_blind_loss_is_known(tiny) -> None:
+    assert tiny("vae").blind_critic_loss() is None

@@ -1,5 +1,7 @@
 """VAE/GAN: three losses, three routes, each gradient by autograd on terms written out anew."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -140,3 +142,10 @@ def test_the_critics_terms_call_both_fakes_fake(tiny, images) -> None:
     assert terms["noise"].item() == pytest.approx(13 * wanted["noise is fake"].item(), rel=1e-4)
     gradients = torch.autograd.grad(sum(terms.values()), model.autoencoder_parameters, allow_unused=True)
     assert gradients == (None,) * len(gradients)
+
+
+def test_the_blind_loss_by_hand(tiny) -> None:
+    # One real and two fakes: p = 1/3.
+    assert tiny("vae_gan").blind_critic_loss() == pytest.approx(math.log(3) + 2 * math.log(3 / 2))
+    model = tiny("vae_gan", {"weights": {"critic_real": 2.0, "critic_reconstruction": 5.0, "critic_noise": 1.0}})
+    assert model.blind_critic_loss() == pytest.approx(2 * math.log(4) + 6 * math.log(4 / 3))

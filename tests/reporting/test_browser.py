@@ -151,6 +151,7 @@ def frame_colour(pair: int, frame: int, model: int) -> list[int]:
     return [number % 251, number // 251 * 40, 90 + model]
 
 
+@pytest.mark.promise(15)
 def test_the_slider_moves_every_models_pictures(browser: Browser, report: Path) -> None:
     browser.open(report)
     slider = ".pairs .ratio"
@@ -199,6 +200,7 @@ def test_play_moves_the_slider_by_itself_until_it_is_stopped(browser: Browser, r
     assert browser.run("document.querySelector('.ratio').value") == stopped
 
 
+@pytest.mark.promise(15)
 def test_the_training_time_slider_and_the_kinds_change_the_grid(browser: Browser, report: Path) -> None:
     browser.open(report)
     seen = "[...document.querySelector('.time').querySelectorAll('img')].filter((i) => !i.hidden).map((i) => i.alt)"
@@ -212,6 +214,7 @@ def test_the_training_time_slider_and_the_kinds_change_the_grid(browser: Browser
     assert browser.run(seen) == ["acai-s0: reconstructions after epoch 1"]
 
 
+@pytest.mark.promise(15)
 def test_tables_sort_by_key_and_show_all_columns_when_asked(browser: Browser, report: Path) -> None:
     browser.open(report)
     names = "[...document.querySelectorAll('#pegasi-0 tbody th')].map((h) => h.firstChild.textContent.trim())"
@@ -246,6 +249,7 @@ def test_the_page_is_never_wider_than_the_window(browser: Browser, report: Path,
     assert browser.run("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.promise(15)
 def test_no_request_leaves_the_page_and_nothing_of_a_run_is_executed(browser: Browser, report: Path) -> None:
     browser.requests.clear()
     browser.open(report)
