@@ -94,7 +94,8 @@ def check_overrides(overrides: Sequence[str], program: Program = TRAIN) -> list[
         if override.is_delete():
             raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
         if "_target_" in str(override.input_line):  # nothing that is typed is imported by its path
-            raise UserError(f"'{override.input_line}' is refused: what is built is chosen by a preset, not by a path.")
+            said = override.input_line
+            raise UserError(f"'{key}' cannot be set so ({said}): a preset chooses what is built, not a path.")
         added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
         if added and key not in known_keys(overrides, program):  # Hydra would add a key that nothing reads
             raise UserError(_unknown_key(key, overrides, program))

@@ -100,7 +100,7 @@ def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Pa
     it; with `out` that folder for one, and a folder in it for each of several.
 
     Raises:
-        UserError: a place without a checkpoint, a corrupt or unreadable one, or a folder that cannot be made; nothing is
+        UserError: a place without a checkpoint, a corrupt or unreadable one, a folder that cannot be made. Nothing is
             written.
     """
     with _readable(", ".join(places)):

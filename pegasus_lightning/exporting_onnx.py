@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import warnings
 from collections.abc import Callable
@@ -21,8 +20,8 @@ LARGEST_DIFFERENCE = 1e-4  # of a pixel in [0, 1], from PyTorch; a step of 8 bit
 def check_onnx() -> None:
     """Raise UserError unless the packages that write ONNX are installed."""
     try:
-        for package in ("onnx", "onnxscript"):
-            importlib.import_module(package)
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"ONNX needs a package more ({error}): pip install 'pegasus-lightning[onnx]'") from error
 
@@ -43,7 +42,8 @@ def decoder_onnx(decoder: nn.Module, latent_dim: int, metadata: dict[str, str]) 
 
     The same decoder and metadata give the same bytes.
     """
-    onnx = importlib.import_module("onnx")
+    import onnx
+
     codes = torch.zeros(2, latent_dim)  # of a batch of one the exporter makes a constant
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -80,7 +80,7 @@ def largest_difference(data: bytes, decode: Callable[[Tensor], Tensor], latent_d
         UserError: it is too large for the same images, or onnxruntime cannot run the file at all.
     """
     try:
-        runtime = importlib.import_module("onnxruntime")
+        import onnxruntime as runtime
     except ImportError:
         return None
     batches = []

@@ -47,3 +47,14 @@ def test_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     averages = Averages()
     averages.add({"b": torch.tensor(10.0), "a": torch.tensor(1.0)})
     assert averages.flush() == {"a": 2.0, "b": 15.0}
+
+
+def test_a_saved_state_goes_on_where_it_was() -> None:
+    averages = Averages()
+    averages.add({"a": torch.tensor(1.0)})
+    state = averages.state()
+    averages.add({"a": torch.tensor(100.0)})  # after the save: not in it
+    resumed = Averages()
+    resumed.restore(state)
+    resumed.add({"a": torch.tensor(4.0)})
+    assert resumed.flush() == {"a": 2.5}

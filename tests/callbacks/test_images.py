@@ -140,10 +140,11 @@ def test_prior_samples_are_decoded_noise_the_same_every_time(
 class Trainer(SimpleNamespace):
     """As much of a Trainer as the callback looks at."""
 
-    def __init__(self, epoch: int, *, first: bool = True, logged: bool = True) -> None:
+    def __init__(self, epoch: int, *, first: bool = True, logged: bool = True, stopping: bool = False) -> None:
         self.pictures: list[tuple[str, int]] = []
         logger = SimpleNamespace(log_picture=lambda tag, _, step: self.pictures.append((tag, step)))
         super().__init__(current_epoch=epoch, is_global_zero=first, logger=logger if logged else None)
+        self.max_epochs, self.should_stop = 7, stopping
 
 
 def grids(folder: Path, data: ImageSet, every: int = 10) -> ImageGrids:
@@ -160,19 +161,21 @@ def test_they_are_drawn_after_the_first_and_every_nth_epoch_and_at_the_end(
     for epoch in range(7):  # 7 epochs of 5 batches
         model.batches_done = 5 * (epoch + 1)
         callback.on_train_epoch_end(Trainer(epoch), model)  # type: ignore[arg-type]
-    callback.on_train_end(Trainer(7), model)  # type: ignore[arg-type]
     drawn = sorted(path.name for path in tmp_path.iterdir())
     assert drawn == sorted(f"{name}-epoch-{epoch:04d}.png" for name in FOUR for epoch in (1, 3, 6, 7))
 
 
-def test_an_end_that_is_drawn_already_is_not_drawn_again(tmp_path: Path, data: ImageSet, model: TwoPlayerModel) -> None:
+def test_the_last_epoch_is_drawn_when_time_is_over_too(tmp_path: Path, data: ImageSet, model: TwoPlayerModel) -> None:
     callback = grids(tmp_path, data)
-    model.batches_done = 5
-    first, end = Trainer(0), Trainer(1)
-    callback.on_train_epoch_end(first, model)  # type: ignore[arg-type]
-    callback.on_train_end(end, model)  # type: ignore[arg-type]
-    assert sorted(first.pictures) == [(f"images/{name}", 5) for name in FOUR]
-    assert end.pictures == []
+    model.batches_done = 25
+    callback.on_train_epoch_end(Trainer(4), model)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    end = Trainer(4, stopping=True)
+    callback.on_train_epoch_end(end, model)  # type: ignore[arg-type]
+    assert sorted(end.pictures) == [(f"images/{name}", 25) for name in FOUR]
+    again = Trainer(4, stopping=True)
+    callback.on_train_epoch_end(again, model)  # type: ignore[arg-type]
+    assert again.pictures == []
 
 
 def test_only_the_first_process_draws_and_a_logger_is_not_needed(

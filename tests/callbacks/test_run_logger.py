@@ -141,3 +141,23 @@ def test_nothing_is_made_before_there_is_something_to_log(tmp_path: Path) -> Non
     logger.close()
     assert list(tmp_path.iterdir()) == []
     assert (logger.name, logger.version) == (tmp_path.name, "")
+
+
+def test_what_is_final_is_written_at_once_and_taken_back_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path)
+    logger.open_hparams({"seed": 3}, ["final/psnr"])
+    logger.log_metrics({"validation/psnr": 20.0}, 4)
+    logger.begin_closing()
+    logger.log_metrics({"test/psnr": 21.5}, 4)
+    assert [entry["batch"] for entry in lines(tmp_path)] == [4]
+    logger.close_hparams({"final/psnr": 21.5}, 4)
+    logger.close()
+    assert lines(tmp_path)[1:] == [{"batch": 4, "test/psnr": 21.5, "final/psnr": 21.5}]
+    assert [event.step for event in read(tmp_path).Scalars("test/psnr")] == [4]
+
+    again = RunLogger(tmp_path, resumed_at=4)
+    again.log_metrics({"loss/kl": 1.0}, 8)
+    again.close()
+    assert lines(tmp_path) == [{"batch": 4, "validation/psnr": 20.0}, {"batch": 8, "loss/kl": 1.0}]
+    board = read(tmp_path)
+    assert sorted(board.Tags()["scalars"]) == ["loss/kl", "validation/psnr"]

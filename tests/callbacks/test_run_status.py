@@ -13,7 +13,7 @@ import pytest
 from pegasus_lightning.callbacks.run_status import SIGNALS, Interrupted, RunStatus
 
 MODEL = SimpleNamespace(batches_done=7, latest={"loss/kl": 1.5})
-TRAINER: Any = SimpleNamespace(current_epoch=1)
+TRAINER: Any = SimpleNamespace(current_epoch=1, is_last_batch=False)
 
 
 class Notes:
@@ -50,6 +50,15 @@ def test_a_signal_waits_for_the_end_of_the_batch_then_saves_then_ends(
     assert notes.written == [TRAINER, {"epochs": 1, "batches": 7}]
     with pytest.raises(Interrupted):
         notes.callback.check()
+
+
+def test_after_an_epochs_last_batch_the_epoch_is_finished_first(notes: Notes) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    last: Any = SimpleNamespace(current_epoch=1, is_last_batch=True)
+    notes.callback.on_train_batch_end(last, MODEL, None, None, 0)
+    assert notes.written == []
+    with pytest.raises(Interrupted):
+        notes.callback.on_train_batch_end(TRAINER, MODEL, None, None, 0)
 
 
 def test_without_a_signal_a_batch_ends_quietly(notes: Notes) -> None:

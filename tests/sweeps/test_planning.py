@@ -31,7 +31,7 @@ CPU = ["data=silhouettes", "trainer.gpus=0"]
         (["seed=0,1", "hydra.launcher.slot=2"], ["hydra.launcher.slot", "Did you mean 'slots'?"]),
         (["seed=0,1", "hydra.launcher.slots=two"], ["hydra.launcher.slots", "type"]),
         (["seed=0,1", "hydra/launcher=pol"], ["'pol'", "Did you mean 'pool'?"]),
-        (["seed=0,1", "hydra.launcher._target_=os.system"], ["refused"]),
+        (["seed=0,1", "hydra.launcher._target_=os.system"], ["'hydra.launcher._target_' cannot be set"]),
         (["seed=0,1", "hydra/launcher=ray_cluster"], ["pip install 'pegasus-lightning[ray]'"]),
         (["seed=0,1", "--config-dir=nowhere"], ["no such folder"]),
         (["seed=0,1", "--config-name=other"], ["one main configuration"]),
