@@ -64,6 +64,7 @@ def test_several_processes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, [0, 5], ["GPU 5", "sees 2"]),
     ],
 )
+@pytest.mark.promise(10)
 def test_more_than_there_are_is_an_error_that_says_what_to_type(
     monkeypatch: pytest.MonkeyPatch, there: int, gpus: object, parts: list[str]
 ) -> None:

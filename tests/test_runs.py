@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pegasus_lightning.sweeps.planning import readable_name
 from pegasus_lightning.composing import compose_config
 from pegasus_lightning.config import plain
 from pegasus_lightning.runs import Status, config_hash, log_to, read_status, run_folder, run_name, stop_logging
+from pegasus_lightning.sweeps.planning import readable_name
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,6 +39,7 @@ class Job:
         command: what starts it, a word an item.
         log: where its console output goes.
         max_epochs: that it is to train.
+        label: the name without what all runs of the sweep have in common; empty: the name.
         config, config_hash: the run's configuration as YAML, and `runs.config_hash` of it.
         state: queued, running, finished, stopped, failed.
         skipped: it had been finished before this sweep began.
@@ -61,8 +63,14 @@ class Job:
     reason: str = ""
     began: float | None = None
     ended: float | None = None
+    label: str = ""
     config: str = field(default="", repr=False)
     config_hash: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What tables call it."""
+        return self.label or self.name
 
     @property
     def typed(self) -> list[str]:
@@ -72,6 +80,22 @@ class Job:
     def status(self) -> dict[str, Any]:
         """What the run's own `status.json` says; empty where there is none."""
         return read_status(self.folder) or {}
+
+
+def label(jobs: Sequence[Job]) -> None:
+    """Give the jobs labels: of `vae,silhouettes,channels=4-s0-1a2b3c4d` what stands between commas after the model's
+    name is left out where it stands in every name."""
+    parts = [_parts(job.name) for job in jobs]
+    common = set.intersection(*(set(middle) for _, middle, _ in parts)) if len(jobs) > 1 else set()
+    for job, (model, middle, tail) in zip(jobs, parts, strict=True):
+        job.label = ",".join([model, *(part for part in middle if part not in common)]) + tail
+
+
+def _parts(name: str) -> tuple[str, list[str], str]:
+    match = re.fullmatch(r"(.*?)(-s\d+-[0-9a-f]{8})?", name)
+    assert match is not None
+    model, *middle = match[1].split(",")
+    return model, middle, match[2] or ""
 
 
 def write_jobs(path: Path, jobs: Sequence[Job]) -> None:

@@ -20,7 +20,7 @@ from pegasus_lightning.checkpoints import is_finished
 from pegasus_lightning.config import plain
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.runs import LOCK, config_hash
-from pegasus_lightning.sweeps.jobs import Job, State, write_jobs
+from pegasus_lightning.sweeps.jobs import Job, State, label, write_jobs
 from pegasus_lightning.sweeps.planning import Planned, uses_gpus
 from pegasus_lightning.sweeps.pool import Pool
 from pegasus_lightning.sweeps.slots import Slot, cpu_slots, cpu_slots_wanted, gpu_slots, physical_memory
@@ -75,6 +75,7 @@ def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
 
 def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Path) -> int:
     jobs = [_job(index, run, folder / "logs") for index, run in enumerate(runs, start=1)]
+    label(jobs)
     slots = _slots(runs, settings)
     waiting = sum(job.state is State.QUEUED for job in jobs)
     before = f"{len(jobs) - waiting} finished before, " if waiting < len(jobs) else ""

@@ -200,7 +200,7 @@ def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
         table.add_column(head_of(metric)[0], justify="right", no_wrap=True)
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    longest = max((len(job.name) for job, _ in ended), default=0)
+    longest = max((len(job.shown) for job, _ in ended), default=0)
     for rank, (job, status) in enumerate(sorted(ended, key=place), start=1):
         ranked = values.get(job.number) is not None
         best = "bold" if ranked and rank == 1 else ""
@@ -208,7 +208,7 @@ def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
         seconds = taken(job)
         cells: list[RenderableType] = [
             Text(str(rank), best) if ranked else Text(unranked, STYLES[job.state]),
-            Shortened(job.name, longest, best, ", ".join(_unwell(status))),
+            Shortened(job.shown, longest, best, ", ".join(_unwell(status))),
             *(Text(_written(metric, figure(status, metric)), best if metric == rank_by else "") for metric in metrics),
             _epochs(job, status),
             "before" if job.skipped else "-" if seconds is None else clock(seconds),
@@ -321,7 +321,7 @@ def _variants(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     found: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job in jobs:
         settings = tuple(sorted(text for text in job.overrides if text.partition("=")[0] != "seed"))
-        found.setdefault((re.sub(r"-s\d+$", "", HASH.sub("", job.name)), settings), []).append(job)
+        found.setdefault((re.sub(r"-s\d+$", "", HASH.sub("", job.shown)), settings), []).append(job)
     named = {}
     for (name, settings), members in found.items():
         common = set(settings).intersection(*(others for other, others in found if other == name))

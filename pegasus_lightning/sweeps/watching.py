@@ -211,7 +211,7 @@ def live_table(jobs: Sequence[Job], now: float, tracker: Tracker | None = None, 
     table.add_column("epoch", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("PSNR", justify="right", no_wrap=True)
-    longest = max((len(job.name) for job in shown), default=0)
+    longest = max((len(job.shown) for job in shown), default=0)
     for job in shown:
         table.add_row(*_row(job, now, tracker, longest))
     whole = Table.grid()
@@ -252,7 +252,7 @@ def _row(job: Job, now: float, tracker: Tracker, longest: int) -> list[Renderabl
     psnr = _psnr(job, tracker)
     return [
         Text(str(job.number), quiet),
-        Shortened(job.name, longest, quiet),
+        Shortened(job.shown, longest, quiet),
         Text(state, STYLES[job.state]),
         Text(job.slot),
         Text(_progress(job, tracker), quiet),
@@ -384,10 +384,10 @@ class Watcher:
                 pass
             elif job.state is not told[0]:
                 text = self._began(job) if job.state is State.RUNNING else self._ended(job, now)
-                self._line(f"[{job.number}/{len(self._jobs)}] {job.name} {text}")
+                self._line(f"[{job.number}/{len(self._jobs)}] {job.shown} {text}")
                 epochs = None
             elif job.state is State.RUNNING and due and epochs is not None and epochs != told[1]:
-                self._line(f"[{job.number}/{len(self._jobs)}] {job.name} {self._goes_on(job, now)}")
+                self._line(f"[{job.number}/{len(self._jobs)}] {job.shown} {self._goes_on(job, now)}")
             else:
                 epochs = told[1]
             self._told[job.number] = (job.state, epochs)

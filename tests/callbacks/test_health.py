@@ -42,6 +42,8 @@ from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.randomness import Stream, generator
 from pegasus_lightning.training import build_model
 
+pytestmark = pytest.mark.promise(13)
+
 CRITIC, POSTERIOR, MODES = "dominated critic", "collapsed posterior", "collapsed modes"
 DEFAULTS = CallbacksConfig()
 THRESHOLDS: dict[str, Any] = {

@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 from pegasus_lightning.sweeps import pool as pool_module
-from pegasus_lightning.sweeps.jobs import Job, State, read_jobs, write_jobs
+from pegasus_lightning.sweeps.jobs import Job, State, label, read_jobs, write_jobs
 from pegasus_lightning.sweeps.pool import Pool, last_line
 from pegasus_lightning.sweeps.slots import Slot, cpu_slots, gpu_slots
 
@@ -302,3 +302,15 @@ def test_the_last_line_of_a_log(tmp_path: Path, content: bytes, wanted: str) -> 
     (tmp_path / "log").write_bytes(content)
     assert last_line(tmp_path / "log") == wanted
     assert last_line(tmp_path / "none") == ""
+
+
+def test_labels_leave_out_what_all_have_in_common(tmp_path: Path) -> None:
+    names = ["vae,drawn,lr=1,channels=4-s0-0123abcd", "acai,drawn,channels=4-s1-89abcdef", "vae,drawn,channels=4,b-s10"]
+    jobs = [job(tmp_path, number, FINE) for number in (1, 2, 3)]
+    for one, name in zip(jobs, names, strict=True):
+        one.name = name
+    assert [one.shown for one in jobs] == names
+    label(jobs)
+    assert [one.shown for one in jobs] == ["vae,lr=1-s0-0123abcd", "acai-s1-89abcdef", "vae,b-s10"]
+    label(jobs[:1])
+    assert jobs[0].shown == names[0]

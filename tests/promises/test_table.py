@@ -1,0 +1,21 @@
+"""README's table of promises and the tests that carry their numbers are the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_the_table_names_just_the_files_whose_tests_prove_each_promise() -> None:
+    readme = (TESTS.parent / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|$", readme, re.MULTILINE)
+    said = {(int(number), name) for number, files in rows for name in re.findall(r"`([\w/]+\.py)`", files)}
+    marked = {
+        (int(number), str(path.relative_to(TESTS)))
+        for path in TESTS.rglob("test_*.py")
+        for number in re.findall(r"pytest\.mark\.promise\((\d+)\)", path.read_text())
+    }
+    assert said == marked
+    assert {number for number, _ in said} == set(range(1, 17))
