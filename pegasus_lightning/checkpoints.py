@@ -18,7 +18,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from pegasus_lightning.errors import UserError
-from pegasus_lightning.files import sha256, sync_folder, write_atomically, write_text
+from pegasus_lightning.files import clear_leftovers, sha256, sync_folder, write_atomically, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs import read_status
@@ -63,8 +63,7 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     The hash file names the old and the new hash while the file changes under it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(".*.tmp"):  # of a killed save
-        leftover.unlink()
+    clear_leftovers(path.parent)  # of a killed save
     staged = path.with_name(f".{path.name}.staged")
     try:
         write_atomically(staged, lambda file: _serialise(content, file))

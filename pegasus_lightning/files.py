@@ -70,6 +70,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder` (not in folders inside it).
+
+    Only for who knows that nobody writes there at this moment.
+    """
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Put a folder's entries on the disk, so that a rename survives a power cut."""
     _sync(folder)

@@ -29,7 +29,7 @@ from pegasus_lightning.config import IMAGE_SIZE, parse_duration, plain
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
 from pegasus_lightning.errors import Interrupted, UserError
-from pegasus_lightning.files import write_text
+from pegasus_lightning.files import clear_leftovers, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs import (
@@ -96,6 +96,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
         lock.acquire()
     except Timeout:
         raise UserError(f"{folder} is being trained by another process at this moment.") from None
+    for place in (folder, folder / "images"):
+        clear_leftovers(place)
     handler = log_to(folder / "train.log")
     status = Status.begin(folder, settings)
     try:

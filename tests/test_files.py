@@ -208,3 +208,13 @@ def test_sha256(tmp_path: Path, size: int) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "a").write_bytes(content[:size])
     assert sha256(tmp_path / "a") == hashlib.sha256(content[:size]).hexdigest()
+
+
+def test_leftovers_of_killed_writers_are_cleared_here_and_not_deeper(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / ".staged.0a1b.tmp").mkdir()
+    for name in (".status.json.0a1b2c3d.tmp", "status.json", ".lock", "deeper/.status.json.0a1b2c3d.tmp"):
+        (tmp_path / name).touch()
+    files.clear_leftovers(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"status.json", ".lock", "deeper", "deeper/.status.json.0a1b2c3d.tmp", ".staged.0a1b.tmp"}
