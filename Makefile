@@ -38,6 +38,7 @@ MODELS := adversarial_vae,two_fc_layers,four_conv_layers,spectral_norm,vae_gan,a
 demo: install ## A small ablation on drawings, with a seventh model that is made to fail (about ten minutes)
 	$(BIN)/python -m pegasus_lightning -m experiment=demo_ablation --config-dir=experiments/survival/presets \
 		model=$(MODELS),exploding || test $$? -eq 1
+	$(BIN)/python experiments/survival/demo_outcome.py runs/demo_ablation
 
 test: install ## Run the tests (fast ones)
 	$(BIN)/python -m pytest -q -m 'not slow'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.errors import Interrupted, UserError
 from pegasus_lightning.files import clear_leftovers, sha256, sync_folder, write_atomically, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -123,11 +124,13 @@ class SaveLast(Checkpoint):
     Args:
         folder: the run's `checkpoints/`.
         every_n_epochs: between saves.
+        check: raises `Interrupted` if the run is to stop: then it saves first.
     """
 
-    def __init__(self, folder: Path, every_n_epochs: int) -> None:
+    def __init__(self, folder: Path, every_n_epochs: int, check: Callable[[], object] = lambda: None) -> None:
         self.path = folder / LAST
         self.every_n_epochs = every_n_epochs
+        self.check = check
         self._saved_at = -1
 
     def save(self, trainer: pl.Trainer) -> None:
@@ -140,6 +143,11 @@ class SaveLast(Checkpoint):
             self._saved_at = batches_done
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        try:
+            self.check()
+        except Interrupted:
+            self.save(trainer)
+            raise
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.save(trainer)
 

@@ -93,13 +93,20 @@ def check_overrides(overrides: Sequence[str], program: Program = TRAIN) -> list[
         key = override.get_key_element().lstrip("+~")
         if override.is_delete():
             raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
-        if "_target_" in str(override.input_line):  # nothing that is typed is imported by its path
+        if "_target_" in key.split(".") or _names_target(override._value):  # nothing that is typed is imported
             said = override.input_line
             raise UserError(f"'{key}' cannot be set so ({said}): a preset chooses what is built, not a path.")
         added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
         if added and key not in known_keys(overrides, program):  # Hydra would add a key that nothing reads
             raise UserError(_unknown_key(key, overrides, program))
     return parsed
+
+
+def _names_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("_target_" in str(key) or _names_target(inner) for key, inner in value.items())
+    inner = value if isinstance(value, list) else getattr(value, "list", None)
+    return isinstance(inner, list) and any(_names_target(each) for each in inner)
 
 
 def data_settings(saved: DictConfig | None, overrides: Sequence[str]) -> DictConfig | None:

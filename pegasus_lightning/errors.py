@@ -6,6 +6,8 @@ import difflib
 import signal
 from collections.abc import Iterable, Sequence
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # at which runs and sweeps save and end
+
 
 class UserError(Exception):
     """A mistake the user can mend: shown as its message alone (no traceback), exit code 2."""

@@ -43,7 +43,9 @@ class FiniteWatch:
             NonFiniteLoss: one of these terms, or of those of an earlier batch that have arrived since, is not finite.
         """
         values = torch.stack([value.detach().float() for value in terms.values()])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if together:
+            self.check(wait=True)  # when something arrives differs between processes: all judge the last look now
             torch.distributed.all_reduce(values)
         arrived = None
         if values.device.type != "cpu":
@@ -51,7 +53,8 @@ class FiniteWatch:
             values, arrived = host.copy_(values, non_blocking=True), torch.Event(values.device)
             arrived.record()
         self._pending.append(_Look(batch, list(terms), values, arrived))
-        self.check()
+        if not together or arrived is None:
+            self.check()
 
     def check(self, *, wait: bool = False) -> None:
         """Judge what has arrived; with `wait` everything that was looked at.

@@ -79,15 +79,17 @@ def train(config: DictConfig, readable_name: str) -> Path:
         more = "trainer.max_epochs" if settings["trainer"]["max_time"] is None else "trainer.max_time or max_epochs"
         _say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
-    checkpoint = _checkpoint_to_resume(folder, settings)
+    checkpoint = checkpoint_to_resume(folder, settings)
     if devices.accelerator == "cpu":
         hide_gpus()
         if settings["trainer"]["threads"]:
             torch.set_num_threads(settings["trainer"]["threads"])
     # Before the folder: missing data creates nothing, and a test split that cannot be read costs no training.
     data = ImageDataModule(config.data, settings["seed"], with_test=settings["trainer"]["evaluate_test"])
+    run_status = RunStatus()
     if not is_first_process():
-        _fit(settings, data, devices, folder, checkpoint, None)
+        run_status.listen()
+        _fit(settings, data, devices, folder, checkpoint, run_status)
         return folder
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,9 @@ def train(config: DictConfig, readable_name: str) -> Path:
     for place in (folder, folder / "images"):
         clear_leftovers(place)
     handler = log_to(folder / "train.log")
+    run_status.listen()  # from here on the folder says how it ended
     status = Status.begin(folder, settings)
+    run_status.report = status.update
     try:
         if settings["resume"] != "never":
             checkpoint = latest_checkpoint(folder)  # once more: another process may have trained until a moment ago
@@ -112,7 +116,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         if checkpoint is not None:
             epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
             _say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
-        model = _fit(settings, data, devices, folder, checkpoint, status)
+        model = _fit(settings, data, devices, folder, checkpoint, run_status)
         epochs = model.batches_done // data.train_batches_per_epoch
         status.update(status="finished", exit_code=0, epochs=epochs, batches=model.batches_done, metrics=model.latest)
         _say(_closing_words(folder, model))
@@ -127,6 +131,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         status.update(status="failed", exit_code=2 if isinstance(error, UserError) else 1, reason=reason)
         raise
     finally:
+        run_status.deaf()
         stop_logging(handler)
         lock.release()
     return folder
@@ -151,7 +156,7 @@ def _closing_words(folder: Path, model: TwoPlayerModel) -> str:
     return "\n".join(lines)
 
 
-def _checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
+def checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, after `resume`: auto, never or must."""
     resume = settings["resume"]
     if resume == "never":
@@ -202,19 +207,18 @@ def _fit(
     devices: Devices,
     folder: Path,
     checkpoint: Path | None,
-    status: Status | None,
+    run_status: RunStatus,
 ) -> TwoPlayerModel:
-    """Build and fit; `status` is None in further processes of a data-parallel run."""
+    """Build and fit; `run_status` is listening."""
     callbacks_config, trainer_config = settings["callbacks"], settings["trainer"]
     model = build_model(settings)
     resumed_at = None if checkpoint is None else read_checkpoint(checkpoint)["batches_done"]
     logger = RunLogger(folder, resumed_at)
-    save_last = SaveLast(folder / "checkpoints", trainer_config["checkpoint_every_n_epochs"])
+    save_last = SaveLast(folder / "checkpoints", trainer_config["checkpoint_every_n_epochs"], run_status.check)
+    run_status.save = save_last.save
     limits = {key: trainer_config[key] for key in ("max_epochs", "max_time")}
-    report = status.update if status is not None else lambda **fields: None
-    report(limits=limits)
-    run_status = RunStatus(report, save_last.save)
-    callbacks: list[pl.Callback] = [run_status, save_last]
+    run_status.report(limits=limits)
+    callbacks: list[pl.Callback] = [save_last]
     if trainer_config["max_time"] is not None:
         callbacks.append(Timer(duration=parse_duration(trainer_config["max_time"]), interval="epoch"))
     if callbacks_config["images"]:
@@ -227,9 +231,10 @@ def _fit(
     if callbacks_config["health"]:
         names = ("min_critic_skill", "min_active_dimensions", "min_variety", "warmup_epochs", "warmup_batches")
         limits_of_health = {name: callbacks_config[f"health_{name}"] for name in names}
-        callbacks.append(Health(data.validation, report, **limits_of_health))
+        callbacks.append(Health(data.validation, run_status.report, **limits_of_health))
     if callbacks_config["progress_bar"]:
         callbacks.append(ProgressLine())
+    callbacks.append(run_status)  # the last to see a batch's end: what it saves holds what the others counted
     trainer = build_trainer(settings, devices, callbacks=callbacks, logger=logger)
 
     log.info("Networks:\n%s", describe_networks(model))
@@ -242,10 +247,11 @@ def _fit(
     judged = [f"evaluation/{name}" for name in HPARAMS]  # `evaluate` fills them
     values = _flat({"model": settings["model"], "data": settings["data"], "seed": settings["seed"]})
     logger.open_hparams(values, [final[0], *judged, *final[1:]])  # TensorBoard shows the first few unasked
-    run_status.listen()
     began = time.monotonic()
     try:
+        run_status.check()
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        run_status.agree(trainer)
         run_status.check()
         log.info("Trained for %.1f s in this session.", time.monotonic() - began)
         logger.begin_closing()
@@ -254,6 +260,7 @@ def _fit(
             trainer.test(model, datamodule=data, verbose=False)
         elif model.validated_at != model.batches_done:
             trainer.validate(model, datamodule=data, verbose=False)
+        run_status.agree(trainer)
         run_status.check()
         measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
         model.latest |= measured
@@ -264,7 +271,6 @@ def _fit(
             raise Interrupted(run_status.received) from error
         raise
     finally:
-        run_status.deaf()
         logger.close()
     return model
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,68 @@ def test_a_run_without_validation_or_test_still_ends_with_figures(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert run_command([*SETTINGS, "trainer.evaluate_test=false", "trainer.validate_every_n_epochs=5"]) == 0
     assert status(tmp_path)["metrics"]["final/psnr"] == status(tmp_path)["metrics"]["validation/psnr"]
+
+
+@pytest.mark.promise(4)
+def test_a_run_of_one_batch_an_epoch_heeds_a_signal_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    original, steps = TwoPlayerModel.training_step, []
+
+    def with_signal(self, batch, batch_idx):
+        steps.append(batch_idx)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(TwoPlayerModel, "training_step", with_signal)
+    assert run_command([*SETTINGS, "data.batch_size=32", "trainer.max_epochs=50"]) == 143
+    assert steps == [0, 0]
+    assert (status(tmp_path)["status"], status(tmp_path)["epochs"]) == ("interrupted", 2)
+    last = torch.load(the_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["batches_done"] == 2
+
+
+@pytest.mark.promise(4)
+def test_a_sigterm_that_somebody_else_wants_to_ignore_does_not_end_the_run(tmp_path, monkeypatch):
+    """Submitit ignores SIGTERM, which Slurm sends along with the signal to requeue; Lightning would exit with 0."""
+    monkeypatch.chdir(tmp_path)
+    original, got = TwoPlayerModel.training_step, []
+
+    def with_signal(self, batch, batch_idx):
+        if self.batches_done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(TwoPlayerModel, "training_step", with_signal)
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        for number in former:
+            signal.signal(number, lambda number, frame: got.append(number))
+        assert run_command(SETTINGS) == 0
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    assert got == [signal.SIGTERM]
+    assert (status(tmp_path)["status"], status(tmp_path)["epochs"]) == ("finished", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.promise(4)
+def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
+    arguments = [*SETTINGS, "trainer.cpu_processes=2", "trainer.max_epochs=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pegasus_lightning", *arguments],
+        cwd=tmp_path, env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("runs/single/*/checkpoints/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, out
+    assert status(tmp_path)["status"] == "interrupted"

@@ -11,17 +11,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from pegasus_lightning.sweeps.settings import PoolSettings
+
 
 @dataclass
-class PoolConfig:
-    """`hydra.launcher`; the fields are those of `pegasus_lightning.sweeps.sweep.PoolSettings`."""
+class PoolConfig(PoolSettings):
+    """`hydra.launcher`."""
 
     _target_: str = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
-    slots: int | None = None
-    jobs_per_gpu: int = 1
-    rank_by: str = "final/psnr"
-    report: bool = True
-    stop_timeout: float = 120.0
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConfig, provider="pegasus_lightning")
@@ -42,7 +39,7 @@ class PoolLauncher(Launcher):
         """Raises SweepEnded unless every run is finished."""
         from pegasus_lightning.errors import SweepEnded  # imports that Hydra's search for plugins should not wait for
         from pegasus_lightning.sweeps.planning import plan
-        from pegasus_lightning.sweeps.sweep import PoolSettings, run_sweep
+        from pegasus_lightning.sweeps.sweep import run_sweep
 
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader

@@ -159,9 +159,6 @@ class Health(pl.Callback):
     def _begin_epoch(self) -> None:
         self._loss_sum, self._batches, self._unlogged = 0.0, 0, 0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._begin_epoch()
-
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         self._unlogged += 1
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -176,6 +173,7 @@ class Health(pl.Callback):
             skill = critic_skill(self._loss_sum / self._batches, pl_module.blind_critic_loss())
             self.skills = [] if skill is None else [*self.skills, skill][-EPOCHS:]
             self._skill_at = pl_module.batches_done
+            self._begin_epoch()
 
     # Measuring and judging.
 
@@ -248,10 +246,13 @@ class Health(pl.Callback):
     # A run that goes on shows the verdicts it had, and needs no new warm-up.
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skills": self.skills, "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts]}
+        verdicts = [dataclasses.asdict(verdict) for verdict in self.verdicts]
+        epoch = [self._loss_sum, self._batches, self._unlogged]  # as far as it is
+        return {"skills": self.skills, "verdicts": verdicts, "epoch": epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skills = list(state_dict["skills"])
+        self._loss_sum, self._batches, self._unlogged = state_dict["epoch"]
         self.verdicts = [Verdict(**fields) for fields in state_dict["verdicts"]]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -308,7 +308,10 @@ class TwoPlayerModel(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.finite.check(wait=True)  # nothing that was learnt from a NaN is kept
         state = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point()]
-        if not torch.stack([tensor.isfinite().all() for tensor in state]).all().item():
+        finite = torch.stack([tensor.isfinite().all() for tensor in state]).all().float()
+        if self._world_size > 1:
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if not finite.item():
             raise NonFiniteLoss(["a weight"], self.batches_done)
         checkpoint["batches_done"] = self.batches_done
         checkpoint["logged"] = {

@@ -40,6 +40,7 @@ class Job:
         log: where its console output goes.
         max_epochs: that it is to train.
         label: the name without what all runs of the sweep have in common; empty: the name.
+        environment: variables that its slot set.
         config, config_hash: the run's configuration as YAML, and `runs.config_hash` of it.
         state: queued, running, finished, stopped, failed.
         skipped: it had been finished before this sweep began.
@@ -64,6 +65,7 @@ class Job:
     began: float | None = None
     ended: float | None = None
     label: str = ""
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
     config: str = field(default="", repr=False)
     config_hash: str = ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,20 @@ from typing import Any
 import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from pegasus_lightning.composing import check_overrides, compose_config
-from pegasus_lightning.config import check_above, check_at_least, plain, validate
+from pegasus_lightning.config import check_above, check_at_least, check_choice, plain, validate
 from pegasus_lightning.devices import choose_devices
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.runs import NOT_IDENTITY, run_folder
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
+HERE = ("PoolLauncher", "BasicLauncher", "LocalLauncher")  # launchers whose runs use this machine's devices and files
+# What Hydra may build for itself: its sweeper, and launchers that are installed.
+HYDRAS_OWN = ("hydra._internal.core_plugins.", "hydra_plugins.")
+FIGURES = ("psnr", "excess_bce", "kl", "active_dimensions", "critic_real", "critic_fake")
+RANKS = tuple(f"{split}/{name}" for split in ("final", "validation", "test") for name in FIGURES)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
         UserError: what is wrong with it.
     """
     config = composed.copy()
+    _check_hydra(config.hydra)
     choices, launcher = dict(config.hydra.runtime.choices), config.hydra.launcher
     with open_dict(config):
         del config["hydra"]
@@ -77,9 +83,13 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
         UserError: or one of Hydra's errors, see `composing.explain`.
     """
     check_overrides(overrides)
+    if not multirun:
+        _check_single(overrides)
     runs = [plan(compose_config(job, hydra_too=True), job) for job in jobs_of(overrides, multirun)]
     if multirun:
         _check_sweep(runs)
+        if not str(runs[0].launcher.get("_target_")).endswith(HERE):
+            return  # where they will run there may be other GPUs and files
     for run in runs:
         choose_devices(plain(run.config.trainer)["gpus"])
         if run.config.data.source == "image_folder":
@@ -87,6 +97,41 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
 
             data = run.config.data
             class_folders(Path(data.root).expanduser(), list(data.classes), "train")
+
+
+def _check_hydra(settings: DictConfig) -> None:
+    """A preset may choose a launcher; it cannot make Hydra import and build anything else."""
+    targets = {text for text in _targets(OmegaConf.to_container(settings)) if not text.startswith(HYDRAS_OWN)}
+    if targets or settings.get("callbacks"):
+        named = ", ".join(sorted(targets)) or "hydra.callbacks"
+        raise UserError(f"The configuration would have Hydra build {named}: that is refused.")
+    for path in settings.searchpath:
+        if not str(path).startswith("file://"):
+            raise UserError(f"hydra.searchpath={path} is refused: presets come from a folder, --config-dir=FOLDER.")
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_":
+                yield str(value)
+            else:
+                yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _check_single(overrides: Sequence[str]) -> None:
+    """A preset that is a sweep stands for one run only when all that it sweeps over is chosen."""
+    swept = compose_config(overrides, hydra_too=True).hydra.sweeper.params or {}
+    chosen = {text.partition("=")[0] for text in overrides}
+    missing = [str(key) for key in swept if key not in chosen]
+    if missing:
+        raise UserError(
+            f"This experiment is a sweep over {', '.join(map(str, swept))}: add -m to run it all, or choose "
+            f"{' and '.join(f'{key}=...' for key in missing)}."
+        )
 
 
 def _check_sweep(runs: Sequence[Planned]) -> None:
@@ -110,6 +155,10 @@ def _check_sweep(runs: Sequence[Planned]) -> None:
                 "they train or what is shown."
             )
         first[run.folder] = run
+        if run.config.resume != "auto":
+            from pegasus_lightning.training import checkpoint_to_resume  # slow to import
+
+            checkpoint_to_resume(run.folder, plain(run.config))
 
 
 def uses_gpus(runs: Sequence[Planned]) -> bool:
@@ -123,6 +172,7 @@ def _check_launcher(launcher: DictConfig, on_gpus: bool) -> None:
         return
     check_at_least("hydra.launcher.slots", launcher.slots, 1)
     check_at_least("hydra.launcher.jobs_per_gpu", launcher.jobs_per_gpu, 1)
+    check_choice("hydra.launcher.rank_by", launcher.rank_by, RANKS)
     check_above("hydra.launcher.stop_timeout", launcher.stop_timeout, 0)
     if launcher.slots is not None and on_gpus:
         raise UserError(

@@ -1,7 +1,7 @@
 """Processes in slots: one a job, never two in a slot, until all have ended or a signal says stop.
 
 A job's crash is its own: it is noted, and the rest go on. A pool that dies takes its jobs with it: each holds the
-other end of a pipe (`sweeps/job.py`), and saves and ends when that closes.
+other end of a pipe (`sweep_job.py`), and saves and ends when that closes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pegasus_lightning.errors import SIGNALS
 from pegasus_lightning.files import write_text
-from pegasus_lightning.runs import LOCK, Status, read_status
+from pegasus_lightning.runs import LOCK, Status, now, read_status
 from pegasus_lightning.sweeps.jobs import Job, State
 from pegasus_lightning.sweeps.slots import Slot
+from pegasus_lightning.sweeps.tables import last_lines
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+HEAD = "--- "  # begins the line of a log that says when a session began
 POLL = 0.2  # seconds between two looks at the processes
 WAIT_FOR_LOCK = 120.0  # seconds that a run's former process may take to save and end
 
@@ -33,6 +35,7 @@ class Pool:
     Args:
         jobs: those whose state is QUEUED are run, in this order; all are changed in place.
         slots: places for one process each.
+        finished: whether a run's folder holds it whole, whoever trained it; asked when its process ended with 0.
         report: called with all jobs whenever something may have changed, and at least several times a second.
         stop_timeout: seconds that jobs get to save when a signal has come; then they are killed.
     """
@@ -43,11 +46,13 @@ class Pool:
         slots: Sequence[Slot],
         *,
         report: Callable[[Sequence[Job]], object] = lambda jobs: None,
+        finished: Callable[[Job], bool] = lambda job: False,
         stop_timeout: float = 120.0,
     ) -> None:
         self.jobs, self.slots, self.report, self.stop_timeout = jobs, slots, report, stop_timeout
+        self.finished = finished
         self.received: int | None = None
-        self._signals = 0
+        self._stopping = False
         self._kill_at: float | None = None
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by the slot's place in `slots`
         self._locked_since: dict[int, float] = {}
@@ -78,6 +83,7 @@ class Pool:
 
     def _end_all(self) -> None:
         """Where the pool itself fails (nothing runs at a regular end): let the jobs save."""
+        self._stopping = True
         for _, process in self._running.values():
             _send(process, signal.SIGTERM)
         deadline = time.monotonic() + self.stop_timeout
@@ -87,16 +93,15 @@ class Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            conclude(job, process.pid, process.returncode, stopped=True)
+            self._conclude(job, process)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
         if self.received is None:
-            self.received = number
+            self.received, self._stopping = number, True
             self._kill_at = time.monotonic() + self.stop_timeout
             for _, process in self._running.values():
                 _send(process, number)
-        elif self._signals > 1:  # a second Ctrl-C does not wait
+        elif number == signal.SIGINT:  # a second Ctrl-C does not wait
             self._kill_at = time.monotonic()
 
     def _kill_if_due(self) -> None:
@@ -107,7 +112,7 @@ class Pool:
     def _fill(self) -> None:
         """Start queued jobs in free slots; one whose run another process still holds waits for its turn."""
         for place in range(len(self.slots)):
-            if place in self._running:
+            if place in self._running or self.received is not None:
                 continue
             for job in self.jobs:
                 if job.state is State.QUEUED and not self._waits(job):
@@ -126,9 +131,12 @@ class Pool:
         slot = self.slots[place]
         environment = {**os.environ, **slot.environment, "PYTHONUNBUFFERED": "1"}
         job.state, job.slot, job.began = State.RUNNING, slot.name, time.time()
+        job.environment = dict(slot.environment)
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(job.log, "wb") as log:
+            with open(job.log, "ab") as log:
+                log.write(f"{HEAD}{now()} on {slot.name}\n".encode())
+                log.flush()
                 process = subprocess.Popen(
                     job.command,
                     stdin=subprocess.PIPE,
@@ -151,7 +159,11 @@ class Pool:
             assert process.stdin is not None
             process.stdin.close()
             del self._running[place]
-            conclude(job, process.pid, process.returncode, stopped=self.received is not None)
+            self._conclude(job, process)
+
+    def _conclude(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        finished = process.returncode == 0 and self.finished(job)
+        conclude(job, process.pid, process.returncode, finished=finished, stopped=self._stopping)
 
 
 def _send(process: subprocess.Popen[bytes], number: int) -> None:
@@ -171,13 +183,14 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
-def conclude(job: Job, pid: int, returncode: int, *, stopped: bool) -> None:
+def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bool) -> None:
     """Note how a job's process ended: its state, exit code and reason; and in the run's status.json, where the
     process could not say so itself.
 
     Args:
         pid: of the process.
         returncode: as `subprocess` has it, -n where signal n killed the process.
+        finished: whether its folder holds the finished run, whoever trained it.
         stopped: whether the pool had asked it to stop.
     """
     job.ended = time.time()
@@ -185,7 +198,7 @@ def conclude(job: Job, pid: int, returncode: int, *, stopped: bool) -> None:
     told = read_status(job.folder) or {}
     said = str(told.get("status")) if told.get("pid") == pid else None  # else it is of an earlier session
     asked = job.exit_code in {128 + number for number in SIGNALS}
-    if returncode == 0 and said == "finished":
+    if returncode == 0 and (finished or said == "finished"):
         job.state, job.reason = State.FINISHED, ""
         return
     if said == "interrupted" or (stopped and (asked or job.exit_code == 128 + signal.SIGKILL)):
@@ -193,7 +206,8 @@ def conclude(job: Job, pid: int, returncode: int, *, stopped: bool) -> None:
     else:
         job.state = State.FAILED
     job.reason = _reason(job, returncode, told if said in ("failed", "interrupted") else {})
-    if said not in ("failed", "interrupted"):
+    # What another session said of the run stands, unless that was that it is running: it is not.
+    if said in (None, "running") and told.get("status") in (None, "running"):
         _correct_status(job, told)
 
 
@@ -201,21 +215,15 @@ def _reason(job: Job, returncode: int, told: Mapping[str, Any]) -> str:
     if told.get("reason"):
         return " ".join(str(told["reason"]).split())
     if returncode < 0:
+        if returncode == -signal.SIGKILL and job.state is State.STOPPED:
+            return "did not stop in time and was killed; it goes on from its last checkpoint"
         name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
         hint = " (out of memory?)" if name == "SIGKILL" and job.state is State.FAILED else ""
         return f"killed by {name}{hint}"
     if returncode == 0:
         return "ended with exit code 0 before it had finished"
-    return last_line(job.log) or f"ended with exit code {returncode}"
-
-
-def last_line(path: Path) -> str:
-    """The last line of a text file that is not blank; empty where there is none."""
-    try:
-        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    said = [line.strip() for line in last_lines(job.log, 1) if not line.startswith(HEAD)]
+    return said[0] if said else f"ended with exit code {returncode}"
 
 
 def _correct_status(job: Job, told: dict[str, Any]) -> None:

@@ -3,11 +3,14 @@ starts, in its environment: afterwards it could not be enforced."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 MEMORY_A_JOB = 2 * 2**30  # bytes that a process on the CPU may need: PyTorch, the images, a batch's activations
+CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ def cpu_slots_wanted(jobs: int, threads: int, memory: int | None) -> int:
 
 
 def physical_memory() -> int | None:
-    """Bytes of the machine's memory; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    """Bytes of the machine's memory, or of the container's share of it; None where the system does not tell."""
+    limits = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ValueError, OSError):  # no container, or one without a limit
+        limits.append(int(CONTAINER_MEMORY.read_text()))
+    return min(limits, default=None)
 
 
 def _shortened(name: str) -> str:

@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from pegasus_lightning.runs import LOCK, config_hash
 from pegasus_lightning.sweeps.jobs import Job, State, label, write_jobs
 from pegasus_lightning.sweeps.planning import Planned, uses_gpus
 from pegasus_lightning.sweeps.pool import Pool
+from pegasus_lightning.sweeps.settings import PoolSettings
 from pegasus_lightning.sweeps.slots import Slot, cpu_slots, cpu_slots_wanted, gpu_slots, physical_memory
 from pegasus_lightning.sweeps.tables import failures, ranked_table, seeds_table
 from pegasus_lightning.sweeps.watching import Watcher
@@ -30,25 +30,6 @@ from pegasus_lightning.sweeps.watching import Watcher
 log = logging.getLogger(__name__)
 
 FILE = "sweep.json"
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """`hydra.launcher` of the launcher `pool`.
-
-    Args:
-        slots: jobs at a time on the CPU; None: one a thread, as far as memory goes.
-        jobs_per_gpu: jobs at a time on each GPU.
-        rank_by: the metric that orders the table at the end.
-        report: whether to write the page at the end.
-        stop_timeout: seconds that jobs get to save when the sweep is stopped.
-    """
-
-    slots: int | None = None
-    jobs_per_gpu: int = 1
-    rank_by: str = "final/psnr"
-    report: bool = True
-    stop_timeout: float = 120.0
 
 
 def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
@@ -84,11 +65,16 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     print(f"Logs: {folder / 'logs'}", flush=True)
 
     with Watcher() as watcher:
+        wanted = {job.number: plain(run.config) for job, run in zip(jobs, runs, strict=True)}
         received = Pool(
-            jobs, slots, report=_Reporter(watcher, folder / FILE).report, stop_timeout=settings.stop_timeout
+            jobs,
+            slots,
+            report=_Reporter(watcher, folder / FILE).report,
+            finished=lambda job: is_finished(job.folder, wanted[job.number]),
+            stop_timeout=settings.stop_timeout,
         ).run()
     write_jobs(folder / FILE, jobs)
-    _tell(jobs, settings, home)
+    _tell(jobs, settings, home, folder / "report.html")
     if received is not None:
         print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
         return 128 + received
@@ -103,8 +89,8 @@ def _job(number: int, run: Planned, logs: Path) -> Job:
         name=run.folder.name,
         overrides=list(run.overrides),
         folder=run.folder,
-        command=[sys.executable, "-m", "pegasus_lightning.sweeps.job", *run.overrides],
-        log=logs / f"{run.folder.name}.log",
+        command=[sys.executable, "-m", "pegasus_lightning.sweep_job", *run.overrides],
+        log=logs / f"{number}-{run.folder.name}.log",
         max_epochs=settings["trainer"]["max_epochs"],
         state=State.FINISHED if finished else State.QUEUED,
         skipped=finished,
@@ -145,31 +131,32 @@ class _Reporter:
                 print(f"The sweep goes on, but how it stands cannot be told: {error}", file=sys.stderr)
 
 
-def _tell(jobs: Sequence[Job], settings: PoolSettings, home: Path) -> None:
+def _tell(jobs: Sequence[Job], settings: PoolSettings, home: Path, page: Path) -> None:
     """What a person wants to know at the end."""
     console = Console()
     for part in (ranked_table(jobs, settings.rank_by), seeds_table(jobs, settings.rank_by), *failures(jobs)):
         if part is not None:
             console.print(part)
-    page = _page(jobs, home) if settings.report else None
+    made = settings.report and _make_page(jobs, page)
     finished = sum(job.state is State.FINISHED for job in jobs)
     print(f"{finished} of {len(jobs)} runs finished.")
-    if page is not None:
+    if made:
         print(f"  page        {page}")
     print(f"  judge them  python -m pegasus_lightning.evaluate run={home}")
     print(f"  TensorBoard tensorboard --logdir {home}", flush=True)
 
 
-def _page(jobs: Sequence[Job], home: Path) -> Path | None:
-    """The report of the sweep's runs, those that failed too; None where it could not be made."""
+def _make_page(jobs: Sequence[Job], page: Path) -> bool:
+    """The report of the sweep's runs, those that failed too. Returns whether it could be made."""
     from pegasus_lightning.reporting.page import write_report  # matplotlib is slow to import
 
     places = [str(job.folder) for job in jobs if (job.folder / "status.json").exists()]
     if not places:
-        return None
+        return False
     try:
-        return write_report(places, str(home / "report.html"), None, True)[0]
+        write_report(places, str(page), None, True)
     except Exception as error:  # the runs are trained all the same
         print(f"The page could not be made: {type(error).__name__}: {error}", file=sys.stderr)
         log.debug("report", exc_info=True)
-        return None
+        return False
+    return True

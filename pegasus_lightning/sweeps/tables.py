@@ -267,7 +267,14 @@ def _failure(job: Job, lines: int) -> Group:
     )
     parts += [Text(f"    {line}", overflow="fold") for line in shown]
     parts.append(Text("  to run it alone:"))
-    return Group(*parts, ShellCommand(["python", "-m", "pegasus_lightning", *job.overrides], indent=4))
+    return Group(
+        *parts, ShellCommand([*_variables(job), "python", "-m", "pegasus_lightning", *job.overrides], indent=4)
+    )
+
+
+def _variables(job: Job) -> list[str]:
+    """As a shell takes them: the number of threads decides the last bits of the weights."""
+    return [f"{name}={value}" for name, value in job.environment.items()]
 
 
 def _exit(job: Job, reason: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from pegasus_lightning.callbacks.run_status import SIGNALS, Interrupted, RunStatus
 
 MODEL = SimpleNamespace(batches_done=7, latest={"loss/kl": 1.5})
-TRAINER: Any = SimpleNamespace(current_epoch=1, is_last_batch=False)
+TRAINER: Any = SimpleNamespace(current_epoch=1, is_last_batch=False, world_size=1)
 
 
 class Notes:
@@ -54,7 +54,7 @@ def test_a_signal_waits_for_the_end_of_the_batch_then_saves_then_ends(
 
 def test_after_an_epochs_last_batch_the_epoch_is_finished_first(notes: Notes) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-    last: Any = SimpleNamespace(current_epoch=1, is_last_batch=True)
+    last: Any = SimpleNamespace(current_epoch=1, is_last_batch=True, world_size=1)
     notes.callback.on_train_batch_end(last, MODEL, None, None, 0)
     assert notes.written == []
     with pytest.raises(Interrupted):

@@ -9,6 +9,7 @@ import pytest
 
 from pegasus_lightning.cli import run_command
 from pegasus_lightning.composing import compose_config
+from pegasus_lightning.errors import UserError
 from pegasus_lightning.sweeps import planning
 from pegasus_lightning.sweeps.planning import check_jobs, jobs_of, plan
 
@@ -35,6 +36,9 @@ CPU = ["data=silhouettes", "trainer.gpus=0"]
         (["seed=0,1", "hydra/launcher=ray_cluster"], ["pip install 'pegasus-lightning[ray]'"]),
         (["seed=0,1", "--config-dir=nowhere"], ["no such folder"]),
         (["seed=0,1", "--config-name=other"], ["one main configuration"]),
+        (["seed=0,1", "hydra.launcher.rank_by=final/pnsr"], ["Did you mean 'final/psnr'?"]),
+        (["seed=0,1", "resume=must"], ["resume=must"]),
+        (["seed=0,1", "hydra.searchpath=[pkg://os]"], ["--config-dir=FOLDER"]),
         (["experiment=ablatoin"], ["Did you mean 'ablation'?"]),
     ],
 )
@@ -63,7 +67,7 @@ def test_a_mistake_in_a_sweep_is_told_before_anything_is_created(
 
 def test_slots_are_of_the_cpu_not_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning.torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(planning.UserError, match="jobs_per_gpu"):
+    with pytest.raises(UserError, match="jobs_per_gpu"):
         check_jobs(["data=silhouettes", "seed=0,1", "hydra.launcher.slots=2"], multirun=True)
     check_jobs([*CPU, "seed=0,1", "hydra.launcher.slots=2"], multirun=True)
 
@@ -100,3 +104,43 @@ def test_presets_of_ones_own_are_found_for_every_job(tmp_path: Path) -> None:
     runs = [plan(compose_config(job, hydra_too=True), job) for job in jobs]
     assert [run.config.model.networks.latent_dim for run in runs] == [128, 77]
     assert [run.folder.name.partition(",")[0] for run in runs] == ["vae", "wide"]
+
+
+def test_a_sweep_without_m_is_told_so_and_one_of_its_runs_can_be_chosen() -> None:
+    with pytest.raises(
+        UserError, match=r"sweep over model, seed: add -m to run it all, or choose model=\.\.\. and seed"
+    ):
+        check_jobs(["experiment=demo_ablation", "trainer.gpus=0"], multirun=False)
+    check_jobs(["experiment=demo_ablation", "trainer.gpus=0", "model=acai", "seed=3"], multirun=False)
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize(
+    "what", ["callbacks: {mine: {_target_: os.mkdir, path: made}}", "launcher: {_target_: os.mkdir}"]
+)
+def test_a_preset_cannot_have_hydra_build_what_it_names(tmp_path: Path, what: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    preset = f"# @package _global_\nhydra:\n  {what}\n"
+    (tmp_path / "experiment" / "evil.yaml").write_text(preset)
+    with pytest.raises(UserError, match="refused"):
+        check_jobs([f'hydra.searchpath=["file://{tmp_path}"]', *CPU, "experiment=evil", "seed=0"], multirun=False)
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize(
+    "override", ["+hydra.callbacks={mine:{_target_:os.mkdir}}", "+hydra.x=[{_target_:a}],2", "model._target_.x=1"]
+)
+def test_a_target_is_refused_wherever_it_hides(override: str) -> None:
+    with pytest.raises(UserError, match="cannot be set so"):
+        check_jobs([*CPU, override], multirun=True)
+
+
+def test_a_name_may_have_target_in_it() -> None:
+    check_jobs([*CPU, "run_name=my_target_x"], multirun=False)
+
+
+def test_on_a_cluster_the_gpus_are_not_looked_for_here() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    check_jobs(["data=silhouettes", "trainer.gpus=1", "seed=0,1", "hydra/launcher=slurm"], multirun=True)
+    with pytest.raises(UserError, match="PyTorch sees none"):
+        check_jobs(["data=silhouettes", "trainer.gpus=1", "seed=0,1"], multirun=True)

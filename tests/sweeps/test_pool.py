@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from pegasus_lightning.sweeps import pool as pool_module
 from pegasus_lightning.sweeps.jobs import Job, State, label, read_jobs, write_jobs
-from pegasus_lightning.sweeps.pool import Pool, last_line
+from pegasus_lightning.sweeps.pool import Pool
 from pegasus_lightning.sweeps.slots import Slot, cpu_slots, gpu_slots
 
 # What a training would leave: status.json with its process's number.
@@ -131,14 +131,33 @@ def test_what_a_run_said_itself_of_its_failure_stands(tmp_path: Path) -> None:
     assert status(one)["reason"] == "NonFiniteLoss:\n kl"
 
 
-def test_a_status_of_an_earlier_session_is_not_believed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", ["finished", "interrupted"])
+def test_a_status_of_an_earlier_session_is_not_believed_and_stands(tmp_path: Path, old: str) -> None:
     one = job(tmp_path, 1, "sys.exit(0)")
     one.folder.mkdir()
-    old = {"status": "finished", "exit_code": 0, "pid": 1, "epochs": 5}
-    (one.folder / "status.json").write_text(json.dumps(old))
+    before = {"status": old, "exit_code": 0, "pid": 1, "epochs": 5}
+    (one.folder / "status.json").write_text(json.dumps(before))
     Pool([one], slots(1)).run()
     assert one.state is State.FAILED
-    assert (status(one)["status"], status(one)["epochs"]) == ("failed", 5)
+    assert status(one) == before
+
+
+def test_a_run_that_is_said_to_be_running_and_is_not_is_corrected(tmp_path: Path) -> None:
+    one = job(tmp_path, 1, "sys.exit(3)")
+    one.folder.mkdir()
+    (one.folder / "status.json").write_text(json.dumps({"status": "running", "pid": 1, "epochs": 5}))
+    Pool([one], slots(1)).run()
+    assert (status(one)["status"], status(one)["exit_code"], status(one)["epochs"]) == ("failed", 3, 5)
+    assert one.reason == "ended with exit code 3"
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_finished(tmp_path: Path) -> None:
+    one = job(tmp_path, 1, "print('Already trained')")
+    one.folder.mkdir()
+    before = {"status": "finished", "exit_code": 0, "pid": 1, "epochs": 5}
+    (one.folder / "status.json").write_text(json.dumps(before))
+    Pool([one], slots(1), finished=lambda asked: asked is one).run()
+    assert (one.state, status(one)) == (State.FINISHED, before)
 
 
 def test_a_job_that_cannot_be_started_is_a_failure_of_its_own(tmp_path: Path) -> None:
@@ -200,6 +219,7 @@ def test_a_signal_lets_all_running_jobs_save_and_starts_no_more(tmp_path: Path, 
     assert signal.getsignal(number) == before
 
 
+KILLED = "did not stop in time and was killed; it goes on from its last checkpoint"
 IGNORES = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay('running')\n" + WAIT
 
 
@@ -207,16 +227,17 @@ def test_a_job_that_does_not_heed_is_killed_in_the_end(tmp_path: Path) -> None:
     one = job(tmp_path, 1, IGNORES)
     with signalled(signal.SIGTERM, [one.folder / "status.json"]):
         assert Pool([one], slots(1), stop_timeout=0.5).run() == signal.SIGTERM
-    assert (one.state, one.exit_code, one.reason) == (State.STOPPED, 137, "killed by SIGKILL")
+    assert (one.state, one.exit_code, one.reason) == (State.STOPPED, 137, KILLED)
     assert status(one)["status"] == "interrupted"
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    one = job(tmp_path, 1, IGNORES)
+@pytest.mark.parametrize(("number", "soon"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_does(tmp_path: Path, number: int, soon: bool) -> None:
+    one = job(tmp_path, 1, IGNORES.replace("SIGTERM", signal.Signals(number).name))
     began = time.monotonic()
-    with signalled(signal.SIGTERM, [one.folder / "status.json"], times=2):
-        Pool([one], slots(1), stop_timeout=50).run()
-    assert time.monotonic() - began < 20
+    with signalled(number, [one.folder / "status.json"], times=2):
+        Pool([one], slots(1), stop_timeout=4).run()
+    assert (time.monotonic() - began < 4) == soon
     assert one.exit_code == 137
 
 
@@ -274,7 +295,7 @@ def test_where_the_pool_itself_fails_its_jobs_may_save(tmp_path: Path) -> None:
 
 
 def test_a_job_ends_when_its_pool_is_no_more() -> None:
-    code = "import time, threading\nfrom pegasus_lightning.sweeps.job import follow\n"
+    code = "import time, threading\nfrom pegasus_lightning.sweep_job import follow\n"
     code += (
         "threading.Thread(target=follow, args=(0,), daemon=True).start()\nprint('there', flush=True)\ntime.sleep(60)"
     )
@@ -293,15 +314,6 @@ def test_the_jobs_of_a_sweep_on_disk(tmp_path: Path) -> None:
     (read,) = read_jobs(tmp_path / "sweep.json")
     assert (read["name"], read["state"], read["exit_code"]) == ("run-4", "failed", 137)
     assert (read["reason"], read["overrides"]) == ("killed by SIGKILL", ["seed=4"])
-
-
-@pytest.mark.parametrize(
-    ("content", "wanted"), [(b"one\n two \n\n  \n", "two"), (b"", ""), (b"\xff\xfe bad", "\ufffd\ufffd bad")]
-)
-def test_the_last_line_of_a_log(tmp_path: Path, content: bytes, wanted: str) -> None:
-    (tmp_path / "log").write_bytes(content)
-    assert last_line(tmp_path / "log") == wanted
-    assert last_line(tmp_path / "none") == ""
 
 
 def test_labels_leave_out_what_all_have_in_common(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from pegasus_lightning.sweeps.slots import cpu_slots, cpu_slots_wanted, gpu_slots
+from pegasus_lightning.sweeps import slots as slots_module
+from pegasus_lightning.sweeps.slots import cpu_slots, cpu_slots_wanted, gpu_slots, physical_memory
 
 
 def seen(slots: list) -> list[tuple[str, str]]:
@@ -50,3 +54,15 @@ def test_the_cpus_threads_are_divided() -> None:
 )
 def test_how_many_slots_a_cpu_gives_unasked(jobs: int, threads: int, memory: int | None, wanted: int) -> None:
     assert cpu_slots_wanted(jobs, threads, memory) == wanted
+
+
+@pytest.mark.parametrize(("content", "wanted"), [("1048576\n", 2**20), ("max\n", 50), (None, 50), ("99", 50)])
+def test_a_containers_share_of_the_memory_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, wanted: int
+) -> None:
+    pages = 10 if wanted == 50 else 2**20
+    monkeypatch.setattr(os, "sysconf", lambda name: pages if name == "SC_PHYS_PAGES" else 5)
+    monkeypatch.setattr(slots_module, "CONTAINER_MEMORY", tmp_path / "memory.max")
+    if content is not None:
+        (tmp_path / "memory.max").write_text(content)
+    assert physical_memory() == wanted

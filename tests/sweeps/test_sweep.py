@@ -127,7 +127,8 @@ def test_what_cannot_be_shown_does_not_end_the_sweep(
 def test_the_page_shows_the_run_that_failed_too(programs: dict[int, str]) -> None:
     programs[1] = "raise SystemExit('gone wrong')"
     assert run_sweep(planned(0, 1), PoolSettings(slots=2)) == 1
-    page = Path("runs/single/report.html").read_text()
+    (path,) = Path("runs/single").glob("sweep-*/report.html")
+    page = path.read_text()
     assert "-s0" in page and "-s1" in page
     assert "gone wrong" in page
 
@@ -241,4 +242,5 @@ def test_a_training_that_explodes_leaves_the_others_alone(tmp_path: Path) -> Non
     assert (found["vae"]["status"], found["explodes"]["status"]) == ("finished", "failed")
     assert "became NaN or infinite at batch" in found["explodes"]["reason"]
     assert "became NaN or infinite at batch" in out
-    assert "explodes" in (tmp_path / "runs" / "single" / "report.html").read_text()
+    (page,) = tmp_path.glob("runs/single/sweep-*/report.html")
+    assert "explodes" in page.read_text()

@@ -1,6 +1,6 @@
 """What the pool starts for a job: the training command, which saves and ends when the pool is no more.
 
-python -m pegasus_lightning.sweeps.job OVERRIDE...        standard input: a pipe that the pool holds open
+python -m pegasus_lightning.sweep_job OVERRIDE...        standard input: a pipe that the pool holds open
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     threading.Thread(target=follow, args=(sys.stdin.fileno(),), daemon=True).start()
     from pegasus_lightning.cli import run_command  # slow to import: the pool may have died meanwhile
 
-    sys.argv[0] = str(Path(__file__).parent.parent / "__main__.py")  # as the run's status.json tells it
+    sys.argv[0] = str(Path(__file__).parent / "__main__.py")  # as the run's status.json tells it
     sys.exit(run_command(sys.argv[1:]))
 
 

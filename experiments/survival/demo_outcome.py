@@ -1,0 +1,30 @@
+"""What `make demo` must have come to: six runs finished, one failed for its own reason, a page with seven rows.
+
+python experiments/survival/demo_outcome.py runs/demo_ablation
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from pegasus_lightning.sweeps.jobs import read_jobs
+
+
+def main(home: Path) -> None:
+    newest = max(home.glob("sweep-*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    jobs = read_jobs(newest)
+    failed = [job for job in jobs if job["state"] == "failed"]
+    assert [job["name"].partition(",")[0] for job in failed] == ["exploding"], failed
+    assert "became NaN or infinite at batch" in failed[0]["reason"], failed
+    assert sum(job["state"] == "finished" for job in jobs) == 6, jobs
+    page = (newest.parent / "report.html").read_text()
+    for job in jobs:
+        model = job["name"].partition(",")[0]
+        assert re.search(rf"\b{model}-s0\b", page), f"{model} is not on the page"
+    print(f"Six runs finished, one failed ({failed[0]['reason']}), all seven are on {newest.parent / 'report.html'}.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
