@@ -222,6 +222,7 @@ Examples
   {TRAIN.command} model=acai trainer.gpus=1
   {TRAIN.command} model=vae data=silhouettes trainer=quick
   {TRAIN.command} -m model=vae,acai seed=0,1 data=image_folder data.root=photos
+  {TRAIN.command} -m experiment=ablation seed=0,1,2
 
 Choices (the first line sets a whole preset; every field of it can be set too)
 {describe_presets(TRAIN)}
@@ -232,5 +233,8 @@ Fields, for example
   trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]'; left out: one GPU if there is one, else the CPU
   seed=1  runs_dir=runs  resume=auto (same command again continues), never, must
 
-  --cfg job        show the whole configuration      -m   sweep: one run for each combination
+  --cfg job        show the whole configuration      --config-dir=FOLDER   presets of your own
+  -m               sweep: one run for each combination, side by side; the same command again continues it
+    hydra.launcher.slots=4 (runs at a time on the CPU)  hydra.launcher.jobs_per_gpu=2  hydra.launcher.rank_by=final/kl
+    hydra/launcher=pool (this machine), slurm, ray_cluster
 """
