@@ -35,7 +35,7 @@ judge: install ## Judge those pegasi by number, and make one page of it
 	$(BIN)/python -m pegasus_lightning.report runs/first_run
 
 MODELS := adversarial_vae,two_fc_layers,four_conv_layers,spectral_norm,vae_gan,acai
-demo: install ## A small ablation on drawings, with a seventh model that is made to fail (about ten minutes)
+demo: install ## A small ablation on drawings, with a seventh model that is made to fail (about five minutes)
 	$(BIN)/python -m pegasus_lightning -m experiment=demo_ablation --config-dir=experiments/survival/presets \
 		model=$(MODELS),exploding || test $$? -eq 1
 	$(BIN)/python experiments/survival/demo_outcome.py runs/demo_ablation

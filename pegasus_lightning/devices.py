@@ -40,7 +40,8 @@ def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1, *, 
         reason = ""
     wanted = list(gpus) if not isinstance(gpus, int) else list(range(gpus))
     if not wanted:
-        return Devices("cpu", cpu_processes, f"the CPU{reason}, {torch.get_num_threads()} threads")
+        threads = torch.get_num_threads()
+        return Devices("cpu", cpu_processes, f"the CPU{reason}, {threads} thread{'s' if threads > 1 else ''}")
     missing = [index for index in wanted if index >= there]
     if missing:
         raise UserError(

@@ -28,7 +28,7 @@ from pegasus_lightning.checkpoints import AtomicCheckpointIO, SaveLast, is_finis
 from pegasus_lightning.config import IMAGE_SIZE, parse_duration, plain
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
-from pegasus_lightning.errors import Interrupted, UserError
+from pegasus_lightning.errors import Interrupted, NonFiniteLoss, UserError
 from pegasus_lightning.files import clear_leftovers, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -127,7 +127,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         raise interrupt from None
     except BaseException as error:
         log.exception("The run failed.")
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, NonFiniteLoss) else f"{type(error).__name__}: {error}"
         status.update(status="failed", exit_code=2 if isinstance(error, UserError) else 1, reason=reason)
         raise
     finally:

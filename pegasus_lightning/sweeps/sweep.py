@@ -74,7 +74,8 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
             stop_timeout=settings.stop_timeout,
         ).run()
     write_jobs(folder / FILE, jobs)
-    _tell(jobs, settings, home, folder / "report.html")
+    unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
+    _tell(jobs, unexplained, settings, home, folder / "report.html")
     if received is not None:
         print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
         return 128 + received
@@ -131,10 +132,10 @@ class _Reporter:
                 print(f"The sweep goes on, but how it stands cannot be told: {error}", file=sys.stderr)
 
 
-def _tell(jobs: Sequence[Job], settings: PoolSettings, home: Path, page: Path) -> None:
-    """What a person wants to know at the end."""
+def _tell(jobs: Sequence[Job], unexplained: Sequence[Job], settings: PoolSettings, home: Path, page: Path) -> None:
+    """What a person wants to know at the end; of the `unexplained` that did not finish, with the end of their log."""
     console = Console()
-    for part in (ranked_table(jobs, settings.rank_by), seeds_table(jobs, settings.rank_by), *failures(jobs)):
+    for part in (ranked_table(jobs, settings.rank_by), seeds_table(jobs, settings.rank_by), *failures(unexplained)):
         if part is not None:
             console.print(part)
     made = settings.report and _make_page(jobs, page)
