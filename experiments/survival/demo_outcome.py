@@ -1,4 +1,5 @@
-"""What `make demo` must have come to: six runs finished, one failed for its own reason, a page with seven rows.
+"""What `make demo` must have come to: six runs finished, with no health alarm, one failed for its own reason, a page with
+seven rows.
 
 python experiments/survival/demo_outcome.py runs/demo_ablation
 """
@@ -9,7 +10,10 @@ import re
 import sys
 from pathlib import Path
 
+from pegasus_lightning.runs import read_status
 from pegasus_lightning.sweeps.jobs import read_jobs
+
+VERDICTS = ("dominated critic", "collapsed posterior", "collapsed modes")
 
 
 def main(home: Path) -> None:
@@ -19,6 +23,9 @@ def main(home: Path) -> None:
     assert [job["name"].partition(",")[0] for job in failed] == ["exploding"], failed
     assert "became NaN or infinite at batch" in failed[0]["reason"], failed
     assert sum(job["state"] == "finished" for job in jobs) == 6, jobs
+    for run in (home / job["name"] for job in jobs if job["state"] == "finished"):
+        verdicts = {entry["name"]: entry["verdict"] for entry in (read_status(run) or {})["health"]}
+        assert verdicts == dict.fromkeys(VERDICTS, "ok"), f"{run}: {verdicts}"
     page = (newest.parent / "report.html").read_text()
     for job in jobs:
         model = job["name"].partition(",")[0]
