@@ -295,6 +295,7 @@ def test_a_finished_run_is_left_alone_and_says_so(whole: Path) -> None:
     assert snapshot() == before
 
 
+@pytest.mark.slow
 @pytest.mark.promise(4)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_to_the_same_weights(
@@ -423,6 +424,7 @@ def test_a_run_ends_when_its_time_is_over_and_stays_ended(tmp_path: Path) -> Non
     assert "Already trained" in run(tmp_path, *limits).out
 
 
+@pytest.mark.slow
 @pytest.mark.promise(2)
 def test_the_last_epoch_is_saved_whatever_the_cadence(tmp_path: Path) -> None:
     overrides = ["trainer.max_epochs=2", "trainer.checkpoint_every_n_epochs=5", "callbacks.images=false"]
@@ -507,6 +509,7 @@ def test_a_failure_reaches_the_shell(tmp_path: Path) -> None:
 # Two processes.
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     overrides = [
         "model.networks.batch_norm=false",  # its statistics are those of one process's share

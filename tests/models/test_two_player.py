@@ -273,7 +273,7 @@ def test_the_seed_decides_the_weights_and_the_whole_run(name, tiny, fit, images)
 def test_nan_images_end_the_run_by_name(name, tiny, fit, images) -> None:
     images[0, 0, 0, 0] = float("nan")
     term = "loss/feature" if name == "vae_gan" else "loss/reconstruction"
-    with pytest.raises(NonFiniteLoss, match=rf"{term}.* became NaN or infinite by batch 1\."):
+    with pytest.raises(NonFiniteLoss, match=rf"{term}.* became NaN or infinite at batch 1\."):
         fit(tiny(name), [images])
 
 

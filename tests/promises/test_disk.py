@@ -158,6 +158,7 @@ print(refused, saved)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.promise(2)
 def test_a_full_file_system_keeps_the_old_checkpoint_however_little_room_there_is(tmp_path: Path) -> None:
     mounted = tmp_path / "small"
@@ -197,6 +198,7 @@ for limit in (0, 1, 4096, 200_000, 400_000):  # bytes; the file has more
 """
 
 
+@pytest.mark.slow
 @pytest.mark.promise(2)
 def test_a_file_that_may_not_grow_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     ended = run_python(LIMITED, tmp_path)
