@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from pegasus_lightning.sweeps.jobs import Job, State
-from pegasus_lightning.sweeps.watching import Tracker, Watcher, about, live_table, summary, sweep_left
+from pegasus_lightning.sweeps.tracking import Tracker, about, summary, sweep_left
+from pegasus_lightning.sweeps.watching import Watcher, live_table
 
 BEGAN = 1_800_000_000.0  # of the sweep, seconds since the epoch
 
