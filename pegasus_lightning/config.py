@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from pegasus_lightning.augmentation import OPERATIONS
 from pegasus_lightning.errors import UserError, did_you_mean
 
 IMAGE_SIZE = 32
@@ -20,6 +21,9 @@ MIN_CONV_LAYERS = 2
 MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth convolution would leave a single pixel
 SPECTRAL_NORM = ("none", "critic", "all")
 UPSAMPLING = ("transposed", "nearest")
+DECODERS = ("plain", "residual")
+LATENTS = ("flat", "spatial")
+ADVERSARIAL_LOSSES = ("bce", "hinge")
 RECONSTRUCTION = ("bce", "mse")
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
@@ -37,7 +41,10 @@ class NetworksConfig:
     batch_norm: bool = True  # in encoder and decoder
     critic_batch_norm: bool = True
     spectral_norm: str = "none"
-    upsampling: str = "transposed"
+    upsampling: str = "transposed"  # of the plain decoder
+    decoder: str = "plain"  # plain: the encoder reversed; residual: blocks with nearest-neighbour upsampling
+    latent: str = "flat"  # spatial: the code is laid out like the last feature map, latent_dim / side^2 channels of it
+    critic_channels: int | None = None  # of the critic's first convolution; null: as the encoder's
 
 
 @dataclass
@@ -61,6 +68,10 @@ class ModelConfig:
     reconstruction: str = "bce"  # the pixel term: bce or mse, summed over the pixels of an image
     sample_codes: bool = True  # false: the code is the posterior's mean (a plain autoencoder)
     ema_decay: float | None = None  # of encoder and decoder, for validation and pictures; null: none
+    critic_augmentation: list[str] = field(default_factory=list)  # of all that the critic sees: augmentation.OPERATIONS
+    adversarial_loss: str = "bce"  # bce (the source document's, non-saturating) or hinge
+    adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient (`balance.py`)
+    r1: float = 0.0  # gamma of the critic's gradient penalty on real images
     weights: Any = MISSING
 
 
@@ -232,11 +243,23 @@ def _validate_model(model: Any) -> None:
             f"model.networks.conv_layers={networks.conv_layers} is not possible: each convolution halves the side, "
             f"so {IMAGE_SIZE}x{IMAGE_SIZE} images allow {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS} of them."
         )
-    for key in ("latent_dim", "channels", "fc_layers", "fc_width"):
+    for key in ("latent_dim", "channels", "fc_layers", "fc_width", "critic_channels"):
         check_at_least(f"model.networks.{key}", networks[key], 1)
     check_choice("model.networks.spectral_norm", networks.spectral_norm, SPECTRAL_NORM)
     check_choice("model.networks.upsampling", networks.upsampling, UPSAMPLING)
+    check_choice("model.networks.decoder", networks.decoder, DECODERS)
+    check_choice("model.networks.latent", networks.latent, LATENTS)
+    places = (IMAGE_SIZE // 2**networks.conv_layers) ** 2
+    if networks.latent == "spatial" and networks.latent_dim % places:
+        raise UserError(
+            f"model.networks.latent_dim={networks.latent_dim} cannot be laid out on {places} places: make it a "
+            f"multiple of {places} for model.networks.latent=spatial."
+        )
     check_choice("model.reconstruction", model.reconstruction, RECONSTRUCTION)
+    check_choice("model.adversarial_loss", model.adversarial_loss, ADVERSARIAL_LOSSES)
+    for name in model.critic_augmentation:
+        check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
+    check_not_negative("model.r1", model.r1)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
         adam = model[player]
         check_not_negative(f"model.{player}.lr", adam.lr)

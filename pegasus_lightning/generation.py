@@ -24,7 +24,7 @@ from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.pegasus.settings import FIGURES
 from pegasus_lightning.selecting import selector
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
-from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, pairs_for, title, wanted_pairs
+from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, mixing_of, pairs_for, title, wanted_pairs
 
 COMPARED = 8
 # What changes nothing but where results go, what is drawn of them and how fast.
@@ -41,6 +41,8 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     settings = plain(config)
     device = one_device(settings["gpus"])
     runs = open_runs(find_runs(settings["run"]), device)
+    for run in runs:
+        mixing_of(run.model, settings["pegasus"]["mixing"])  # or none of them is begun
     if settings["first"] is not None:
         parents, origin, data = *_two_files(runs, settings, data_overrides), None
         settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}

@@ -19,13 +19,14 @@ from pegasus_lightning.errors import UserError
 from pegasus_lightning.evaluation.inception import inception_network
 from pegasus_lightning.evaluation.recogniser import REPORTS
 from pegasus_lightning.evaluation.recogniser_store import recogniser_for
+from pegasus_lightning.evaluation.recogniser_training import independent_recipe
 from pegasus_lightning.evaluation.tables import comparison_table, console_table
 from pegasus_lightning.files import sha256, whole_folder
 from pegasus_lightning.runs import read_status
 from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
 from pegasus_lightning.selecting import selector, store
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
-from pegasus_lightning.workshop import Parents, title, wanted_pairs
+from pegasus_lightning.workshop import Parents, mixing_of, title, wanted_pairs
 
 # What changes nothing but where results go and what is kept beside the figures.
 NOT_FIGURES = ("run", "out", "originals", "gpus", "again", "recognisers")
@@ -41,6 +42,8 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     settings = plain(config)
     device = one_device(settings["gpus"])
     runs = open_runs(find_runs(settings["run"]), device)
+    for run in runs:
+        mixing_of(run.model, settings["pegasus"]["mixing"])  # or none of them is begun
     data = common_data(runs, data_overrides, "images from")
     split = load_common(runs, data, settings["split"], data_overrides)
     # What is wrong with these shows before a recogniser is trained.
@@ -48,7 +51,8 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     pairs = wanted_pairs(Parents.of(split), settings)
 
     inception = inception_network() if settings["inception"] else None
-    reports = recogniser_for(data, REPORTS, device=device, folder=store(settings))
+    recipe = independent_recipe(REPORTS) if settings["reporter"] == "independent" else None
+    reports = recogniser_for(data, REPORTS, device=device, folder=store(settings), recipe=recipe)
     selects = selector(settings, data, device)
     origin = {"split": settings["split"]} | images_of(data)
     identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}

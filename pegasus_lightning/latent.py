@@ -5,6 +5,7 @@ A ratio says how far a mix is on its way: 0 is the first parent (the horse), 1 t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -77,27 +78,39 @@ def class_direction(first: Tensor, second: Tensor) -> Tensor:
     return second.mean(0) - first.mean(0)
 
 
-MIXINGS = ("lerp", "slerp", "direction")
+MIXINGS = ("lerp", "slerp", "direction", "learned")
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # codes (B, latent_dim) twice and ratios (B,) to codes
 
 
 def mix(
-    start: Tensor, end: Tensor, ratio: Tensor | float, how: str = "lerp", direction: Tensor | None = None
+    start: Tensor,
+    end: Tensor,
+    ratio: Tensor | float,
+    how: str = "lerp",
+    direction: Tensor | None = None,
+    learned: Mix | None = None,
 ) -> Tensor:
-    """Mixed codes: `lerp`, `slerp`, or `direction`, which is start + ratio * direction and takes nothing of `end`.
+    """Mixed codes: `lerp`, `slerp`, `direction`, which is start + ratio * direction and takes nothing of `end`, or
+    `learned`, as a model has learned it.
 
     Args:
         start, end: codes (B, latent_dim).
         ratio: 0 is `start`; a number, or anything that broadcasts against the codes, such as (B, 1).
         how: one of MIXINGS.
         direction: a `class_direction` (latent_dim,), for `direction` alone.
+        learned: a model's `mix`, for `learned` alone; the codes are (B, latent_dim) then, the ratios (B, 1).
 
     Raises:
-        ValueError: no such mixing, or no direction for it.
+        ValueError: no such mixing, or no direction or model for it.
     """
     if how == "lerp":
         return lerp(start, end, ratio)
     if how == "slerp":
         return slerp(start, end, ratio)
+    if how == "learned" and learned is not None:
+        return learned(start, end, torch.as_tensor(ratio).to(start).expand(len(start), 1).flatten())
+    if how == "learned":
+        raise ValueError("learned mixing needs a model that has learned it")
     if how != "direction":
         raise ValueError(f"mixing must be one of {MIXINGS}, not {how!r}")
     if direction is None:

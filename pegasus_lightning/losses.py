@@ -39,6 +39,47 @@ def label_cross_entropy(logits: Tensor, label: float) -> Tensor:
     return binary_cross_entropy(logits, torch.full_like(logits, label))
 
 
+def hinge_real(outputs: Tensor) -> Tensor:
+    """mean max(0, 1 - C(x)) (Miyato et al. 2018, arXiv 1802.05957, eq. 16, first term); outputs (B,)."""
+    return F.relu(1 - _float(outputs)).mean()
+
+
+def hinge_fake(outputs: Tensor) -> Tensor:
+    """mean max(0, 1 + C(x~)) (Miyato et al. 2018, eq. 16, second term); outputs (B,)."""
+    return F.relu(1 + _float(outputs)).mean()
+
+
+def taken_for_real(outputs: Tensor, kind: str) -> Tensor:
+    """What the critic minimises over real images' outputs (B,): BCE(C(x), 1), or for kind `hinge` `hinge_real`."""
+    return hinge_real(outputs) if kind == "hinge" else label_cross_entropy(outputs, 1.0)
+
+
+def taken_for_fake(outputs: Tensor, kind: str) -> Tensor:
+    """What the critic minimises over fakes' outputs (B,): BCE(C(x~), 0), or for kind `hinge` `hinge_fake`."""
+    return hinge_fake(outputs) if kind == "hinge" else label_cross_entropy(outputs, 0.0)
+
+
+def passes_for_real(outputs: Tensor, kind: str) -> Tensor:
+    """What the autoencoder minimises over its fakes' outputs (B,): BCE(C(x~), 1), or for kind `hinge` -mean C(x~)."""
+    return -_float(outputs).mean() if kind == "hinge" else label_cross_entropy(outputs, 1.0)
+
+
+def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
+    """R1: 1/2 E ||grad_x C(x)||^2 over real images (Mescheder et al. 2018, arXiv 1801.04406, eq. 9, gamma left out).
+
+    Args:
+        outputs: (B,), the critic's, computed from `images`.
+        images: (B, 3, H, W), which take a gradient.
+    """
+    (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
+    return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
+
+
+def at_least(logits: Tensor, margin: float) -> Tensor:
+    """softplus(margin - logit), (B,): a smooth reluctance that vanishes once a logit is well above the margin."""
+    return F.softplus(margin - _float(logits))
+
+
 def kl_per_image(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B,) (Kingma & Welling 2014, appendix B).
 

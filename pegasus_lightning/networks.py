@@ -12,12 +12,14 @@ import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from pegasus_lightning.config import IMAGE_SIZE, MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
 
@@ -33,11 +35,11 @@ def _normalise_and_activate(channels: int, batch_norm: bool) -> list[nn.Module]:
     return [*norm, nn.LeakyReLU(SLOPE, inplace=True)]
 
 
-def widths(config: NetworksConfig) -> list[int]:
-    """Channels after each convolution: [c, 2c, 4c, ...]."""
+def widths(config: NetworksConfig, channels: int | None = None) -> list[int]:
+    """Channels after each convolution: [c, 2c, 4c, ...]; c is the config's unless another is given."""
     if not MIN_CONV_LAYERS <= config.conv_layers <= MAX_CONV_LAYERS:
         raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {config.conv_layers}")
-    return [config.channels * 2**layer for layer in range(config.conv_layers)]
+    return [(channels or config.channels) * 2**layer for layer in range(config.conv_layers)]
 
 
 def final_side(config: NetworksConfig) -> int:
@@ -45,11 +47,11 @@ def final_side(config: NetworksConfig) -> int:
     return IMAGE_SIZE // 2**config.conv_layers
 
 
-def convolutions(config: NetworksConfig, *, batch_norm: bool, spectral: bool) -> nn.Sequential:
+def convolutions(config: NetworksConfig, channels_of: list[int], *, batch_norm: bool, spectral: bool) -> nn.Sequential:
     """(B, 3, 32, 32) -> (B, c * 2^(L-1), 32 / 2^L, 32 / 2^L), each convolution followed by BatchNorm and LeakyReLU."""
     layers: list[nn.Module] = []
     channels = 3
-    for width in widths(config):
+    for width in channels_of:
         # BatchNorm subtracts the mean, and with it any bias of the convolution before it.
         convolution = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
         layers += [_maybe_spectral(convolution, spectral), *_normalise_and_activate(width, batch_norm)]
@@ -67,50 +69,120 @@ def fully_connected(sizes: list[int], *, spectral: bool) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def map_layers(sizes: list[int], *, spectral: bool) -> list[nn.Module]:
+    """3 x 3 convolutions of the given sizes, which keep the map's side, with LeakyReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        if layers:
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+        layers.append(_maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), spectral))
+    return layers
+
+
 class Encoder(nn.Module):
     """Images (B, 3, 32, 32) to mean and log-variance of q(z|x): convolutions, then two separate, identical heads.
 
-    A `deterministic` one has no second head; its log-variances are zeros, for a posterior that ignores them.
+    The heads are fully connected, or for a spatial latent convolutions with the same reach at every place, so that
+    the code (B, latent_dim) is a map (latent_dim / S^2, S, S) laid flat. A `deterministic` one has no second head; its log-variances are zeros, for a posterior that ignores them.
     """
 
     def __init__(self, config: NetworksConfig, *, deterministic: bool = False) -> None:
         super().__init__()
         spectral = config.spectral_norm == "all"
-        flat = widths(config)[-1] * final_side(config) ** 2
-        sizes = [flat, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim]
-        self.convolutions = convolutions(config, batch_norm=config.batch_norm, spectral=spectral)
-        self.mean = fully_connected(sizes, spectral=spectral)
-        self.log_variance = None if deterministic else fully_connected(sizes, spectral=spectral)
+        self.convolutions = convolutions(config, widths(config), batch_norm=config.batch_norm, spectral=spectral)
+        self.mean = self._head(config, spectral)
+        self.log_variance = None if deterministic else self._head(config, spectral)
+
+    @staticmethod
+    def _head(config: NetworksConfig, spectral: bool) -> nn.Sequential:
+        channels, side = widths(config)[-1], final_side(config)
+        if config.latent == "spatial":
+            sizes = [channels, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim // side**2]
+            return nn.Sequential(nn.Unflatten(1, (channels, side, side)), *map_layers(sizes, spectral=spectral))
+        sizes = [channels * side**2, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim]
+        return fully_connected(sizes, spectral=spectral)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # The decoder and this flatten in channels-first order, so a checkpoint does not depend on the memory format.
         features = self.convolutions(images).flatten(1)
-        mean = self.mean(features).float()
-        return mean, torch.zeros_like(mean) if self.log_variance is None else self.log_variance(features).float()
+        mean = self.mean(features).flatten(1).float()
+        if self.log_variance is None:
+            return mean, torch.zeros_like(mean)
+        return mean, self.log_variance(features).flatten(1).float()
+
+
+class ResidualBlock(nn.Module):
+    """(B, inputs, S, S) to (B, outputs, 2S, 2S): maps + two 3 x 3 convolutions of them (He et al. 2016).
+
+    The first convolution works before the nearest-neighbour upsampling, at a quarter of the cost, the second after it,
+    where it smooths the steps (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: NetworksConfig) -> None:
+        super().__init__()
+        spectral = config.spectral_norm == "all"
+        first = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=not config.batch_norm)
+        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip has one
+        layers = [*_normalise_and_activate(inputs, config.batch_norm), _maybe_spectral(first, spectral)]
+        layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_normalise_and_activate(outputs, config.batch_norm)]
+        self.main = nn.Sequential(*layers, _maybe_spectral(second, spectral))
+        skip = _maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=1), spectral)
+        self.skip = nn.Sequential(skip, nn.Upsample(scale_factor=2, mode="nearest"))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # A copy where the main way begins with an activation in place, which would alter what the skip has seen.
+        return self.skip(maps) + self.main(maps if isinstance(self.main[0], nn.BatchNorm2d) else maps.clone())
 
 
 class Decoder(nn.Module):
-    """Codes (B, latent_dim) to image logits (B, 3, 32, 32): the encoder reversed."""
+    """Codes (B, latent_dim) to image logits (B, 3, 32, 32): the encoder reversed, or residual blocks.
+
+    The residual one goes through widths 4c, 2c, c, c/2 (from 4 x 4 to 32 x 32), then one convolution to the colours.
+    """
 
     def __init__(self, config: NetworksConfig) -> None:
         super().__init__()
         spectral = config.spectral_norm == "all"
         channels, side = widths(config)[-1], final_side(config)
-        sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
-        self.fully_connected = fully_connected(sizes, spectral=spectral)
-        layers: list[nn.Module] = [
-            nn.Unflatten(1, (channels, side, side)),
-            *_normalise_and_activate(channels, config.batch_norm),
-        ]
-        for width in [*reversed(widths(config)[:-1]), None]:
-            layers += _upsample(channels, width or 3, config, bias=width is None or not config.batch_norm)
-            if width is not None:
-                layers += _normalise_and_activate(width, config.batch_norm)
-                channels = width
-        self.convolutions = nn.Sequential(*layers)
+        if config.latent == "spatial":
+            depth = config.latent_dim // side**2
+            sizes = [depth, *[config.fc_width] * (config.fc_layers - 1), channels]
+            entrance = [nn.Unflatten(1, (depth, side, side)), *map_layers(sizes, spectral=spectral), nn.Flatten()]
+            self.fully_connected = nn.Sequential(*entrance)
+        else:
+            sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
+            self.fully_connected = fully_connected(sizes, spectral=spectral)
+        layers = residual_layers(config) if config.decoder == "residual" else plain_layers(config)
+        self.convolutions = nn.Sequential(nn.Unflatten(1, (channels, side, side)), *layers)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.convolutions(self.fully_connected(codes))
+
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """The weight of the layer that makes the logits."""
+        layer: Any = self.convolutions[-1]
+        return layer.parametrizations.weight.original if is_parametrized(layer) else layer.weight
+
+
+def plain_layers(config: NetworksConfig) -> list[nn.Module]:
+    """From (B, 4c, 4, 4) to logits (B, 3, 32, 32), an upsampling convolution for each convolution of the encoder."""
+    channels = widths(config)[-1]
+    layers = _normalise_and_activate(channels, config.batch_norm)
+    for width in [*reversed(widths(config)[:-1]), None]:
+        layers += _upsample(channels, width or 3, config, bias=width is None or not config.batch_norm)
+        if width is not None:
+            layers += _normalise_and_activate(width, config.batch_norm)
+            channels = width
+    return layers
+
+
+def residual_layers(config: NetworksConfig) -> list[nn.Module]:
+    """From (B, 4c, 4, 4) to logits (B, 3, 32, 32), a residual block for each convolution of the encoder."""
+    steps = [*reversed(widths(config)), max(1, config.channels // 2)]
+    blocks: list[nn.Module] = [ResidualBlock(*pair, config) for pair in itertools.pairwise(steps)]
+    last = _maybe_spectral(nn.Conv2d(steps[-1], 3, kernel_size=3, padding=1), config.spectral_norm == "all")
+    return [*blocks, *_normalise_and_activate(steps[-1], config.batch_norm), last]
 
 
 def _upsample(inputs: int, outputs: int, config: NetworksConfig, *, bias: bool) -> list[nn.Module]:
@@ -133,8 +205,9 @@ class Critic(nn.Module):
     def __init__(self, config: NetworksConfig) -> None:
         super().__init__()
         spectral = config.spectral_norm in ("critic", "all")
-        self.features = convolutions(config, batch_norm=config.critic_batch_norm, spectral=spectral)
-        last = nn.Conv2d(widths(config)[-1], 1, kernel_size=min(4, final_side(config)))
+        channels_of = widths(config, config.critic_channels)
+        self.features = convolutions(config, channels_of, batch_norm=config.critic_batch_norm, spectral=spectral)
+        last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
         self.last = _maybe_spectral(last, spectral)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     RATIOS = 9
     CODES = 10  # counter: which candidate
     BOOTSTRAP = 11
+    AUGMENTATION = 12  # counter: global batch
 
 
 def derived_seed(seed: int, stream: Stream, counter: int = 0) -> int:

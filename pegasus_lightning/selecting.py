@@ -14,8 +14,13 @@ from torch import Tensor
 from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.errors import UserError
-from pegasus_lightning.evaluation.recogniser import SELECTS
-from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser, find_recogniser, recogniser_for
+from pegasus_lightning.evaluation.recogniser import COMMITTEE, SELECTS
+from pegasus_lightning.evaluation.recogniser_store import (
+    StoredRecogniser,
+    committee_for,
+    find_recogniser,
+    recogniser_for,
+)
 from pegasus_lightning.pegasus.mixing import in_batches
 from pegasus_lightning.pegasus.scores import CriticScore
 
@@ -43,8 +48,8 @@ class Selector:
 def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.device) -> Selector | None:
     """The recogniser that a search is to be scored by; None where the model's critic has to do.
 
-    With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be. Its
-    realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
+    With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be, with
+    `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. Its realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
 
     Raises:
         UserError: a recogniser is asked for, and there is no data to train it on.
@@ -54,8 +59,11 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
         return None
     if data is None:
         raise UserError("score.judge=recogniser needs images to learn from: leave it out with first= and second=.")
+    stored: StoredRecogniser | None
     if judge == "recogniser":
-        stored: StoredRecogniser | None = recogniser_for(data, SELECTS, device=device, folder=store(settings))
+        stored = recogniser_for(data, SELECTS, device=device, folder=store(settings))
+    elif judge == "committee":
+        stored = committee_for(data, COMMITTEE, device=device, folder=store(settings))
     else:
         try:
             stored = find_recogniser(data, SELECTS, device=device, folder=store(settings))
@@ -64,7 +72,8 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     if stored is None:
         return None
     images = in_mixed_order(load_split(data, "train")).images.to(device)
-    features = stored.recogniser.features
+    recogniser = stored.recogniser
+    features = _Once(recogniser.features)
     held = min(HELD, len(images) // 2)  # none of them in the bank, where each would be its own nearest
     with torch.no_grad():
         bank = in_batches(features, to_float(images[:-held][:BANK]))
@@ -72,4 +81,22 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     def closeness(images: Tensor) -> Tensor:
         return -torch.cdist(features(images), bank).amin(1)
 
-    return Selector((stored.recogniser, CriticScore(closeness, to_float(images[-held:]))), stored)
+    def logits(images: Tensor) -> Tensor:
+        found: Tensor = recogniser.classify(features(images))
+        return found
+
+    return Selector((logits, CriticScore(closeness, to_float(images[-held:]))), stored)
+
+
+class _Once:
+    """`function`, not computed again for the very tensor that it was last called with (and gradients for it or not)."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self.last: tuple[Tensor, bool, Tensor] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        wants = torch.is_grad_enabled()
+        if self.last is None or self.last[0] is not images or self.last[1] != wants:
+            self.last = (images, wants, self.function(images))
+        return self.last[2]

@@ -29,6 +29,8 @@ from pegasus_lightning.config import IMAGE_SIZE, parse_duration, plain
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
 from pegasus_lightning.errors import Interrupted, NonFiniteLoss, UserError
+from pegasus_lightning.evaluation.committee import Committee
+from pegasus_lightning.evaluation.recogniser_store import committee_for
 from pegasus_lightning.files import clear_leftovers, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -86,10 +88,11 @@ def train(config: DictConfig, readable_name: str) -> Path:
             torch.set_num_threads(settings["trainer"]["threads"])
     # Before the folder: missing data creates nothing, and a test split that cannot be read costs no training.
     data = ImageDataModule(config.data, settings["seed"], with_test=settings["trainer"]["evaluate_test"])
+    guide = guide_for(settings, config.data)
     run_status = RunStatus()
     if not is_first_process():
         run_status.listen()
-        _fit(settings, data, devices, folder, checkpoint, run_status)
+        _fit(settings, data, devices, folder, checkpoint, run_status, guide)
         return folder
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         if checkpoint is not None:
             epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
             _say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
-        model = _fit(settings, data, devices, folder, checkpoint, run_status)
+        model = _fit(settings, data, devices, folder, checkpoint, run_status, guide)
         epochs = model.batches_done // data.train_batches_per_epoch
         status.update(status="finished", exit_code=0, epochs=epochs, batches=model.batches_done, metrics=model.latest)
         _say(_closing_words(folder, model))
@@ -179,6 +182,23 @@ def build_model(settings: dict[str, Any]) -> TwoPlayerModel:
     return model.to(memory_format=torch.channels_last)
 
 
+def guide_for(settings: dict[str, Any], data_config: DictConfig) -> Committee | None:
+    """The recognisers that the model is to be guided by, trained now if they must be; None where it needs none."""
+    weights, guide = settings["model"]["weights"], settings["model"].get("guide")
+    if guide is None or not (weights["guidance"] or weights["perceptual"]):
+        return None
+    first = is_first_process()  # another process finds them done
+    say = print if first else log.debug
+    found: Committee = committee_for(data_config, guide["architectures"], images=guide["images"], say=say).recogniser
+    return found
+
+
+def give_guide(model: TwoPlayerModel, guide: Committee) -> None:
+    """Let the model ask the guide, on whatever device it comes to; no part of its state, as it is never trained."""
+    guide = guide.to(memory_format=torch.channels_last)
+    object.__setattr__(model, "guide", guide)
+
+
 def build_trainer(settings: dict[str, Any], devices: Devices, **arguments: Any) -> pl.Trainer:
     """Lightning's Trainer as the configuration wants it; `arguments` add callbacks and logger."""
     trainer = settings["trainer"]
@@ -208,10 +228,13 @@ def _fit(
     folder: Path,
     checkpoint: Path | None,
     run_status: RunStatus,
+    guide: Committee | None,
 ) -> TwoPlayerModel:
     """Build and fit; `run_status` is listening."""
     callbacks_config, trainer_config = settings["callbacks"], settings["trainer"]
     model = build_model(settings)
+    if guide is not None:
+        give_guide(model, guide)
     resumed_at = None if checkpoint is None else read_checkpoint(checkpoint)["batches_done"]
     logger = RunLogger(folder, resumed_at)
     save_last = SaveLast(folder / "checkpoints", trainer_config["checkpoint_every_n_epochs"], run_status.check)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet, to_float
-from pegasus_lightning.latent import Posterior, class_direction, mix
+from pegasus_lightning.errors import UserError
+from pegasus_lightning.latent import Posterior, class_direction
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.networks import with_statistics_of
 from pegasus_lightning.pegasus.mixing import BATCH, Mixer, Mixes, Recipes, in_batches, recipes
@@ -77,6 +78,20 @@ def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
     return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
 
 
+def mixing_of(model: TwoPlayerModel, asked: str) -> str:
+    """How codes are mixed: as asked, or for `auto` as the model has learned it, or else along the straight line.
+
+    Raises:
+        UserError: what the model has not learned is asked for.
+    """
+    if asked == "learned" and model.mixer is None:
+        raise UserError(
+            "pegasus.mixing=learned needs a model that has learned to mix (model.learned_mixing=true, as model=pegasus "
+            "has it). Leave it out: the best that a model can is taken."
+        )
+    return asked if asked != "auto" else "lerp" if model.mixer is None else "learned"
+
+
 class Workshop:
     """One model with the parents of some pairs encoded: makes mixes, judges them, searches among them.
 
@@ -103,10 +118,11 @@ class Workshop:
         self.mixer = Mixer(
             model.decode,
             *posteriors,
-            how=pegasus["mixing"],
+            how=mixing_of(model, pegasus["mixing"]),
             sampled=pegasus["codes"] == "sampled",
             seed=settings["seed"],
             direction=direction,
+            learned=model.mix,
         )
 
     def parent_indices(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
@@ -163,9 +179,9 @@ class Workshop:
 
     def interpolations(self, pair: Recipes, ratios: Tensor) -> Tensor:
         """Decoded mixes of each recipe's parents at all of `ratios` (R,), its own ratio left out: (B, R, 3, 32, 32)."""
-        start, end = (codes[:, None] for codes in self.mixer.parent_codes(pair))
-        codes = mix(start, end, ratios.to(start)[None, :, None], self.mixer.how, self.mixer.direction)
-        return in_batches(self.model.decode, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        start, end = (codes.repeat_interleave(len(ratios), 0) for codes in self.mixer.parent_codes(pair))
+        codes = self.mixer.mix(start, end, ratios.to(start).repeat(len(pair)))
+        return in_batches(self.model.decode, codes).unflatten(0, (len(pair), len(ratios)))
 
     def prior(self) -> tuple[Tensor, Tensor] | None:
         """Mean and deviation of codes (latent_dim,); None where they are trained to be standard normal."""

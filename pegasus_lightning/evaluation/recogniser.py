@@ -78,10 +78,23 @@ def _residual() -> tuple[nn.Module, int]:
     return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 192
 
 
-ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, int]]] = {"plain": _plain, "residual": _residual}
+def _averaging() -> tuple[nn.Module, int]:
+    """A chain at full resolution, its filters all learned, that averages wherever `_plain` takes the strongest."""
+    layers: list[nn.Module] = [_Normed(3, 32, nn.GELU)]
+    for inputs, outputs in ((32, 64), (64, 128)):
+        layers += [nn.AvgPool2d(2), _Normed(inputs, outputs, nn.GELU), _Normed(outputs, outputs, nn.GELU)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128
+
+
+ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, int]]] = {
+    "plain": _plain,
+    "residual": _residual,
+    "averaging": _averaging,
+}
 # The residual network reports: its averages see nothing in noise, where the plain one's maxima see half of everything.
 SELECTS = "plain"
 REPORTS = "residual"
+COMMITTEE = ("plain", "averaging")  # guides and selects; of other families than what reports
 
 
 class Recogniser(nn.Module):
@@ -130,6 +143,19 @@ class Recogniser(nn.Module):
         normalised = (images - self.mean) / self.deviation
         features = self.body(normalised)
         return features if self.training else (features + self.body(normalised.flip(3))) / 2
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What the body's blocks put out one after another, (B, C, H, W) each, the last the penultimate layer (B, F).
+
+        Of the image alone, not of its mirror image: in training one look is enough.
+        """
+        x = (images - self.mean) / self.deviation
+        found = []
+        for block in self.body:  # type: ignore[union-attr]
+            x = block(x)
+            if isinstance(block, _Normed | _Residual):
+                found.append(x)
+        return [*found, x]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 2): raw / temperature + offset, an output each."""

@@ -23,10 +23,13 @@ from filelock import FileLock, Timeout
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.kinds import Kinds, load_kinds
 from pegasus_lightning.errors import UserError
+from pegasus_lightning.evaluation.committee import Committee
 from pegasus_lightning.evaluation.recogniser import Recogniser, balanced_accuracy, calibration_error, predict
 from pegasus_lightning.evaluation.recogniser_training import (
     RecogniserConfig,
+    guiding_recipe,
     hold_out,
+    learned_from,
     standard_recipe,
     train_recogniser,
     training_order,
@@ -43,12 +46,14 @@ logger = logging.getLogger(__name__)
 class StoredRecogniser(NamedTuple):
     """`recogniser` (frozen, on the device asked for), the file it is kept in, and what was measured of it.
 
+    (Of a committee: the members' figures, in `members`.)
+
     `quality`, each figure a list with one number a class, on the source's test split unless it says otherwise:
     `balanced_accuracy`, `sensitivity`, `specificity`, `calibration_error`, `temperature`; with `both` (share of the
     test images of each kind that are recognised as both classes), `train_images`, `test_images` and `seconds`.
     """
 
-    recogniser: Recogniser
+    recogniser: Any  # Recogniser or Committee
     path: Path
     quality: dict[str, Any]
 
@@ -103,6 +108,36 @@ def recogniser_for(
         return _load(path, config, kinds, device) or _train(path, config, kinds, data_config, device, say)
 
 
+def committee_for(
+    data_config: Any,
+    architectures: Sequence[str],
+    *,
+    images: int | None = None,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> StoredRecogniser:
+    """The recognisers that guide a model on this source, out of the store, or else trained (see `guiding_recipe`).
+
+    As one `Committee`, under a name made of theirs; each lies in a file of its own.
+
+    Args:
+        architectures: keys of ARCHITECTURES, one member each.
+        images: shown to each in its training; None: as many as the recipe says.
+    """
+    members = []
+    for architecture in architectures:
+        recipe = guiding_recipe(architecture)
+        if images is not None:
+            recipe = dataclasses.replace(recipe, least=images, most=images)
+        members.append(recogniser_for(data_config, architecture, device=device, folder=folder, say=say, recipe=recipe))
+    names = [member.path.stem for member in members]
+    code = hashlib.sha256("+".join(names).encode()).hexdigest()[:8]
+    place = members[0].path.with_name(f"{'-'.join(members[0].recogniser.classes)}-committee-{code}.pt")
+    quality = {"architecture": "committee", "members": [{"file": m.path.name} | m.quality for m in members]}
+    return StoredRecogniser(Committee([member.recogniser for member in members]), place, quality)
+
+
 @contextmanager
 def _locked(path: Path, say: Callable[[str], object]) -> Iterator[None]:
     """One process at a time; what a killed one left behind is cleared away."""
@@ -129,10 +164,16 @@ def _locked(path: Path, say: Callable[[str], object]) -> Iterator[None]:
 
 def _place(folder: Path, config: RecogniserConfig, kinds: Kinds) -> Path:
     """<classes>-<architecture>-s<seed>-<8 hex>.pt, the hash being of the recipe and of every image and its kind."""
-    digest = hashlib.sha256(json.dumps([RECIPE_VERSION, dataclasses.asdict(config), kinds.names]).encode())
+    digest = hashlib.sha256(json.dumps([RECIPE_VERSION, _identity(config), kinds.names]).encode())
     for values in (kinds.images, kinds.kinds, kinds.targets):
         digest.update(values.contiguous().numpy().data.cast("B"))
     return folder / f"{_stem(config, kinds.classes)}-{digest.hexdigest()[:8]}.pt"
+
+
+def _identity(config: RecogniserConfig) -> dict[str, Any]:
+    """The recipe as the hash sees it: without the fields that came later where they change nothing."""
+    later = {"half": None, "augmentation": (), "adversarial": 0.0}
+    return {name: value for name, value in dataclasses.asdict(config).items() if later.get(name, ...) != value}
 
 
 def _stem(config: RecogniserConfig, classes: Sequence[str]) -> str:
@@ -194,15 +235,15 @@ def _train(
 ) -> StoredRecogniser:
     test = load_kinds(data_config, "test")  # before the training: what is wrong with it is to show now
     first, second = kinds.classes
-    _, kept = hold_out(kinds, config.held_out, config.seed)
+    _, kept = hold_out(learned_from(kinds, config), config.held_out, config.seed)
     shown = len(training_order(kept, config))
-    say(f"Training the {config.architecture} recogniser of {first} and {second} on {len(kinds)} images (once; kept in "
+    say(f"Training the {config.architecture} recogniser of {first} and {second} on {len(learned_from(kinds, config))} images (once; kept in "
         f"{path.parent}): {_duration(shown, device)}.")  # fmt: skip
     started, busy = time.perf_counter(), time.process_time()
     model = train_recogniser(config, kinds, device=device)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
     quality = {"classes": list(kinds.classes), **measure(model, test)}
-    quality |= {"train_images": len(kinds), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
+    quality |= {"train_images": len(learned_from(kinds, config)), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
     quality |= {"temperature": model.temperature.tolist(), "offset": model.offset.tolist()}
     quality |= {"recipe": dataclasses.asdict(config), "recipe_version": RECIPE_VERSION}
     try:

@@ -22,6 +22,7 @@ from pegasus_lightning.pegasus.settings import (
 )
 
 FEWEST_PEGASI = 64
+REPORTERS = ("standard", "independent")
 FEWEST_FOR_FID = 2000
 
 
@@ -35,6 +36,8 @@ class EvaluateConfig:
     seed: int = 0
     split: str = "test"  # where the parents come from
     threshold: float = 0.5  # that both probabilities must exceed for a pegasus to count as recognised
+    # who reports. standard: learned from all photographs; independent: from the half that score.judge=committee has not
+    reporter: str = "standard"
     inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
     again: bool = False  # judge a run even if it was judged in just this way before
     originals: bool = True  # keep photographs (parents, nearest training images) beside the figures, for the report
@@ -62,6 +65,7 @@ def validate(config: DictConfig) -> None:
         raise UserError(
             f"inception=true takes count={FEWEST_FOR_FID} or more: a FID of fewer images measures their number."
         )
+    check_choice("reporter", config.reporter, REPORTERS)
     check_fraction("threshold", config.threshold, low_open=True)
     validate_gpus(config.gpus)
     validate_pegasus(config.pegasus)

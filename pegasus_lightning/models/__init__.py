@@ -5,6 +5,7 @@ from __future__ import annotations
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.models.acai import ACAI
 from pegasus_lightning.models.adversarial_vae import AdversarialVAE
+from pegasus_lightning.models.pegasus import Pegasus
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.models.vae import VAE
 from pegasus_lightning.models.vae_gan import VAEGAN
@@ -14,6 +15,7 @@ MODELS: dict[str, type[TwoPlayerModel]] = {
     "adversarial_vae": AdversarialVAE,
     "vae_gan": VAEGAN,
     "acai": ACAI,
+    "pegasus": Pegasus,
 }
 
 

@@ -53,14 +53,14 @@ class ACAI(TwoPlayerModel):
         return {
             "reconstruction": weights.reconstruction * self.pixel_term(step),
             "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * mean_square(self.critic(self._mixes)),
+            "adversarial": weights.adversarial * mean_square(self.critic(self.seen(self._mixes, 0))),
         }
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        mixes = self.critic(self._mixes.detach())
+        mixes = self.critic(self.seen(self._mixes.detach(), 1))
         blend = lerp(step.reconstructions.detach(), step.images, weights.blend)
-        blends = self.critic(blend)
+        blends = self.critic(self.seen(blend, 2))
         self.watch("critic/real", blends)
         self.watch("critic/fake", mixes)
         terms = {

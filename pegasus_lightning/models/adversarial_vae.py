@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pegasus_lightning.config import ModelConfig
-from pegasus_lightning.losses import label_cross_entropy
+from pegasus_lightning.losses import passes_for_real, taken_for_fake, taken_for_real
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 
 
@@ -35,34 +35,44 @@ def blind_cross_entropy(real: float, fake: float) -> float:
     return -sum(weight * math.log(weight / (real + fake)) for weight in (real, fake) if weight)
 
 
+def blind_loss(kind: str, real: float, fake: float) -> float:
+    """`blind_cross_entropy`, or for hinge losses 2 min(real, fake), reached at an output of 1 or -1 for all."""
+    return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)
+
+
 class AdversarialVAE(TwoPlayerModel):
     """The source document's losses, each term times its weight:
 
     autoencoder: BCE_sum(D(z), x) + KL(q(z|x) || N(0, I)) + BCE_sum(C(D(z)), 1)
     critic: BCE_sum(C(D(z)), 0) + BCE_sum(C(x), 1)
+
+    (With `adversarial_loss=hinge` the hinge losses take the place of those of the critic.)
     """
 
     Config = AdversarialVAEConfig
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
+        outputs = self.critic(self.seen(step.reconstructions, 0))
         return {
             "reconstruction": weights.reconstruction * self.pixel_term(step),
             "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * label_cross_entropy(self.critic(step.reconstructions), 1.0),
+            "adversarial": weights.adversarial * passes_for_real(outputs, self.config.adversarial_loss),
         }
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        fake = self.critic(step.reconstructions.detach())
-        real = self.critic(step.images)
+        kind = self.config.adversarial_loss
+        fake = self.critic(self.seen(step.reconstructions.detach(), 1))
+        real = self.critic(self.seen(step.images, 2))
         self.watch("critic/fake", self.opinion(fake))
         self.watch("critic/real", self.opinion(real))
         return {
-            "fake": weights.critic_fake * label_cross_entropy(fake, 0.0),
-            "real": weights.critic_real * label_cross_entropy(real, 1.0),
+            "fake": weights.critic_fake * taken_for_fake(fake, kind),
+            "real": weights.critic_real * taken_for_real(real, kind),
         }
 
     def blind_critic_loss(self) -> float | None:
-        """2 ln 2 at weights of 1."""
-        return blind_cross_entropy(self.config.weights.critic_real, self.config.weights.critic_fake)
+        """2 ln 2 at weights of 1; 2 for hinge losses."""
+        weights = self.config.weights
+        return blind_loss(self.config.adversarial_loss, weights.critic_real, weights.critic_fake)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pegasus_lightning import losses
+from pegasus_lightning.augmentation import NUMBERS, augment
 from pegasus_lightning.averages import Averages
 from pegasus_lightning.config import AdamConfig, ModelConfig
 from pegasus_lightning.errors import NonFiniteLoss
@@ -30,18 +31,24 @@ from pegasus_lightning.latent import Posterior, lerp
 from pegasus_lightning.networks import Critic, Decoder, Encoder, as_in_training, frozen
 from pegasus_lightning.randomness import Stream, derived_seed, generator
 
+PARTS, PART_SHIFT = 8, 40  # draws of one stream for one batch are told apart by bits above any count of batches
+BALANCE_EVERY = 8  # batches
+
 
 @dataclass
 class Step:
     """One batch on its way through the autoencoder; both players read it.
 
-    images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim); logits (B, 3, 32, 32) of the reconstructions.
+    images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim); logits (B, 3, 32, 32) of the reconstructions;
+    labels (B,), 0 the first class, 1 the second; further, decoded with the same forward: a variant's own images.
     """
 
     images: Tensor
     posterior: Posterior
     codes: Tensor
     logits: Tensor
+    labels: Tensor | None = None
+    further: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def reconstructions(self) -> Tensor:
@@ -60,6 +67,7 @@ class TwoPlayerModel(pl.LightningModule):
 
     Config: ClassVar[type[ModelConfig]]
     has_critic: ClassVar[bool] = True
+    mixer: nn.Module | None = None  # what a variant has learned to mix codes with
     real_is_high: ClassVar[bool] = True  # the critic's output is highest for a real image
 
     def __init__(
@@ -83,6 +91,8 @@ class TwoPlayerModel(pl.LightningModule):
         if self.config.ema_decay is not None:
             pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
             self.averaged = nn.ModuleDict(pair).requires_grad_(False)
+        if self.config.adaptive_adversarial:
+            self.register_buffer("adversarial_scale", torch.ones(()))
         self.averages = Averages()
         self.finite = FiniteWatch()
         self.latest: dict[str, float] = {}
@@ -103,7 +113,9 @@ class TwoPlayerModel(pl.LightningModule):
 
     def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
         """Which loss reaches which parameters of the autoencoder; by default the sum of all terms reaches all."""
-        return [(torch.stack(list(terms.values())).sum(), self.autoencoder_parameters)]
+        adversarial = [value for name, value in terms.items() if name.startswith("adversarial")]
+        others = [value for name, value in terms.items() if not name.startswith("adversarial")]
+        return [(self.balanced(others, adversarial), self.autoencoder_parameters)]
 
     def opinion(self, critic_outputs: Tensor) -> Tensor:
         """The critic's outputs (B,) as they are logged: by default the probability of 'real'."""
@@ -140,10 +152,16 @@ class TwoPlayerModel(pl.LightningModule):
         latent_dim = self.config.networks.latent_dim
         return self.decode(torch.randn(count, latent_dim, generator=generator, device=self.device))
 
+    def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
+        """Codes (B, latent_dim) on the way from `first` to `second`; ratios (B,), 0 `first`. A variant may learn it."""
+        return lerp(first, second, ratios[:, None])
+
     def interpolate(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
         """Decoded mixes of codes (B, latent_dim) at ratios (R,), 0 `start` and 1 `end`: (B, R, 3, 32, 32)."""
-        codes = lerp(start[:, None], end[:, None], ratios.to(start)[None, :, None])
-        return self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        count = len(ratios)
+        every = [codes.repeat_interleave(count, 0) for codes in (start, end)]
+        mixed = self.mix(*every, ratios.to(start).repeat(len(start)))
+        return self.decode(mixed).unflatten(0, (len(start), count))
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -168,17 +186,49 @@ class TwoPlayerModel(pl.LightningModule):
 
     # Randomness and bookkeeping for the variants.
 
-    def draw(self, stream: Stream, *shape: int, uniform: bool = False) -> Tensor:
-        """Noise for this batch, (B, *shape): normal, or uniform on [0, 1). A function of seed, stream and batch alone.
+    def draw(self, stream: Stream, *shape: int, uniform: bool = False, part: int = 0) -> Tensor:
+        """Noise for this batch, (B, *shape): normal, or uniform on [0, 1). A function of seed, stream, batch and part.
 
-        `shape` starts with this process's batch size. The draw is made for the global batch and cut,
+        `part`, below PARTS, tells several draws for one batch apart. `shape` starts with this process's batch size. The draw is made for the global batch and cut,
         so it does not depend on the number of processes.
         """
         local, rest = shape[0], shape[1:]
-        source = generator(self.seed, stream, self.batches_done, self.device)
+        source = generator(self.seed, stream, self.batches_done + (part << PART_SHIFT), self.device)
         sampler = torch.rand if uniform else torch.randn
         everybody = sampler((local * self._world_size, *rest), generator=source, device=self.device)
         return everybody[self._rank * local : (self._rank + 1) * local]
+
+    def seen(self, images: Tensor, part: int) -> Tensor:
+        """`images` (B, 3, 32, 32) as the critic is shown them: augmented where the config says so; the same `part`
+        alters two batches in the same way."""
+        policy = self.config.critic_augmentation
+        if not policy:
+            return images
+        uniforms = self.draw(Stream.AUGMENTATION, len(images), NUMBERS, uniform=True, part=part)
+        return augment(images, uniforms, policy)
+
+    def balanced(self, others: list[Tensor], adversarial: list[Tensor]) -> Tensor:
+        """The sum of all terms, the adversarial ones scaled where `adaptive_adversarial` says so.
+
+        The scale is |gradient of the others| / |gradient of the adversarial ones|, at the weight that makes the
+        logits (Esser et al. 2021, arXiv 2012.09841, eq. 7), measured every BALANCE_EVERY batches and smoothed.
+        """
+        total = torch.stack(others).sum()
+        if not adversarial:
+            return total
+        wanted = torch.stack(adversarial).sum()
+        if not self.config.adaptive_adversarial:
+            return total + wanted
+        if self.batches_done % BALANCE_EVERY == 0:
+            weight = self.decoder.last_weight
+            norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (total, wanted)]
+            ratio = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4)
+            if self._world_size > 1:
+                torch.distributed.all_reduce(ratio)
+                ratio = ratio / self._world_size
+            self.adversarial_scale.lerp_(ratio, 1.0 if self.batches_done == 0 else 0.2)
+        self.watch("adversarial_scale", self.adversarial_scale)
+        return total + self.adversarial_scale.clone() * wanted
 
     def watch(self, name: str, values: Tensor) -> None:
         """Log the mean of `values` (detached) beside the losses."""
@@ -196,19 +246,19 @@ class TwoPlayerModel(pl.LightningModule):
 
     # The alternation.
 
-    def forward_batch(self, images: Tensor) -> Step:
+    def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         """The batch's one forward of encoder and decoder."""
         posterior = self.encode(images)
         codes = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
-        return Step(images, posterior, codes, self.decode_logits(codes))
+        return Step(images, posterior, codes, self.decode_logits(codes), labels)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, _ = batch
+        images, labels = batch
         measure_norms = (self.batches_done + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         optimizers = self.optimizers()
         autoencoder_optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
 
-        step = self.forward_batch(images)
+        step = self.forward_batch(images, labels)
         with frozen(self.critic) if self.critic is not None else nullcontext():
             terms = self.autoencoder_losses(step)
             logged = {f"loss/{name}": value for name, value in terms.items()}
@@ -224,8 +274,14 @@ class TwoPlayerModel(pl.LightningModule):
             critic_logged = {f"critic_loss/{name}": value for name, value in critic_terms.items()}
             self.finite.look(critic_logged, self.batches_done + 1)
             logged |= critic_logged
+            penalties = {}
+            if self.config.r1:
+                images = self.seen(images, PARTS - 1).detach().requires_grad_(True)
+                penalties["critic_penalty/r1"] = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
+                logged |= penalties
             others[0].zero_grad()
-            self.manual_backward(torch.stack(list(critic_terms.values())).sum(), inputs=self.critic_parameters)
+            total = torch.stack([*critic_terms.values(), *penalties.values()]).sum()
+            self.manual_backward(total, inputs=self.critic_parameters)
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
 
         self._update_average()

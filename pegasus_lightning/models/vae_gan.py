@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pegasus_lightning.config import ModelConfig
-from pegasus_lightning.losses import feature_distance, label_cross_entropy
-from pegasus_lightning.models.adversarial_vae import blind_cross_entropy
+from pegasus_lightning.losses import feature_distance, passes_for_real, taken_for_fake, taken_for_real
+from pegasus_lightning.models.adversarial_vae import blind_loss
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.randomness import Stream
 
@@ -50,15 +50,17 @@ class VAEGAN(TwoPlayerModel):
         weights = self.config.weights
         # The encoder learns nothing from the prior samples: they start at the decoder's entrance.
         self._noise_images = torch.sigmoid(self.decode_logits(self.draw(Stream.PRIOR, *step.codes.shape)))
+        kind = self.config.adversarial_loss
         with torch.no_grad():
-            real_features = self.critic.features(step.images)
-        features = self.critic.features(step.reconstructions)
+            real_features = self.critic.features(self.seen(step.images, 0))
+        features = self.critic.features(self.seen(step.reconstructions, 0))
+        noise = self.critic(self.seen(self._noise_images, 1))
         terms = {
             "kl": weights.kl * self.kl_term(step),
             "feature": feature_distance(real_features, features),
             "adversarial_reconstruction": weights.adversarial_reconstruction
-            * label_cross_entropy(self.critic.score(features), 1.0),
-            "adversarial_noise": weights.adversarial_noise * label_cross_entropy(self.critic(self._noise_images), 1.0),
+            * passes_for_real(self.critic.score(features), kind),
+            "adversarial_noise": weights.adversarial_noise * passes_for_real(noise, kind),
         }
         if weights.reconstruction:
             terms["reconstruction"] = weights.reconstruction * self.pixel_term(step)
@@ -68,32 +70,32 @@ class VAEGAN(TwoPlayerModel):
         weights = self.config.weights
         pixels = terms.get("reconstruction", torch.zeros_like(terms["kl"]))
         encoder_loss = terms["kl"] + weights.feature * terms["feature"] + pixels
-        decoder_loss = (
-            weights.decoder_feature * terms["feature"]
-            + terms["adversarial_reconstruction"]
-            + terms["adversarial_noise"]
-            + pixels
+        decoder_loss = self.balanced(
+            [weights.decoder_feature * terms["feature"], pixels],
+            [terms["adversarial_reconstruction"], terms["adversarial_noise"]],
         )
         return [(encoder_loss, list(self.encoder.parameters())), (decoder_loss, list(self.decoder.parameters()))]
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
         outputs = {
-            "real": self.critic(step.images),
-            "reconstruction": self.critic(step.reconstructions.detach()),
-            "noise": self.critic(self._noise_images.detach()),
+            "real": self.critic(self.seen(step.images, 2)),
+            "reconstruction": self.critic(self.seen(step.reconstructions.detach(), 3)),
+            "noise": self.critic(self.seen(self._noise_images.detach(), 4)),
         }
         del self._noise_images
         self.watch("critic/real", self.opinion(outputs["real"]))
         self.watch("critic/fake", self.opinion(outputs["reconstruction"]))
         self.watch("critic/noise", self.opinion(outputs["noise"]))
+        kind = self.config.adversarial_loss
         return {
-            "real": weights.critic_real * label_cross_entropy(outputs["real"], 1.0),
-            "reconstruction": weights.critic_reconstruction * label_cross_entropy(outputs["reconstruction"], 0.0),
-            "noise": weights.critic_noise * label_cross_entropy(outputs["noise"], 0.0),
+            "real": weights.critic_real * taken_for_real(outputs["real"], kind),
+            "reconstruction": weights.critic_reconstruction * taken_for_fake(outputs["reconstruction"], kind),
+            "noise": weights.critic_noise * taken_for_fake(outputs["noise"], kind),
         }
 
     def blind_critic_loss(self) -> float | None:
-        """3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake."""
+        """3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake; 2 for hinge losses."""
         weights = self.config.weights
-        return blind_cross_entropy(weights.critic_real, weights.critic_reconstruction + weights.critic_noise)
+        fake = weights.critic_reconstruction + weights.critic_noise
+        return blind_loss(self.config.adversarial_loss, weights.critic_real, fake)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from pegasus_lightning.latent import Posterior, mix
+from pegasus_lightning.latent import Mix, Posterior, mix
 from pegasus_lightning.pegasus.pairs import Pairs
 from pegasus_lightning.randomness import Stream, generator
 
@@ -108,7 +108,7 @@ class Mixer:
         how: one of `latent.MIXINGS`.
         sampled: draw the parents' codes from their posteriors (as the source document does), or take the means.
         seed: of these draws.
-        direction: for how="direction", see `latent.mix`.
+        direction, learned: for how="direction" and how="learned", see `latent.mix`.
     """
 
     def __init__(
@@ -121,11 +121,13 @@ class Mixer:
         sampled: bool = True,
         seed: int = 0,
         direction: Tensor | None = None,
+        learned: Mix | None = None,
     ) -> None:
         self.decode, self.first, self.second = decode, first, second
         with torch.no_grad():
             self.parents = (in_batches(decode, first.mean), in_batches(decode, second.mean))
-        self.how, self.sampled, self.seed, self.direction = how, sampled, seed, direction
+        self.how, self.sampled, self.seed = how, sampled, seed
+        self.direction, self.learned = direction, learned
 
     def parent_codes(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
         """Codes of both parents of each recipe, (B, latent_dim) each."""
@@ -136,11 +138,15 @@ class Mixer:
         noise = code_noise(self.seed, chosen.draws, first.mean.shape[1]).to(device)
         return first.sample_with(noise[:, 0]), second.sample_with(noise[:, 1])
 
+    def mix(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
+        """Codes (B, latent_dim) of both parents, mixed at ratios (B,)."""
+        return mix(start, end, ratios[:, None], self.how, self.direction, self.learned)
+
     def __call__(self, chosen: Recipes) -> Mixes:
         """The mixes of `chosen` recipes, in one batch."""
         start, end = self.parent_codes(chosen)
         ratios = chosen.ratios.to(start)
-        codes = mix(start, end, ratios[:, None], self.how, self.direction)
+        codes = self.mix(start, end, ratios)
         first, second = (
             images[i.to(start.device)] for images, i in zip(self.parents, (chosen.first, chosen.second), strict=True)
         )

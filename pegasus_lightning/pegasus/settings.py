@@ -13,7 +13,7 @@ from pegasus_lightning.latent import MIXINGS
 from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
 
 CODES = ("sampled", "mean")
-JUDGES = ("auto", "recogniser", "critic")
+JUDGES = ("auto", "recogniser", "committee", "critic")
 SEARCHES = ("none", "best_of", "guided")
 SPLITS = ("test", "train")
 MOST_PEGASI, MOST_CANDIDATES = 10_000, 10_000_000
@@ -27,7 +27,8 @@ class PegasusConfig:
     pairs: str = "colour"  # random, colour (centre pixels alike) or matched (background, colour and layout alike)
     colour_distance: str = "rgb"  # for colour: rgb (Euclidean, RGB in 0 to 1) or lab (CIE76 delta E)
     threshold: float | None = None  # the largest distance of a pair, in that unit; null: the method's own
-    mixing: str = "lerp"  # lerp, slerp or direction (first parent + ratio * way from class to class)
+    # lerp, slerp, direction (first parent + ratio * way from class to class), learned (by the model);
+    mixing: str = "auto"  # auto: learned where a model has learned it, else lerp
     # Drawn from this range, any range: 0 is the first class, 1 the second.
     ratio: list[float] = field(default_factory=lambda: [0.4, 0.6])
     codes: str = "sampled"  # of the parents: sampled (as in the source document) or mean
@@ -37,7 +38,8 @@ class PegasusConfig:
 class ScoreConfig:
     """The score that picks the best, and the weights of its terms: see `pegasus/scores.py`."""
 
-    # recogniser: recognisability and realism; critic: the model's own critic; auto: the recogniser if it is trained
+    # recogniser: recognisability and realism; committee: the same by the recognisers that guide model=pegasus;
+    # critic: the model's own critic; auto: the recogniser if it is trained
     judge: str = "auto"
     recognised: float = 1.0
     realism: float = 1.0
@@ -144,7 +146,7 @@ def validate_pegasus(pegasus: Any) -> None:
     check_above("pegasus.threshold", pegasus.threshold, 0)
     if pegasus.threshold is not None and pegasus.pairs == "random":
         raise UserError("pegasus.threshold means nothing with pegasus.pairs=random: leave it out.")
-    check_choice("pegasus.mixing", pegasus.mixing, MIXINGS)
+    check_choice("pegasus.mixing", pegasus.mixing, ("auto", *MIXINGS))
     check_choice("pegasus.codes", pegasus.codes, CODES)
     ratio = list(pegasus.ratio)
     if len(ratio) != 2 or not -10 <= ratio[0] <= ratio[1] <= 10:
