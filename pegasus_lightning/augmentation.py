@@ -35,7 +35,7 @@ def _selection(size: int, moves: Tensor) -> Tensor:
 
 
 def translation(images: Tensor, uniforms: Tensor) -> Tensor:
-    """Move by a whole number of pixels from -SHIFT to SHIFT, each alike; uniforms (B, 2): downwards and sideways."""
+    """Move by a whole number of pixels from -SHIFT to SHIFT, each alike; uniforms (B, 2): up and left."""
     moves = (uniforms * (2 * SHIFT + 1)).floor() - SHIFT
     height, width = images.shape[2:]
     return _resampled(images, _selection(height, moves[:, 0]), _selection(width, moves[:, 1]))

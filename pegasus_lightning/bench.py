@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,10 @@ class Bench:
     def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
         """The judge's verdict; with Inception also FID and KID against as many training images, for whole sets."""
         verdict = self.judge_of_images.judge(images, parents)
+        if self.selects is not None:
+            with torch.no_grad():
+                logits = in_batches(partial(_seen, self.selects), images.to(self.device))
+            verdict.figures["recognised_selecting"] = figure((logits > 0).all(1))
         if self.inception is not None and len(images) == self.settings["count"]:
             found = inception_figures(
                 self.train.images[: len(images)], images.cpu(), device=self.device, network=self.inception
@@ -271,6 +276,11 @@ def kind_of(run: TrainedRun) -> tuple[str, str]:
         return run.name, ""
     group = re.sub(rf"-s{run.config.seed}(-[0-9a-f]{{8}})?(-\w+)?$", "", run.name)
     return group, config_hash(plain(run.config) | {"seed": None})
+
+
+def _seen(selects: Selector, images: Tensor) -> Tensor:
+    """Logits (B, 2) by the selecting recogniser, of uint8 images or floats in [0, 1]."""
+    return selects.functions[0](to_float(images) if images.dtype == torch.uint8 else images)
 
 
 def _bytes(images: Tensor) -> np.ndarray:

@@ -24,6 +24,8 @@ UPSAMPLING = ("transposed", "nearest")
 DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
+MIX_PAIRS = ("random", "alike")
+GUIDES = ("plain", "averaging", "residual")  # evaluation.recogniser.ARCHITECTURES, which lies above
 RECONSTRUCTION = ("bce", "mse")
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
@@ -45,6 +47,7 @@ class NetworksConfig:
     decoder: str = "plain"  # plain: the encoder reversed; residual: blocks with nearest-neighbour upsampling
     latent: str = "flat"  # spatial: the code is laid out like the last feature map, latent_dim / side^2 channels of it
     critic_channels: int | None = None  # of the critic's first convolution; null: as the encoder's
+    critic_stem: bool = False  # begin the critic with a 3 x 3 convolution at full resolution, half as wide
 
 
 @dataclass
@@ -70,7 +73,7 @@ class ModelConfig:
     ema_decay: float | None = None  # of encoder and decoder, for validation and pictures; null: none
     critic_augmentation: list[str] = field(default_factory=list)  # of all that the critic sees: augmentation.OPERATIONS
     adversarial_loss: str = "bce"  # bce (the source document's, non-saturating) or hinge
-    adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient (`balance.py`)
+    adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient
     r1: float = 0.0  # gamma of the critic's gradient penalty on real images
     weights: Any = MISSING
 
@@ -260,6 +263,13 @@ def _validate_model(model: Any) -> None:
     for name in model.critic_augmentation:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
+    if model.name == "acai" and (model.adversarial_loss != "bce" or model.adaptive_adversarial):
+        raise UserError(
+            "ACAI's critic tells a coefficient, not real from fake: model.adversarial_loss and "
+            "model.adaptive_adversarial mean nothing with model=acai. Leave them out."
+        )
+    if "mix_pairs" in model:
+        _validate_mixes(model)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
         adam = model[player]
         check_not_negative(f"model.{player}.lr", adam.lr)
@@ -272,6 +282,25 @@ def _validate_model(model: Any) -> None:
         check_not_negative(f"model.weights.{key}", value)
         if key == "blend" and value > 1:
             raise UserError(f"model.weights.blend={value} is out of range: it is a share, 0 to 1.")
+
+
+def _validate_mixes(model: Any) -> None:
+    """What model=pegasus has beside."""
+    check_choice("model.mix_pairs", model.mix_pairs, MIX_PAIRS)
+    ratio = list(model.mix_ratio)
+    if len(ratio) != 2 or not 0 <= ratio[0] <= ratio[1] <= 1:
+        raise UserError(f"model.mix_ratio={ratio} is not a range within 0 to 1: write two numbers, as in [0.3,0.7].")
+    if not abs(model.margin) < float("inf"):
+        raise UserError(f"model.margin={model.margin} is out of range: it must be finite.")
+    if not any(model.weights[name] for name in ("fake_reconstruction", "fake_mix", "fake_sample")):
+        raise UserError(
+            "model.weights.fake_reconstruction, fake_mix and fake_sample are all 0: the critic needs fakes."
+        )
+    if not model.guide.architectures:
+        raise UserError("model.guide.architectures is empty: name at least one, such as [plain].")
+    for name in model.guide.architectures:
+        check_choice("model.guide.architectures", name, GUIDES)
+    check_at_least("model.guide.images", model.guide.images, 1)
 
 
 def validate_data(data: Any) -> None:

@@ -194,7 +194,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
             for name in NETWORKS:
                 state = {key: value.contiguous() for key, value in _network(model, name).state_dict().items()}
                 data = safetensors.save(state, metadata=_strings(about) | {"network": name})
-                (staged / f"{name}.safetensors").write_bytes(_sorted_header(data))
+                (staged / f"{name}.safetensors").write_bytes(sorted_header(data))
             if onnx:
                 latent_dim = model.config.networks.latent_dim
                 data = decoder_onnx(_network(model, "decoder"), latent_dim, _strings(about) | {"network": "decoder"})
@@ -248,7 +248,7 @@ def _strings(about: dict[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
-def _sorted_header(data: bytes) -> bytes:
+def sorted_header(data: bytes) -> bytes:
     """A safetensors file with its metadata in order: the library writes them in another one each time.
 
     The format: 8 bytes little-endian length, a JSON header padded with spaces to a multiple of 8, the tensors.

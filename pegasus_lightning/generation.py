@@ -22,11 +22,13 @@ from pegasus_lightning.files import whole_folder, write_json
 from pegasus_lightning.pegasus.mixing import recipes
 from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.pegasus.settings import FIGURES
-from pegasus_lightning.selecting import selector
+from pegasus_lightning.selecting import selector, shipped_selector
+from pegasus_lightning.shipped import FOLDER, open_shipped
 from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
 from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, mixing_of, pairs_for, title, wanted_pairs
 
 COMPARED = 8
+IMAGINED = 1000  # parents a class where none are given
 # What changes nothing but where results go, what is drawn of them and how fast.
 NOT_PEGASI = ("run", "out", "figures", "originals", "image_scale", "gpus", "recognisers")
 
@@ -40,19 +42,25 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     """
     settings = plain(config)
     device = one_device(settings["gpus"])
-    runs = open_runs(find_runs(settings["run"]), device)
+    shipped = None if settings["pretrained"] is None else open_shipped(settings["pretrained"], device)
+    runs = open_runs(find_runs(settings["run"]), device) if shipped is None else [shipped.run]
     for run in runs:
         mixing_of(run.model, settings["pegasus"]["mixing"])  # or none of them is begun
+    data = None
     if settings["first"] is not None:
-        parents, origin, data = *_two_files(runs, settings, data_overrides), None
+        parents, origin = _two_files(runs, settings, data_overrides)
         settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}
         pairs = choose_pairs(parents.first, parents.second, 1, method="random")
+    elif shipped is not None and not data_overrides:
+        parents, origin = shipped.imagined_parents(IMAGINED, settings["seed"]), {"codes": "drawn"}
+        settings |= {"originals": False}  # there are none
+        pairs = wanted_pairs(parents, settings)
     else:
         data = common_data(runs, data_overrides, "parents from")
         parents = Parents.of(load_common(runs, data, settings["split"], data_overrides))
         origin = {"split": settings["split"]} | images_of(data)
         pairs = wanted_pairs(parents, settings)
-    judge = selector(settings, data, device)
+    judge = selector(settings, data, device) if shipped is None else shipped_selector(shipped, settings)
     settings |= {"score": settings["score"] | {"judge": judge.stored.path.stem if judge else "critic"}}
     folders = [_place(run, settings, origin, several=len(runs) > 1) for run in runs]
     beside = _place_beside(runs, settings, origin)
@@ -110,6 +118,8 @@ def _place(run: TrainedRun, settings: dict[str, Any], origin: dict[str, Any], *,
         folder = folder / run.name if several else folder
     else:
         home = run.folder / "pegasi" if run.folder else run.checkpoint.with_name(f"{run.checkpoint.stem}-pegasi")
+        if run.checkpoint.parent == FOLDER:  # not into the installed package
+            home = Path("pegasi") / run.name
         folder = home / _title(settings, origin, run.model.batches_done)
     return _free(folder)
 

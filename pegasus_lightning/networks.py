@@ -47,10 +47,16 @@ def final_side(config: NetworksConfig) -> int:
     return IMAGE_SIZE // 2**config.conv_layers
 
 
-def convolutions(config: NetworksConfig, channels_of: list[int], *, batch_norm: bool, spectral: bool) -> nn.Sequential:
+def convolutions(
+    config: NetworksConfig, channels_of: list[int], *, batch_norm: bool, spectral: bool, stem: bool = False
+) -> nn.Sequential:
     """(B, 3, 32, 32) -> (B, c * 2^(L-1), 32 / 2^L, 32 / 2^L), each convolution followed by BatchNorm and LeakyReLU."""
     layers: list[nn.Module] = []
     channels = 3
+    if stem:
+        channels = max(1, channels_of[0] // 2)
+        first = nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=not batch_norm)
+        layers += [_maybe_spectral(first, spectral), *_normalise_and_activate(channels, batch_norm)]
     for width in channels_of:
         # BatchNorm subtracts the mean, and with it any bias of the convolution before it.
         convolution = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
@@ -83,7 +89,8 @@ class Encoder(nn.Module):
     """Images (B, 3, 32, 32) to mean and log-variance of q(z|x): convolutions, then two separate, identical heads.
 
     The heads are fully connected, or for a spatial latent convolutions with the same reach at every place, so that
-    the code (B, latent_dim) is a map (latent_dim / S^2, S, S) laid flat. A `deterministic` one has no second head; its log-variances are zeros, for a posterior that ignores them.
+    the code (B, latent_dim) is a map (latent_dim / S^2, S, S) laid flat. A `deterministic` encoder has no second head;
+    its log-variances are zeros, for a posterior that ignores them.
     """
 
     def __init__(self, config: NetworksConfig, *, deterministic: bool = False) -> None:
@@ -206,9 +213,16 @@ class Critic(nn.Module):
         super().__init__()
         spectral = config.spectral_norm in ("critic", "all")
         channels_of = widths(config, config.critic_channels)
-        self.features = convolutions(config, channels_of, batch_norm=config.critic_batch_norm, spectral=spectral)
+        self.features = convolutions(
+            config, channels_of, batch_norm=config.critic_batch_norm, spectral=spectral, stem=config.critic_stem
+        )
         last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
         self.last = _maybe_spectral(last, spectral)
+        if not (spectral or config.critic_batch_norm):
+            # Nothing rescales what PyTorch's own start shrinks at every layer: a critic would sleep for long.
+            for layer in self.features:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.score(self.features(images))

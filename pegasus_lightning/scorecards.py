@@ -41,6 +41,7 @@ class Measure(NamedTuple):
 # Of a set of images: a row of the scorecard.
 MEASURES = {
     "recognised": Measure("both seen", "higher", ".1%", "Share in which the recogniser sees both classes."),
+    "recognised_selecting": Measure("by selector", "", ".1%", "The same by the recogniser that selects, or guides."),
     "chimera": Measure("2 min p", "higher", ".3f", "Twice the smaller of both probabilities, 0 to 2, on average."),
     "p_first": Measure("p first", "", ".2f", "Mean probability of the first class."),
     "p_second": Measure("p second", "", ".2f", "Mean probability of the second class."),

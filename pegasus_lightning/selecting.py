@@ -23,6 +23,7 @@ from pegasus_lightning.evaluation.recogniser_store import (
 )
 from pegasus_lightning.pegasus.mixing import in_batches
 from pegasus_lightning.pegasus.scores import CriticScore
+from pegasus_lightning.shipped import Shipped
 
 BANK, HELD = 2000, 512  # training images that a search takes for real, and others that say how near real ones lie
 
@@ -37,11 +38,11 @@ class Selector:
     """A recogniser that selects.
 
     Args:
-        functions: what `Workshop.score` takes: logits and realism of images.
+        functions: what `Workshop.score` takes: logits and realism of images (None: the model's critic says it).
         stored: the recogniser.
     """
 
-    functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+    functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
     stored: StoredRecogniser
 
 
@@ -49,7 +50,8 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     """The recogniser that a search is to be scored by; None where the model's critic has to do.
 
     With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be, with
-    `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. Its realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
+    `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. Its realism is
+    how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
 
     Raises:
         UserError: a recogniser is asked for, and there is no data to train it on.
@@ -86,6 +88,13 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
         return found
 
     return Selector((logits, CriticScore(closeness, to_float(images[-held:]))), stored)
+
+
+def shipped_selector(shipped: Shipped, settings: dict[str, Any]) -> Selector | None:
+    """The recognisers that came with a model's weights; None where its critic is asked for."""
+    if settings["score"]["judge"] == "critic":
+        return None
+    return Selector((shipped.committee, None), StoredRecogniser(shipped.committee, shipped.run.path, {}))
 
 
 class _Once:

@@ -150,16 +150,21 @@ class Workshop:
         sign = 1.0 if self.model.real_is_high else -1.0
         return CriticScore(lambda images: sign * judge(images), reference)
 
-    def score(self, recogniser: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None) -> Score:
+    def score(
+        self, recogniser: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None] | None = None
+    ) -> Score:
         """What a search among these mixes raises.
 
         Args:
-            recogniser: logits (B, 2) and realism (B,) of images; None: the model's own critic has to do.
+            recogniser: logits (B, 2) and realism (B,) of images, for which None stands for the model's critic; None in
+                place of both: the critic has to do.
         """
         weights = self.settings["score"]
         if recogniser is not None:
+            logits, realism = recogniser
             return RecognisedAndReal(
-                *recogniser,
+                logits,
+                realism or self.critic or (lambda images: images.new_zeros(len(images))),
                 recognised_weight=weights["recognised"],
                 realism_weight=weights["realism"],
                 overlap_weight=weights["overlap"],

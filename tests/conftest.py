@@ -22,17 +22,20 @@ TINY = {"networks": {"channels": 4, "latent_dim": 6, "fc_width": 8}}
 
 
 class Loader:
-    """Ready-made (images, labels) batches; a bare list would be taken for several loaders by Lightning."""
+    """Ready-made (images, labels) batches; a bare list would be taken for several loaders by Lightning.
 
-    def __init__(self, batches: list[Tensor]) -> None:
+    Images without labels are all of the first class.
+    """
+
+    def __init__(self, batches: list[Tensor | tuple[Tensor, Tensor]]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images in self.batches:
-            yield images, torch.zeros(len(images), dtype=torch.int64)
+        for batch in self.batches:
+            yield batch if isinstance(batch, tuple) else (batch, torch.zeros(len(batch), dtype=torch.int64))
 
 
 class _AfterBatch(pl.Callback):
@@ -62,13 +65,15 @@ def tiny() -> Callable[..., TwoPlayerModel]:
 
 @pytest.fixture
 def fit() -> Callable[..., list[Any]]:
-    """fit(model, [images, ...], look): train on these batches; what `look(model)` gave after each.
+    """fit(model, [images or (images, labels), ...], look): train on these; what `look(model)` gave after each.
 
     By default the metrics of that batch.
     """
 
     def run(
-        model: TwoPlayerModel, batches: list[Tensor], look: Callable[[TwoPlayerModel], Any] | None = None
+        model: TwoPlayerModel,
+        batches: list[Tensor | tuple[Tensor, Tensor]],
+        look: Callable[[TwoPlayerModel], Any] | None = None,
     ) -> list[Any]:
         witness = _AfterBatch(look or (lambda model: dict(model.latest)))
         trainer = pl.Trainer(

@@ -189,6 +189,15 @@ def configured(silhouettes: DictConfig) -> Callable[..., DictConfig]:
         ("model.networks.fc_layers=1", "model.networks.fc_layers=0"),
         ("model.networks.spectral_norm=all", "model.networks.spectral_norm=both"),
         ("model.networks.upsampling=nearest", "model.networks.upsampling=bilinear"),
+        ("model.networks.decoder=residual", "model.networks.decoder=residuals"),
+        ("model.networks.latent=spatial", "model.networks.latent=space"),  # 128 on 4 x 4 places
+        ("model.networks.critic_channels=1", "model.networks.critic_channels=0"),
+        ("model.networks.critic_channels=null", "model.networks.critic_channels=-3"),
+        ("model.adversarial_loss=hinge", "model.adversarial_loss=wasserstein"),
+        ("model.critic_augmentation=[cutout,translation]", "model.critic_augmentation=[cutout,rotation]"),
+        ("model.critic_augmentation=[]", "model.critic_augmentation=[Cutout]"),
+        ("model.r1=0", "model.r1=-0.1"),
+        ("model.r1=10", "model.r1=inf"),
         ("model.reconstruction=mse", "model.reconstruction=l1"),
         ("model.critic_optimizer.lr=0", "model.critic_optimizer.lr=-1e-9"),
         ("model.autoencoder_optimizer.beta1=0", "model.autoencoder_optimizer.beta1=1"),
@@ -243,6 +252,19 @@ def test_limits(configured: Callable[..., DictConfig], allowed: str, refused: st
     key = refused.partition("=")[0]
     assert key in str(error.value)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.promise(9)
+@pytest.mark.parametrize(("layers", "allowed", "refused"), [(2, 192, 128 - 16), (3, 48, 40), (4, 8, 6)])
+def test_a_spatial_code_is_laid_out_on_the_places_of_the_last_map(
+    configured: Callable[..., DictConfig], layers: int, allowed: int, refused: int
+) -> None:
+    spatial = ("model.networks.latent=spatial", f"model.networks.conv_layers={layers}")
+    validate(configured(*spatial, f"model.networks.latent_dim={allowed}"))
+    validate(configured(spatial[1], f"model.networks.latent_dim={refused}"))  # a flat one may have any length
+    places = {2: 64, 3: 16, 4: 4}[layers]
+    with pytest.raises(UserError, match=rf"model\.networks\.latent_dim={refused} .*multiple of {places} "):
+        validate(configured(*spatial, f"model.networks.latent_dim={refused}"))
 
 
 def test_a_folder_of_images_has_to_be_named() -> None:

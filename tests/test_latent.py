@@ -167,7 +167,7 @@ def test_mixing_along_a_direction_takes_nothing_of_the_second_parent() -> None:
     torch.testing.assert_close(mixed, torch.stack([start[0], start[1] + direction / 2, start[2] + direction]))
 
 
-@pytest.mark.parametrize("how", MIXINGS)
+@pytest.mark.parametrize("how", [how for how in MIXINGS if how != "learned"])
 def test_ratios_of_each_code_and_of_a_whole_grid(how: str) -> None:
     start, end, direction = normal(3, 4, key=0), normal(3, 4, key=1), normal(4, key=2)
     ratios = torch.tensor([0.1, 0.5, 0.7])
@@ -181,12 +181,30 @@ def test_ratios_of_each_code_and_of_a_whole_grid(how: str) -> None:
         torch.testing.assert_close(one_each[row], grid[row, row])
 
 
+@pytest.mark.parametrize("ratio", [0.25, torch.tensor(0.25), torch.full((3, 1), 0.25)])
+def test_learned_mixing_is_the_models(ratio: Tensor | float) -> None:
+    asked = []
+
+    def learned(start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
+        asked.append(ratios)
+        return start * 10 + end * ratios[:, None]
+
+    start, end = normal(3, 4), normal(3, 4, key=1)
+    torch.testing.assert_close(mix(start, end, ratio, "learned", learned=learned), 10 * start + end / 4)
+    assert asked[0].tolist() == [0.25] * 3
+    mix(start, end, torch.tensor([[0.0], [0.5], [1.0]]), "learned", learned=learned)
+    assert asked[1].tolist() == [0, 0.5, 1]
+    assert torch.equal(mix(start, end, 0.25, "lerp", learned=learned), lerp(start, end, 0.25))  # not asked for
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize(
     ("how", "direction", "message"),
     [
         ("slurp", None, "not 'slurp'"),
         ("slurp", torch.zeros(2), "not 'slurp'"),
         ("direction", None, "needs one"),
+        ("learned", None, "needs a model"),
     ],
 )
 def test_what_is_no_mixing_is_refused(how: str, direction: Tensor | None, message: str) -> None:

@@ -108,6 +108,66 @@ def test_active_dimensions_by_hand() -> None:
     assert losses.active_dimensions(means, threshold=1.0) == 1
 
 
+def test_hinge_losses_by_hand() -> None:
+    outputs = torch.tensor([2.0, 1.0, 0.25, -3.0])
+    assert losses.hinge_real(outputs).item() == pytest.approx((0 + 0 + 0.75 + 4) / 4)
+    assert losses.hinge_fake(outputs).item() == pytest.approx((3 + 2 + 1.25 + 0) / 4)
+
+
+@pytest.mark.parametrize("kind", ["bce", "hinge"])
+def test_what_the_critic_and_the_autoencoder_minimise_by_hand(kind: str) -> None:
+    outputs = torch.tensor([2.0, -0.5])
+    if kind == "bce":
+        real = (cross_entropy(2.0, 1.0) + cross_entropy(-0.5, 1.0)) / 2
+        fake = (cross_entropy(2.0, 0.0) + cross_entropy(-0.5, 0.0)) / 2
+        passing = real  # non-saturating: the label is swapped, not the sign
+    else:
+        real, fake, passing = 1.5 / 2, (3 + 0.5) / 2, -1.5 / 2
+    assert losses.taken_for_real(outputs, kind).item() == pytest.approx(real, rel=1e-6)
+    assert losses.taken_for_fake(outputs, kind).item() == pytest.approx(fake, rel=1e-6)
+    assert losses.passes_for_real(outputs, kind).item() == pytest.approx(passing, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bce", "hinge"])
+def test_the_two_players_pull_a_fakes_output_in_opposite_ways(kind: str) -> None:
+    outputs = torch.tensor([0.3, -0.2], requires_grad=True)
+    for loss, sign in ((losses.taken_for_real, -1), (losses.taken_for_fake, 1), (losses.passes_for_real, -1)):
+        (slope,) = torch.autograd.grad(loss(outputs, kind), outputs)
+        assert (slope * sign > 0.1).all()
+
+
+def test_hinge_losses_pass_no_gradient_beyond_the_margin() -> None:
+    outputs = torch.tensor([1.5, -1.5, 0.0], requires_grad=True)
+    real, fake = (torch.autograd.grad(loss(outputs), outputs)[0] for loss in (losses.hinge_real, losses.hinge_fake))
+    assert real.tolist() == pytest.approx([0, -1 / 3, -1 / 3])
+    assert fake.tolist() == pytest.approx([1 / 3, 0, 1 / 3])
+
+
+def test_the_gradient_penalty_of_a_linear_critic_is_half_its_squared_length() -> None:
+    images = random(5, 3, 2, 2).requires_grad_()
+    weight = random(3, 2, 2, seed=1).requires_grad_()
+    penalty = losses.gradient_penalty((images * weight).sum((1, 2, 3)) + 7, images)
+    assert penalty.item() == pytest.approx(0.5 * sum(w * w for w in weight.flatten().tolist()))
+    (slope,) = torch.autograd.grad(penalty, weight)
+    torch.testing.assert_close(slope, weight)
+
+
+def test_the_gradient_penalty_is_a_mean_over_images_and_learns_through_the_slope() -> None:
+    # C(x) = w sum(x^3) / 3: a slope of w x^2 in each pixel, so 1/2 mean_n w^2 sum x^4, twice over w that in w.
+    images = torch.tensor([[1.0, 2.0], [0.0, 3.0]]).view(2, 1, 1, 2).requires_grad_()
+    weight = torch.tensor(0.5, requires_grad=True)
+    penalty = losses.gradient_penalty(weight * images.pow(3).sum((1, 2, 3)) / 3, images)
+    assert penalty.item() == pytest.approx(0.5 * 0.25 * (1 + 16 + 81) / 2)
+    assert torch.autograd.grad(penalty, weight)[0].item() == pytest.approx(0.5 * (1 + 16 + 81) / 2)
+
+
+def test_at_least_by_hand() -> None:
+    logits = torch.tensor([2.0, -1.0, 9.0])
+    wanted = [math.log(2), math.log1p(math.exp(3)), math.log1p(math.exp(-7))]
+    assert losses.at_least(logits, 2.0).tolist() == pytest.approx(wanted, rel=1e-5)
+    assert losses.at_least(torch.tensor([[0.0, 1.0]]), 1.0).shape == (1, 2)
+
+
 PAIRS = {  # name: (function of one differentiable tensor, that tensor)
     "binary_cross_entropy": (lambda x: losses.binary_cross_entropy(x, torch.full_like(x, 0.3)), (3, 2)),
     "squared_error": (lambda x: losses.squared_error(x, torch.full_like(x, 0.3)), (3, 2)),
@@ -120,6 +180,10 @@ PAIRS = {  # name: (function of one differentiable tensor, that tensor)
     "coefficient_error": (lambda x: losses.coefficient_error(x, torch.full_like(x, 0.2)), (4,)),
     "excess_bce": (lambda x: losses.excess_bce(x, torch.full_like(x, 0.2)), (2, 3, 2, 2)),
     "psnr": (lambda x: losses.psnr(x, torch.zeros_like(x)), (2, 3, 2, 2)),
+    "hinge_real": (losses.hinge_real, (4,)),
+    "hinge_fake": (losses.hinge_fake, (4,)),
+    "passes_for_real": (lambda x: losses.passes_for_real(x, "hinge"), (4,)),
+    "at_least": (lambda x: losses.at_least(x, 0.2), (4,)),
 }
 
 
@@ -129,7 +193,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(function, (random(*shape, seed=3).requires_grad_(),))
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("excess_bce", "psnr")])
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("excess_bce", "psnr", "at_least")])
 def test_a_batch_twice_over_has_the_same_loss(name: str) -> None:
     function, shape = PAIRS[name]
     batch = random(*shape, seed=4)

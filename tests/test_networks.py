@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
 from pegasus_lightning.config import NetworksConfig
-from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen, with_statistics_of
+from pegasus_lightning.networks import Critic, Decoder, Encoder, ResidualBlock, frozen, with_statistics_of
 
 
 def config(**fields) -> NetworksConfig:
@@ -309,3 +310,174 @@ def test_without_batch_norm_a_judge_is_the_critic_itself(images: Tensor) -> None
     assert any(name.endswith("._u") for name in before)
     assert_unchanged(judge, before)
     assert_unchanged(critic, before)
+
+
+# The residual decoder, the spatial latent, a critic of another width.
+
+
+def doubled(maps: Tensor) -> Tensor:
+    return maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """By the batch, scale 1 and shift 0."""
+    mean, variance = maps.mean((0, 2, 3), keepdim=True), maps.var((0, 2, 3), unbiased=False, keepdim=True)
+    return (maps - mean) / (variance + 1e-5).sqrt()
+
+
+def leaky(maps: Tensor) -> Tensor:
+    return torch.where(maps > 0, maps, 0.2 * maps)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_a_residual_block_by_hand(batch_norm: bool) -> None:
+    torch.manual_seed(0)
+    block = ResidualBlock(3, 5, config(batch_norm=batch_norm))
+    maps = torch.randn(2, 3, 4, 4)
+    first, second = (layer for layer in block.main if isinstance(layer, nn.Conv2d))
+    (skip,) = (layer for layer in block.skip if isinstance(layer, nn.Conv2d))
+    assert (first.bias is None) == batch_norm  # a norm takes it away again
+    norm = normalised if batch_norm else (lambda maps: maps)
+    inner = functional.conv2d(leaky(norm(maps)), first.weight, first.bias, padding=1)
+    inner = functional.conv2d(leaky(norm(doubled(inner))), second.weight, padding=1)
+    weight = skip.weight[:, :, 0, 0]
+    straight = torch.einsum("oi,bihw->bohw", weight, maps) + skip.bias[:, None, None]
+    torch.testing.assert_close(block(maps), doubled(straight) + inner, rtol=1e-4, atol=1e-5)
+    assert second.bias is None
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("spectral", ["none", "all"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("latent", ["flat", "spatial"])
+@pytest.mark.parametrize("decoder", ["plain", "residual"])
+def test_shapes_and_layers_of_residual_decoders_and_spatial_latents(
+    depth: int, spectral: str, batch_norm: bool, latent: str, decoder: str
+) -> None:
+    side = 32 // 2**depth
+    for fc_layers in (1, 2):
+        fields = config(
+            conv_layers=depth,
+            fc_layers=fc_layers,
+            spectral_norm=spectral,
+            batch_norm=batch_norm,
+            latent=latent,
+            latent_dim=2 * side**2,
+            decoder=decoder,
+        )
+        encoder, network = Encoder(fields), Decoder(fields)
+        mean, log_variance = encoder(torch.rand(2, 3, 32, 32))
+        assert mean.shape == log_variance.shape == (2, 2 * side**2)
+        logits = network(mean)
+        assert logits.shape == (2, 3, 32, 32)
+        blocks = depth if decoder == "residual" else 0
+        assert count(network, ResidualBlock) == blocks
+        assert count(network.convolutions, nn.Conv2d, nn.ConvTranspose2d) == (3 * depth + 1 if blocks else depth)
+        # In a block two, one before the last convolution; a plain one begins with one.
+        assert count(network, nn.BatchNorm2d) == batch_norm * (2 * depth + 1 if blocks else depth)
+        entrance = nn.Conv2d if latent == "spatial" else nn.Linear
+        for part in (network.fully_connected, encoder.mean, encoder.log_variance):
+            assert count(part, entrance) == fc_layers
+        assert {is_parametrized(m) for m in weighted(encoder) + weighted(network)} == {spectral == "all"}
+        (logits.sum() + log_variance.sum()).backward()
+        for name, parameter in [*encoder.named_parameters(), *network.named_parameters()]:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_the_widths_of_a_residual_decoder() -> None:
+    decoder = Decoder(config(channels=6, decoder="residual"))
+    convolutions = [block.main for block in decoder.convolutions if isinstance(block, ResidualBlock)]
+    pairs = [[layer.in_channels for layer in main if isinstance(layer, nn.Conv2d)] for main in convolutions]
+    assert pairs == [[24, 12], [12, 6], [6, 3]]
+    assert decoder.convolutions[-1].in_channels == 3
+    assert Decoder(config(channels=1, decoder="residual"))(torch.randn(2, 6)).shape == (2, 3, 32, 32)
+
+
+def one_place_changed(maps: Tensor, row: int, column: int) -> Tensor:
+    changed = maps.clone()
+    changed[:, :, row, column] += 1
+    return changed
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (1, 2), (3, 1)])
+@pytest.mark.parametrize("fc_layers", [1, 2])
+def test_a_place_of_a_spatial_code_reaches_its_neighbourhood_alone(row: int, column: int, fc_layers: int) -> None:
+    """The head makes the code, the decoder's entrance reads it: 3 x 3 places a layer, in the same layout."""
+    torch.manual_seed(1)
+    fields = config(latent="spatial", latent_dim=32, fc_layers=fc_layers)
+    encoder, decoder = Encoder(fields), Decoder(fields)
+    near = torch.zeros(4, 4, dtype=torch.bool)
+    near[max(0, row - fc_layers) : row + fc_layers + 1, max(0, column - fc_layers) : column + fc_layers + 1] = True
+    for network, channels in ((encoder.mean, 16), (encoder.log_variance, 16), (decoder.fully_connected, 2)):
+        maps = torch.randn(3, channels, 4, 4)
+        before, after = (
+            network(m.flatten(1)).reshape(3, -1, 4, 4) for m in (maps, one_place_changed(maps, row, column))
+        )
+        changed = (before - after).abs().amax((0, 1)) > 1e-6
+        assert torch.equal(changed, near)
+
+
+def test_a_spatial_code_is_a_map_laid_flat(images: Tensor) -> None:
+    torch.manual_seed(2)
+    encoder = Encoder(config(latent="spatial", latent_dim=48))
+    (head,) = (layer for layer in encoder.mean if isinstance(layer, nn.Conv2d))
+    maps = functional.conv2d(encoder.convolutions(images), head.weight, head.bias, padding=1)
+    assert maps.shape == (4, 3, 4, 4)
+    mean, _ = encoder(images)
+    for channel, row, column in ((0, 0, 1), (1, 2, 3), (2, 3, 0)):
+        torch.testing.assert_close(mean[:, 16 * channel + 4 * row + column], maps[:, channel, row, column])
+
+
+@pytest.mark.parametrize("spectral", ["none", "all"])
+@pytest.mark.parametrize("decoder", ["plain", "residual"])
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_the_last_weight_is_that_of_the_layer_that_makes_the_logits(
+    spectral: str, decoder: str, upsampling: str
+) -> None:
+    network = Decoder(config(spectral_norm=spectral, decoder=decoder, upsampling=upsampling))
+    weight = network.last_weight
+    (name,) = (name for name, parameter in network.named_parameters() if parameter is weight)
+    assert isinstance(weight, nn.Parameter)
+    assert ("original" in name) == (spectral == "all")
+    colours = weight.shape[1] if decoder == "plain" and upsampling == "transposed" else weight.shape[0]
+    assert colours == 3
+    # With that weight at zero there is nothing left but the bias, so it is the last; and it takes a gradient.
+    logits = network(torch.randn(2, 6))
+    (gradient,) = torch.autograd.grad(logits.square().sum(), weight)
+    assert gradient.abs().sum() > 0
+    if spectral == "none":
+        with torch.no_grad():
+            weight.zero_()
+        bias = network.convolutions[-1].bias[:, None, None].expand(2, 3, 32, 32)
+        torch.testing.assert_close(network(torch.randn(2, 6)), bias)
+
+
+@pytest.mark.parametrize("latent", ["flat", "spatial"])
+@pytest.mark.parametrize("decoder", ["plain", "residual"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_networks_leave_what_they_are_given_alone(latent: str, decoder: str, batch_norm: bool) -> None:
+    fields = config(latent=latent, latent_dim=32, decoder=decoder, batch_norm=batch_norm, critic_batch_norm=batch_norm)
+    codes, images = torch.randn(2, 32), torch.randn(2, 3, 32, 32)
+    maps = torch.randn(2, 4, 5, 5)
+    for network, given in (
+        (Decoder(fields), codes),
+        (Encoder(fields), images),
+        (Critic(fields), images),
+        (ResidualBlock(4, 3, fields), maps),
+    ):
+        before = given.clone()
+        network(given)
+        assert torch.equal(given, before)
+
+
+def test_the_critic_has_a_width_of_its_own(images: Tensor) -> None:
+    wide = Critic(config(critic_channels=7))
+    outputs = [layer.out_channels for layer in wide.features if isinstance(layer, nn.Conv2d)]
+    assert outputs == [7, 14, 28]
+    assert wide(images).shape == (4,)
+    encoder, decoder = (kind(config(critic_channels=7)) for kind in (Encoder, Decoder))
+    for network, kind in ((encoder, Encoder), (decoder, Decoder)):  # theirs stays
+        assert [p.shape for p in network.parameters()] == [p.shape for p in kind(config()).parameters()]
+    same = Critic(config(critic_channels=4)), Critic(config())
+    assert [p.shape for p in same[0].parameters()] == [p.shape for p in same[1].parameters()]

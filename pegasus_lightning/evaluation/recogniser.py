@@ -7,6 +7,7 @@ what one has selected the other can report: a score that was maximised says noth
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +152,7 @@ class Recogniser(nn.Module):
         """
         x = (images - self.mean) / self.deviation
         found = []
-        for block in self.body:  # type: ignore[union-attr]
+        for block in cast(nn.Sequential, self.body):
             x = block(x)
             if isinstance(block, _Normed | _Residual):
                 found.append(x)

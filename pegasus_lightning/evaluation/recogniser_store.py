@@ -235,15 +235,16 @@ def _train(
 ) -> StoredRecogniser:
     test = load_kinds(data_config, "test")  # before the training: what is wrong with it is to show now
     first, second = kinds.classes
-    _, kept = hold_out(learned_from(kinds, config), config.held_out, config.seed)
+    own = learned_from(kinds, config)
+    _, kept = hold_out(own, config.held_out, config.seed)
     shown = len(training_order(kept, config))
-    say(f"Training the {config.architecture} recogniser of {first} and {second} on {len(learned_from(kinds, config))} images (once; kept in "
-        f"{path.parent}): {_duration(shown, device)}.")  # fmt: skip
+    say(f"Training the {config.architecture} recogniser of {first} and {second} on {len(own)} images (once; kept in "
+        f"{path.parent}): {_duration(shown * (2 if config.adversarial else 1), device)}.")  # fmt: skip
     started, busy = time.perf_counter(), time.process_time()
     model = train_recogniser(config, kinds, device=device)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
     quality = {"classes": list(kinds.classes), **measure(model, test)}
-    quality |= {"train_images": len(learned_from(kinds, config)), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
+    quality |= {"train_images": len(own), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
     quality |= {"temperature": model.temperature.tolist(), "offset": model.offset.tolist()}
     quality |= {"recipe": dataclasses.asdict(config), "recipe_version": RECIPE_VERSION}
     try:

@@ -19,7 +19,8 @@ from pegasus_lightning.scorecards import (
 )
 
 TABLES = (
-    ("recognised", "chimera", "p_first", "p_second", "kid", "density", "coverage", "precision", "recall"),
+    ("recognised", "recognised_selecting", "chimera", "p_first", "p_second")
+    + ("kid", "density", "coverage", "precision", "recall"),
     ("nearest_pixels", "nearest_features", "memorised", "variety", "variety_features", "parent_distance", "linearity"),
 )
 INCEPTION = ("inception_fid", "inception_kid")
@@ -54,7 +55,9 @@ def console_table(card: Scorecard) -> str:
     lines = [f"{card.name}, batch {card.batches}, judged by {reports['file']} (features of its own where there is a *)"]
     titles = {"p_first": f"p {card.classes[0]}", "p_second": f"p {card.classes[1]}"}
     inception = tuple(name for name in INCEPTION if name in card.rows[PEGASI])
-    for names in (*TABLES, inception) if inception else TABLES:
+    for table in (*TABLES, inception) if inception else TABLES:
+        hidden = [] if "recognised_selecting" in card.rows[PEGASI] else ["recognised_selecting"]
+        names = [name for name in table if name not in hidden]
         head = [titles.get(name, MEASURES[name].title) + ARROWS[MEASURES[name].better] for name in names]
         rows = [["", *head]]
         rows += [

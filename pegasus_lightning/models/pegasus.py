@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pegasus_lightning import losses
 from pegasus_lightning.augmentation import NUMBERS, OPERATIONS, augment
 from pegasus_lightning.config import ModelConfig
+from pegasus_lightning.latent import lerp
 from pegasus_lightning.mixing_network import MixNetwork
 from pegasus_lightning.models.adversarial_vae import blind_loss
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
@@ -21,11 +22,14 @@ from pegasus_lightning.networks import frozen
 from pegasus_lightning.randomness import Stream, derived_seed
 
 GUIDED_BY = tuple(OPERATIONS)  # what the guide is shown is altered by all of them, as what it learned from
-THUMBNAIL = 4  # side of what parents are compared by
+THUMBNAIL = 4  # side of what parents are compared by, and of what their mix keeps of them
 
 
 class Guide(Protocol):
     """What a model is trained by beside its critic: frozen networks that know the two classes, taken in turn."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move there."""
 
     def logits(self, images: Tensor, turn: int) -> Tensor:
         """Is the first class in each image, is the second? (B, 2), differentiable in the images."""
@@ -43,6 +47,7 @@ class PegasusWeights:
     adversarial: float = 1.0
     guidance: float = 0.0  # mixes that the guide does not take for both classes
     cycle: float = 0.0  # mixes whose codes cannot be read out of them again
+    layout: float = 0.0  # mixes whose thumbnails are not the blend of their parents'
     critic_real: float = 1.0
     critic_fake: float = 1.0
     fake_reconstruction: float = 1.0  # these three: shares in what the critic takes for fake
@@ -70,11 +75,16 @@ class PegasusModelConfig(ModelConfig):
 
 
 class _Pairs(NamedTuple):
-    """Indices into the batch, (P,) each, and 1 where they are one of each class (a batch may lack a class)."""
+    """Indices into the batch, (P,) each, and 1 where they are first and second class (a batch may hold too few of one)."""
 
     first: Tensor
     second: Tensor
     valid: Tensor
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) averaged in THUMBNAIL x THUMBNAIL cells, (B, 3 THUMBNAIL^2)."""
+    return F.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
 
 
 class Pegasus(TwoPlayerModel):
@@ -83,13 +93,14 @@ class Pegasus(TwoPlayerModel):
     M: the mixes, one for two images; m, f: their shares; A: the recogniser that guides (never the one that reports).
 
     autoencoder: pixel term + KL + feature and perceptual distance of x and x~ + sum of shares * (-C(fake))
-        + guidance * mean over M and both classes of softplus(margin - A(D(z_m)))
+        + guidance * mean over M of the sum over both classes of softplus(margin - A(D(z_m)))
         + cycle * mean |E(D(z_m)) - z_m|^2
+        + layout * mean |t(D(z_m)) - (1 - r) t(x_1) - r t(x_2)|^2, t: thumbnails of 4 x 4 pixels
     critic: hinge(C(x)) + sum of shares * hinge(C(fake)), or with cross-entropies
 
     Critics that see mixes: Beckham et al. 2019 (arXiv 1903.02709). Guidance by a classifier while the generator trains:
     Odena et al. 2017 (arXiv 1610.09585), here towards two classes at once, which no image it learns from shows. Mixes
-    teach decoder and mixing, not the encoder: its codes are taken as they are.
+    teach decoder and mixing; the encoder's codes are taken as they are (it feels them through the decoder's BatchNorm).
     """
 
     Config = PegasusModelConfig
@@ -117,11 +128,14 @@ class Pegasus(TwoPlayerModel):
 
     def on_fit_start(self) -> None:
         """The guide follows the model to its device."""
-        if isinstance(self.guide, nn.Module):
+        if self.guide is not None:
             self.guide.to(self.device)
 
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
-        return super().mix(first, second, ratios) if self.mixer is None else self._network("mixer")(first, second, ratios)
+        if self.mixer is None:
+            return super().mix(first, second, ratios)
+        mixed: Tensor = self._network("mixer")(first, second, ratios)
+        return mixed
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         posterior = self.encode(images)
@@ -129,7 +143,7 @@ class Pegasus(TwoPlayerModel):
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
         self._pairs = self._opposites(images, labels)
         low, high = self.config.mix_ratio
-        ratios = low + (high - low) * self.draw(Stream.MIXING, len(self._pairs.first), uniform=True)
+        self._ratios = ratios = low + (high - low) * self.draw(Stream.MIXING, len(self._pairs.first), uniform=True)
         known = codes.detach()
         parts = [codes, self.mix(known[self._pairs.first], known[self._pairs.second], ratios)]
         if self.config.weights.fake_sample:
@@ -141,15 +155,15 @@ class Pegasus(TwoPlayerModel):
         return Step(images, posterior, codes, decoded[0], labels, further)
 
     def _opposites(self, images: Tensor, labels: Tensor) -> _Pairs:
-        """Half as many pairs as images, with no look at how many there are of each class (which would wait for a GPU)."""
+        """Half as many pairs as images; each class is not counted, since that would wait for a GPU."""
         order = labels.argsort(stable=True)
         half = max(1, len(order) // 2)
         first, second = order[:half], order.flip(0)[:half]
         if self.config.mix_pairs == "alike":
-            small = F.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
+            small = _thumbnails(images)
             same = labels[first][:, None] == labels
             second = (torch.cdist(small[first], small) + 1e3 * same).argmin(1)
-        return _Pairs(first, second, (labels[first] != labels[second]).float())
+        return _Pairs(first, second, (labels[first] < labels[second]).float())
 
     def _shares(self, step: Step) -> dict[str, float]:
         """Of each kind of fake that there is, by name; they sum to 1."""
@@ -180,6 +194,11 @@ class Pegasus(TwoPlayerModel):
                 read = self.encode(step.further["mix"]).mean
             apart = (read - self._mixed_codes.detach()).square().sum(1)
             terms["cycle"] = weights.cycle * (self._pairs.valid * apart).mean()
+        if weights.layout:
+            small = _thumbnails(step.images)
+            blend = lerp(small[self._pairs.first], small[self._pairs.second], self._ratios[:, None])
+            apart = (_thumbnails(step.further["mix"]) - blend).square().sum(1)
+            terms["layout"] = weights.layout * (self._pairs.valid * apart).mean()
         return terms
 
     def _guided(self, step: Step, guide: Guide) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from pegasus_lightning.networks import Critic, Decoder, Encoder, as_in_training,
 from pegasus_lightning.randomness import Stream, derived_seed, generator
 
 PARTS, PART_SHIFT = 8, 40  # draws of one stream for one batch are told apart by bits above any count of batches
-BALANCE_EVERY = 8  # batches
+BALANCE_EVERY, R1_EVERY = 8, 4  # batches
 
 
 @dataclass
@@ -67,7 +67,6 @@ class TwoPlayerModel(pl.LightningModule):
 
     Config: ClassVar[type[ModelConfig]]
     has_critic: ClassVar[bool] = True
-    mixer: nn.Module | None = None  # what a variant has learned to mix codes with
     real_is_high: ClassVar[bool] = True  # the critic's output is highest for a real image
 
     def __init__(
@@ -87,11 +86,13 @@ class TwoPlayerModel(pl.LightningModule):
             self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)
             self.decoder = Decoder(self.config.networks)
             self.critic: Any = Critic(self.config.networks) if self.has_critic else None
+        self.mixer: Any = None  # what a variant has learned to mix codes with
         self.averaged: nn.ModuleDict | None = None
         if self.config.ema_decay is not None:
             pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
             self.averaged = nn.ModuleDict(pair).requires_grad_(False)
         if self.config.adaptive_adversarial:
+            self.adversarial_scale: Tensor
             self.register_buffer("adversarial_scale", torch.ones(()))
         self.averages = Averages()
         self.finite = FiniteWatch()
@@ -159,8 +160,8 @@ class TwoPlayerModel(pl.LightningModule):
     def interpolate(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
         """Decoded mixes of codes (B, latent_dim) at ratios (R,), 0 `start` and 1 `end`: (B, R, 3, 32, 32)."""
         count = len(ratios)
-        every = [codes.repeat_interleave(count, 0) for codes in (start, end)]
-        mixed = self.mix(*every, ratios.to(start).repeat(len(start)))
+        first, second = (codes.repeat_interleave(count, 0) for codes in (start, end))
+        mixed = self.mix(first, second, ratios.to(start).repeat(len(start)))
         return self.decode(mixed).unflatten(0, (len(start), count))
 
     @contextmanager
@@ -189,8 +190,8 @@ class TwoPlayerModel(pl.LightningModule):
     def draw(self, stream: Stream, *shape: int, uniform: bool = False, part: int = 0) -> Tensor:
         """Noise for this batch, (B, *shape): normal, or uniform on [0, 1). A function of seed, stream, batch and part.
 
-        `part`, below PARTS, tells several draws for one batch apart. `shape` starts with this process's batch size. The draw is made for the global batch and cut,
-        so it does not depend on the number of processes.
+        `part`, below PARTS, tells several draws for one batch apart. `shape` starts with this process's batch size. The
+        draw is made for the global batch and cut, so it does not depend on the number of processes.
         """
         local, rest = shape[0], shape[1:]
         source = generator(self.seed, stream, self.batches_done + (part << PART_SHIFT), self.device)
@@ -275,10 +276,12 @@ class TwoPlayerModel(pl.LightningModule):
             self.finite.look(critic_logged, self.batches_done + 1)
             logged |= critic_logged
             penalties = {}
-            if self.config.r1:
+            if self.config.r1 and self.batches_done % R1_EVERY == 0:
                 images = self.seen(images, PARTS - 1).detach().requires_grad_(True)
-                penalties["critic_penalty/r1"] = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
-                logged |= penalties
+                penalty = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
+                self.finite.look({"critic_penalty/r1": penalty}, self.batches_done + 1)
+                penalties["r1"] = R1_EVERY * penalty  # as if at every batch (Karras et al. 2020, sec. 3.1: lazily)
+                self.watch("critic/r1", penalty)
             others[0].zero_grad()
             total = torch.stack([*critic_terms.values(), *penalties.values()]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)

@@ -69,6 +69,7 @@ class GenerateConfig:
     """The whole configuration of `python -m pegasus_lightning.generate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.SHIPPED`)
     out: str | None = None  # folder for the results; null: inside the run's folder
     count: int = 64  # pegasi to make
     seed: int = 0
@@ -91,10 +92,13 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: what is wrong, what was meant, what to type.
     """
-    if not config.run:
+    if not config.run and config.pretrained is None:
         raise UserError(
-            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..."
+            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..., or "
+            "pretrained=pegasus for the one that comes with the package."
         )
+    if config.run and config.pretrained is not None:
+        raise UserError("run= and pretrained= both name a model: leave one of them out.")
     for key, most in (("count", MOST_PEGASI), ("image_scale", 16)):
         check_at_least(key, config[key], 1)
         check_at_most(key, config[key], most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import threading
@@ -17,8 +18,13 @@ from pegasus_lightning.data.kinds import Kinds, load_kinds
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.evaluation import recogniser_store
 from pegasus_lightning.evaluation.recogniser import Recogniser
-from pegasus_lightning.evaluation.recogniser_store import find_recogniser, measure, recogniser_for
-from pegasus_lightning.evaluation.recogniser_training import RecogniserConfig
+from pegasus_lightning.evaluation.recogniser_store import committee_for, find_recogniser, measure, recogniser_for
+from pegasus_lightning.evaluation.recogniser_training import (
+    RecogniserConfig,
+    guiding_recipe,
+    half_of,
+    independent_recipe,
+)
 from pegasus_lightning.files import sha256
 
 SOURCE = SilhouettesConfig(train_per_class=8, test_per_class=8)
@@ -238,3 +244,81 @@ def test_an_empty_store_is_known_without_a_look_at_any_image(tmp_path: Path, mon
     assert find_recogniser(SOURCE, "plain", folder=tmp_path) is None
     with pytest.raises(AssertionError, match="images were loaded"):
         find_recogniser(SOURCE, "residual", folder=tmp_path)
+
+
+def small_kinds() -> Kinds:
+    images = (torch.arange(4 * 3 * 32 * 32) % 251).byte().view(4, 3, 32, 32)
+    kinds = torch.tensor([0, 1, 0, 2])
+    targets = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 0]])
+    return Kinds(images, kinds, ("horse", "bird", "cat"), targets)
+
+
+LATER = ("half", "augmentation", "adversarial")  # fields that came when recognisers were already kept
+
+
+def test_a_recipe_without_the_later_fields_has_the_name_that_it_had_before_them(tmp_path: Path) -> None:
+    kinds = small_kinds()
+    for recipe in (RECIPE, RecogniserConfig("plain", seed=3, lr=0.02)):
+        old = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in LATER}
+        digest = hashlib.sha256(json.dumps([1, old, kinds.names]).encode())
+        for values in (kinds.images, kinds.kinds, kinds.targets):
+            digest.update(values.numpy().tobytes())
+        name = f"horse-bird-{recipe.architecture}-s{recipe.seed}-{digest.hexdigest()[:8]}.pt"
+        assert recogniser_store._place(tmp_path, recipe, kinds) == tmp_path / name
+    assert recogniser_store.RECIPE_VERSION == 1
+    # And once and for all: what is kept on users' disks is found again.
+    assert recogniser_store._place(tmp_path, RecogniserConfig("plain"), kinds).name == "horse-bird-plain-s0-c6c3be1b.pt"
+
+
+def test_each_of_the_later_fields_makes_another_name(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"half": 0},  # not taken for none
+        {"half": 1},
+        {"augmentation": ("cutout",)},
+        {"augmentation": ("cutout", "contrast")},
+        {"adversarial": 0.01},
+    ]
+    recipes = [dataclasses.replace(RECIPE, **change) for change in changes]
+    names = [recogniser_store._place(tmp_path, recipe, small_kinds()).name for recipe in recipes]
+    assert len(set(names)) == len(names)
+    guides, reports = guiding_recipe("plain"), independent_recipe("plain")
+    assert len({recogniser_store._place(tmp_path, recipe, small_kinds()) for recipe in (guides, reports)}) == 2
+
+
+def test_what_is_said_and_noted_is_of_the_half_it_learned_from(tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = dataclasses.replace(RECIPE, half=1)
+    stored = recogniser_for(SOURCE, "residual", folder=tmp_path, recipe=recipe, say=said.append)
+    assert "on 16 images" in said[0]  # four of each of four kinds
+    assert stored.quality["train_images"] == len(half_of(load_kinds(SOURCE, "train"), 1)) == 16
+    assert stored.quality["recipe"]["half"] == 1
+    assert stored.quality["test_images"] == 32
+
+
+def test_a_committee_is_trained_once_and_found_again(tmp_path: Path, trainings: list[RecogniserConfig]) -> None:
+    def get_committee(*architectures: str, images: int | None = 8) -> Any:
+        return committee_for(SOURCE, architectures, images=images, folder=tmp_path, say=lambda _: None)
+
+    first = get_committee("averaging", "residual")
+    wanted = [dataclasses.replace(guiding_recipe(name), least=8, most=8) for name in ("averaging", "residual")]
+    assert trainings == wanted
+    again = get_committee("averaging", "residual")
+    assert len(trainings) == 2
+    for stored in (first, again):
+        assert [member.architecture for member in stored.recogniser.members] == ["averaging", "residual"]
+        assert all(member.frozen for member in stored.recogniser.members)
+    assert torch.equal(first.recogniser(IMAGES / 255), again.recogniser(IMAGES / 255))
+    assert first.path == again.path
+    # Each lies in a file of its own, where it is found alone too; a third member trains that one alone.
+    alone = recogniser_for(SOURCE, "residual", folder=tmp_path, recipe=wanted[1], say=lambda _: None)
+    assert len(trainings) == 2
+    assert torch.equal(alone.recogniser(IMAGES / 255), first.recogniser.members[1](IMAGES / 255))
+    assert not first.path.exists()  # but its members' files do
+    assert alone.path.name in [member["file"] for member in first.quality["members"]]
+    other = get_committee("residual", "plain")
+    assert [recipe.architecture for recipe in trainings[2:]] == ["plain"]
+    assert other.path != first.path
+    get_committee("residual", images=9)
+    assert trainings[-1].most == 9
+    assert len(trainings) == 4

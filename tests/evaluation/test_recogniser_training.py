@@ -8,20 +8,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pegasus_lightning.augmentation import OPERATIONS
 from pegasus_lightning.config import SilhouettesConfig
 from pegasus_lightning.data.kinds import Kinds, load_kinds
+from pegasus_lightning.evaluation import recogniser_training
 from pegasus_lightning.evaluation.recogniser import ARCHITECTURES, Recogniser, balanced_accuracy, predict
 from pegasus_lightning.evaluation.recogniser_training import (
     Muon,
     RecogniserConfig,
     calibrate,
+    guiding_recipe,
+    half_of,
+    hardened,
     hold_out,
+    independent_recipe,
+    learned_from,
     orthogonalised,
     shifted,
     standard_recipe,
     train_recogniser,
     training_order,
 )
+from pegasus_lightning.randomness import Stream, generator
 
 
 def kinds_of(counts: dict[str, int]) -> Kinds:
@@ -76,6 +84,83 @@ def test_a_share_of_each_kind_is_held_out_and_of_a_class_an_image_at_least() -> 
     assert sorted(names) == list(range(144))
     assert torch.equal(hold_out(kinds, 0.1, seed=0)[0].images, held.images)
     assert not torch.equal(hold_out(kinds, 0.1, seed=1)[0].images, held.images)
+
+
+def numbered(counts: dict[str, int]) -> Kinds:
+    """Each image of its own grey."""
+    kinds = kinds_of(counts)
+    return dataclasses.replace(kinds, images=kinds.images + torch.arange(len(kinds)).byte()[:, None, None, None])
+
+
+def greys_of(kinds: Kinds) -> list[int]:
+    return kinds.images[:, 0, 0, 0].tolist()
+
+
+def test_two_halves_of_each_kind_are_all_there_is_and_share_nothing() -> None:
+    kinds = numbered({"horse": 40, "bird": 7, "cat": 30, "dog": 1, "deer": 0})
+    first, second = half_of(kinds, 0), half_of(kinds, 1)
+    assert torch.bincount(first.kinds, minlength=5).tolist() == [20, 3, 15, 0, 0]
+    assert torch.bincount(second.kinds, minlength=5).tolist() == [20, 4, 15, 1, 0]
+    assert sorted(greys_of(first) + greys_of(second)) == list(range(78))
+    for half in (first, second):
+        assert half.names == kinds.names
+        own = torch.tensor(greys_of(half))
+        assert torch.equal(kinds.kinds[own], half.kinds)  # each image with its own kind and targets
+        assert torch.equal(kinds.targets[own], half.targets)
+    assert greys_of(half_of(kinds, 0)) == greys_of(first)
+    assert sorted(greys_of(first)[:20]) != list(range(20))  # shuffled
+
+
+def test_those_who_guide_and_those_who_report_on_it_learn_from_different_halves() -> None:
+    kinds = numbered({"horse": 40, "bird": 60, "cat": 30})
+    for name, other in (("plain", "residual"), ("averaging", "averaging")):
+        guides, reports = guiding_recipe(name, seed=1), independent_recipe(other, seed=2)
+        learned = [set(greys_of(learned_from(kinds, recipe))) for recipe in (guides, reports)]
+        assert [len(own) for own in learned] == [65, 65]
+        assert not learned[0] & learned[1]
+        assert (guides.architecture, guides.seed, reports.architecture, reports.seed) == (name, 1, other, 2)
+    assert greys_of(learned_from(kinds, standard_recipe("plain"))) == list(range(130))
+    assert guides.adversarial > 0
+    assert set(guides.augmentation) == set(OPERATIONS)
+    assert (reports.adversarial, reports.augmentation) == (0, ())
+
+
+def test_a_change_made_against_a_linear_loss_by_hand() -> None:
+    weights = torch.tensor([3.0, -2.0, 0.0]).view(1, 3, 1, 1).expand(5, 3, 32, 32)
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    source = torch.Generator().manual_seed(1)
+    change = hardened(images, 0.1, lambda x: (weights * x).sum(), source) - images
+    # From a start u in [-0.1, 0.1) by 0.125 with the slope, held within 0.1; where there is no slope the start stays.
+    start = (2 * torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 1) * 0.1
+    wanted = torch.stack([(start[:, 0] + 0.125).clamp(max=0.1), (start[:, 1] - 0.125).clamp(min=-0.1), start[:, 2]], 1)
+    torch.testing.assert_close(change, wanted, rtol=0, atol=1e-6)
+    assert change.abs().max() <= 0.1 + 1e-6
+    assert change[:, 2].abs().mean().item() == pytest.approx(0.05, rel=0.05)
+    assert (change[:, 0] > 0.1 - 1e-6).float().mean().item() == pytest.approx(5 / 8, abs=0.02)  # a start above -0.025
+    assert not change.requires_grad
+
+
+def test_the_change_is_small_raises_the_loss_and_leaves_no_gradient_behind() -> None:
+    kinds = tinted(10, seed=0)
+    model = Recogniser("residual", ("horse", "bird"), kinds=4)
+    images = kinds.images / 255
+    model.fit_input(images)
+
+    def loss(seen: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(model.head(model.features(seen)), kinds.targets)
+
+    kept = images.clone()
+    changed = hardened(images, 2 / 255, loss, torch.Generator().manual_seed(0))
+    assert torch.equal(images, kept)
+    assert (changed - images).abs().max() <= 2 / 255 + 1e-6
+    random = images + (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1) * 2 / 255
+    with torch.no_grad():
+        at_first, at_random, at_last = loss(images), loss(random), loss(changed)
+    assert at_last > at_random + 2 * (at_random - at_first).abs()
+    assert at_last > at_first * 1.01
+    assert all(parameter.grad is None for parameter in model.parameters())
+    again = hardened(images, 2 / 255, loss, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again, changed)
 
 
 def test_shifts_reach_as_far_as_they_may_and_are_reflected_at_the_edge() -> None:
@@ -201,6 +286,48 @@ def test_what_is_plain_to_see_is_learnt_in_a_few_steps() -> None:
     test = tinted(25, seed=1)
     probabilities = predict(model.probabilities, test.images)
     assert balanced_accuracy(probabilities, test.targets).min() > 0.95
+
+
+def test_of_its_half_alone_it_learns_and_is_calibrated() -> None:
+    kinds = load_kinds(SilhouettesConfig(train_per_class=15, test_per_class=8), "train")
+    config = RecogniserConfig("residual", least=1, most=50, batch_size=25)
+    for half in (0, 1):
+        one = train_recogniser(dataclasses.replace(config, half=half), kinds)
+        same = train_recogniser(config, half_of(kinds, half))
+        images = kinds.images[::7]
+        assert torch.equal(predict(one, images), predict(same, images))
+    assert not torch.allclose(predict(one, images), predict(train_recogniser(config, kinds), images))
+
+
+def test_it_learns_from_what_was_altered_and_then_made_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    augment, harden = recogniser_training.augment, recogniser_training.hardened
+    altered, attacked, losses = [], [], []
+
+    def augmented(images: Tensor, numbers: Tensor, policy: tuple[str, ...]) -> Tensor:
+        altered.append((numbers, policy, augment(images, numbers, policy)))
+        return altered[-1][-1]
+
+    def made_hard(images: Tensor, size: float, loss: object, source: torch.Generator) -> Tensor:
+        result = harden(images, size, loss, source)  # type: ignore[arg-type]
+        attacked.append((images, size, loss(result).item()))  # type: ignore[operator]
+        return result
+
+    monkeypatch.setattr(recogniser_training, "augment", augmented)
+    monkeypatch.setattr(recogniser_training, "hardened", made_hard)
+    config = RecogniserConfig("residual", seed=3, least=1, most=60, batch_size=30)
+    policy = ("brightness", "cutout")
+    guided = dataclasses.replace(config, augmentation=policy, adversarial=0.01)
+    train_recogniser(guided, tinted(10, seed=0), watch=lambda *given: losses.append(given[-1].item()))
+    assert len(losses) == len(altered) == len(attacked) == 2
+    for step in range(2):
+        numbers, used, images = altered[step]
+        assert torch.equal(numbers, torch.rand(30, 8, generator=generator(3, Stream.AUGMENTATION, step)))
+        assert used == policy
+        assert attacked[step][0] is images
+        assert attacked[step][1] == 0.01
+        assert losses[step] == pytest.approx(attacked[step][2], rel=1e-4)  # what it learns from is what was made
+    train_recogniser(config, tinted(10, seed=0))
+    assert len(altered) == len(attacked) == 2  # neither without a policy nor without a size
 
 
 @pytest.mark.slow

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from pegasus_lightning.augmentation import augment
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.latent import Posterior
 from pegasus_lightning.models import MODELS, model_class
 from pegasus_lightning.models.two_player import NonFiniteLoss, Step
-from pegasus_lightning.randomness import Stream
+from pegasus_lightning.randomness import Stream, generator
 
 WITH_CRITIC = [name for name in MODELS if name != "vae"]
 
@@ -85,7 +86,9 @@ def test_a_player_that_stands_still_is_left_bitwise_alone(name, tiny, fit, image
         assert changed == ({"critic"} if moving == "critic" else {"encoder", "decoder"})
 
 
-@pytest.mark.parametrize(("name", "decodings"), [("vae", 1), ("adversarial_vae", 1), ("vae_gan", 2), ("acai", 2)])
+@pytest.mark.parametrize(
+    ("name", "decodings"), [("vae", 1), ("adversarial_vae", 1), ("vae_gan", 2), ("acai", 2), ("pegasus", 1)]
+)
 def test_one_forward_serves_both_players(name, decodings, tiny, fit, images) -> None:
     model = tiny(name)
     calls = {"encoder": 0, "decoder": 0}
@@ -103,7 +106,7 @@ def test_one_forward_serves_both_players(name, decodings, tiny, fit, images) -> 
 def test_the_critics_statistics_come_from_its_own_step_alone(name, tiny, fit, images) -> None:
     model = tiny(name)
     norms = [m for m in model.critic.modules() if isinstance(m, nn.BatchNorm2d)]
-    counts = {"adversarial_vae": 2, "vae_gan": 3, "acai": 2}  # what the critic is shown in its own turn
+    counts = {"adversarial_vae": 2, "vae_gan": 3, "acai": 2, "pegasus": 2}  # what the critic is shown in its own turn
     fit(model, [images])
     assert {m.num_batches_tracked.item() for m in norms} == {counts[name]}
 
@@ -264,6 +267,204 @@ def test_the_seed_decides_the_weights_and_the_whole_run(name, tiny, fit, images)
     torch.rand(5)
     fit(two, [images, images.flip(0)])
     assert same(weights(one), weights(two))
+
+
+def test_the_parts_of_a_draw_are_told_apart_and_the_first_is_the_draw_itself(tiny) -> None:
+    model = tiny("vae", seed=3)
+    for batch in (0, 1, 70_000):
+        model.batches_done = batch
+        wanted = torch.randn(4, 6, generator=generator(3, Stream.NOISE, batch))
+        assert torch.equal(model.draw(Stream.NOISE, 4, 6), wanted)
+        assert torch.equal(model.draw(Stream.NOISE, 4, 6, part=0), wanted)
+    found = []
+    for batch in (0, 1, 2**30):
+        model.batches_done = batch
+        found += [tuple(model.draw(Stream.NOISE, 2, part=part).tolist()) for part in range(8)]
+    assert len(set(found)) == 24
+
+
+# What the critic is shown.
+
+
+def test_without_a_policy_the_critic_sees_the_very_images(tiny, images) -> None:
+    model = tiny("adversarial_vae")
+    assert model.seen(images, 0) is images
+
+
+def test_the_same_part_alters_alike_and_another_part_or_batch_otherwise(tiny, images) -> None:
+    model = tiny("adversarial_vae", {"critic_augmentation": ["brightness"]}, seed=5)
+
+    def change(batch: Tensor, part: int) -> Tensor:
+        return (model.seen(batch, part) - batch)[:, 0, 0, 0]
+
+    first = change(images, 1)
+    torch.testing.assert_close(change(1 - images, 1), first)
+    wanted = torch.rand(4, 8, generator=generator(5, Stream.AUGMENTATION, 1 << 40))[:, 0] / 2 - 0.25
+    torch.testing.assert_close(first, wanted)
+    assert not torch.allclose(change(images, 2), first)
+    model.batches_done = 1
+    assert not torch.allclose(change(images, 1), first)
+
+
+SHOWN = {  # which part of the draw alters what the critic is shown, in turn
+    "adversarial_vae": [0, 1, 2],
+    "vae_gan": [0, 0, 1, 2, 3, 4],  # the image and its reconstruction alike, as their features are compared
+    "acai": [0, 1, 2],
+    "pegasus": [0, 2, 3],
+}
+
+
+@pytest.mark.parametrize("name", WITH_CRITIC)
+@pytest.mark.parametrize("policy", [["translation"], ["cutout", "contrast"]])
+def test_all_that_the_critic_sees_is_altered_as_it_is_told(name, policy, tiny, fit, images) -> None:
+    def shown(policy: list[str]) -> list[Tensor]:
+        model, seen = tiny(name, {"critic_augmentation": policy}, seed=2), []
+        model.critic.features[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().clone()))
+        step = model.forward_batch(images)
+        model.autoencoder_losses(step)
+        model.critic_losses(step)
+        return seen
+
+    clean, altered = shown([]), shown(policy)
+    assert len(clean) == len(altered) == len(SHOWN[name])
+    for before, after, part in zip(clean, altered, SHOWN[name], strict=True):
+        uniforms = torch.rand(len(before), 8, generator=generator(2, Stream.AUGMENTATION, part << 40))
+        torch.testing.assert_close(after, augment(before, uniforms, policy))
+        assert not torch.allclose(after, before)
+    fit(tiny(name, {"critic_augmentation": policy}), [images])  # and gradients pass through
+
+
+@pytest.mark.parametrize("name", ["adversarial_vae", "vae_gan"])
+def test_hinge_losses_by_hand(name, tiny, images) -> None:
+    fakes = ("critic_fake",) if name == "adversarial_vae" else ("critic_reconstruction", "critic_noise")
+    model = tiny(name, {"adversarial_loss": "hinge", "weights": {"critic_real": 3.0, fakes[-1]: 2.0}})
+    step = model.forward_batch(images)
+    terms = model.autoencoder_losses(step)
+    drawn = [step.reconstructions] if name == "adversarial_vae" else [step.reconstructions, model._noise_images]
+    with torch.no_grad():
+        outputs = [model.critic(batch) for batch in drawn]
+        real = model.critic(images)
+    adversarial = [value.item() for key, value in terms.items() if key.startswith("adversarial")]
+    assert adversarial == pytest.approx([-output.mean().item() for output in outputs], rel=1e-4)
+    critic = model.critic_losses(step)
+    assert critic.pop("real").item() == pytest.approx(3 * (1 - real).clamp(min=0).mean().item(), rel=1e-4)
+    wanted = [(1 + output).clamp(min=0).mean().item() for output in outputs]
+    wanted[-1] *= 2
+    assert [value.item() for value in critic.values()] == pytest.approx(wanted, rel=1e-4)
+
+
+# The penalty on the critic's slope.
+
+
+def penalty_by_hand(critic: nn.Module, images: Tensor) -> Tensor:
+    images = images.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    return slope.pow(2).sum() / 2 / len(images)
+
+
+@pytest.mark.parametrize("policy", [[], ["cutout"]])
+def test_the_penalty_is_the_critics_alone(policy, tiny, fit, optimizer_steps, assert_gradients, images) -> None:
+    found = {}
+    for gamma in (0.0, 30.0):
+        model = tiny("adversarial_vae", {"r1": gamma, "critic_augmentation": policy})
+        steps = optimizer_steps(model)
+        (logged,) = fit(model, [images])
+        found[gamma] = steps, logged
+    assert "critic_penalty/r1" not in found[0.0][1]
+    for key in ("loss/adversarial", "critic_loss/real"):
+        assert found[30.0][1][key] == pytest.approx(found[0.0][1][key])
+    (player, critic), (player_without, critic_without) = found[30.0][0], found[0.0][0]
+    assert same(of("autoencoder", player.gradients), of("autoencoder", player_without.gradients))
+    assert not same(of("critic", critic.gradients), of("critic", critic_without.gradients))
+
+    twin = tiny("adversarial_vae", {"critic_augmentation": policy})
+    uniforms = torch.rand(4, 8, generator=generator(0, Stream.AUGMENTATION, 7 << 40))
+    penalty = 30 * penalty_by_hand(twin.critic, augment(images, uniforms, policy))
+    assert found[30.0][1]["critic_penalty/r1"] == pytest.approx(penalty.item(), rel=1e-4)
+    loss = penalty + sum(twin.critic_losses(twin.forward_batch(images)).values())
+    assert_gradients(critic, "critic", twin.critic, loss)
+
+
+def test_the_penalty_is_no_part_of_the_critics_loss(tiny, fit, images) -> None:
+    # The health check compares what is logged as `critic_loss/` with `blind_critic_loss`.
+    sums = [total(fit(tiny("vae_gan", {"r1": gamma}), [images])[0], "critic_loss/") for gamma in (0.0, 30.0)]
+    assert sums[0] == pytest.approx(sums[1])
+
+
+# The adaptive weight of the adversarial terms.
+
+
+def parted(name: str, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What the decoder learns from beside its critic, and from its critic."""
+    adversarial = sum(value for key, value in terms.items() if key.startswith("adversarial"))
+    if name == "vae_gan":
+        return 0.1 * terms["feature"], adversarial
+    return sum(value for key, value in terms.items() if not key.startswith("adversarial")), adversarial
+
+
+def ratio_by_hand(name: str, model, terms: dict[str, Tensor]) -> float:
+    """Of the gradients' lengths at the weight of the layer that makes the logits, in float64."""
+    weight = model.decoder.convolutions[-1].weight
+    lengths = [torch.autograd.grad(loss, weight, retain_graph=True)[0].double().norm() for loss in parted(name, terms)]
+    return (lengths[0] / lengths[1]).item()
+
+
+@pytest.mark.parametrize("name", WITH_CRITIC)
+def test_the_adversarial_terms_are_scaled_to_the_others_gradient(name, tiny, images) -> None:
+    model = tiny(name, {"adaptive_adversarial": True})
+    terms = model.autoencoder_losses(model.forward_batch(images))
+    ratio = ratio_by_hand(name, model, terms)
+    others, adversarial = parted(name, terms)
+    assert abs(ratio - 1) > 0.1
+    loss, _ = model.routes(terms)[-1]
+    assert model.adversarial_scale.item() == pytest.approx(ratio, rel=1e-3)  # the first batch: outright
+    assert loss.item() == pytest.approx((others + ratio * adversarial).item(), rel=1e-4)
+    # With it the two pull equally hard.
+    weight = model.decoder.last_weight
+    pulls = [torch.autograd.grad(part, weight, retain_graph=True)[0] for part in (others, loss)]
+    assert (pulls[1] - pulls[0]).norm().item() == pytest.approx(pulls[0].norm().item(), rel=1e-2)
+
+
+def test_the_scale_is_smoothed_every_eight_batches(tiny, images) -> None:
+    model = tiny("adversarial_vae", {"adaptive_adversarial": True})
+    for batch, smoothed in ((8, True), (24, True), (1, False), (7, False), (9, False)):
+        model.batches_done = batch
+        model.adversarial_scale.fill_(2.0)
+        terms = model.autoencoder_losses(model.forward_batch(images))
+        ratio = ratio_by_hand("adversarial_vae", model, terms)
+        ((loss, _),) = model.routes(terms)
+        wanted = 2 + 0.2 * (ratio - 2) if smoothed else 2.0
+        assert model.adversarial_scale.item() == pytest.approx(wanted, rel=1e-3)
+        others, adversarial = parted("adversarial_vae", terms)
+        assert loss.item() == pytest.approx((others + wanted * adversarial).item(), rel=1e-4)
+
+
+def test_without_it_the_sum_is_plain(tiny, images) -> None:
+    model = tiny("adversarial_vae")
+    terms = model.autoencoder_losses(model.forward_batch(images))
+    ((loss, _),) = model.routes(terms)
+    assert loss.item() == pytest.approx(sum(value.item() for value in terms.values()), rel=1e-6)
+    assert "adversarial_scale" not in model.state_dict()
+
+
+def test_the_scale_holds_for_the_step_is_logged_and_kept(tiny, fit, optimizer_steps, assert_gradients, images) -> None:
+    model, twin = (tiny("adversarial_vae", {"adaptive_adversarial": True}) for _ in range(2))
+    terms = twin.autoencoder_losses(twin.forward_batch(images))
+    ratio = ratio_by_hand("adversarial_vae", twin, terms)
+    steps = optimizer_steps(model)
+    (logged,) = fit(model, [images])
+    assert logged["adversarial_scale"] == pytest.approx(ratio, rel=1e-3)
+    others, adversarial = parted("adversarial_vae", terms)
+    assert_gradients(steps[0], "decoder", twin.decoder, others + ratio * adversarial)
+    twin.load_state_dict(model.state_dict())
+    assert twin.adversarial_scale.item() == pytest.approx(ratio, rel=1e-3)
+
+
+def test_a_critic_that_has_nothing_to_say_scales_within_bounds(tiny, images) -> None:
+    model = tiny("adversarial_vae", {"adaptive_adversarial": True, "weights": {"adversarial": 0.0}})
+    ((loss, _),) = model.routes(model.autoencoder_losses(model.forward_batch(images)))
+    assert model.adversarial_scale.item() == 1e4
+    assert loss.isfinite()
 
 
 # What is not finite.
@@ -433,10 +634,11 @@ class Blind(nn.Module):
 
 @pytest.mark.parametrize("name", WITH_CRITIC)
 @pytest.mark.parametrize("weight", [1.0, 2.5])
-def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, tiny) -> None:
+@pytest.mark.parametrize("kind", ["bce", "hinge"])
+def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, kind, tiny) -> None:
     count = 4096
     first = next(key for key in vars(tiny(name).config.weights) if key.startswith("critic_"))
-    model = tiny(name, {"weights": {first: weight}})
+    model = tiny(name, {"weights": {first: weight}, "adversarial_loss": kind})
     model.decode_logits = lambda codes: torch.zeros(len(codes), 1)  # who is blind needs no pictures
     codes = torch.zeros(count, 6)
     step = Step(torch.zeros(count, 1), Posterior(codes, codes), codes, torch.zeros(count, 1))

@@ -1,0 +1,100 @@
+"""The ladder from the source document's baseline to `model=pegasus`, a rung an ingredient, on one budget:
+
+    python experiments/pegasus/ladder.py --data cifar10-images --epochs 5 --seeds 0 1
+    python -m pegasus_lightning.evaluate run=runs/pegasus_ladder reporter=independent score.judge=committee
+    python experiments/pegasus/table.py runs/pegasus_ladder
+
+Each rung is trained by the command itself, one after another; a run that was finished is left alone, so that the same
+command goes on where it was stopped. `--list` prints the commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+CRITIC = ["model.networks.critic_batch_norm=false", "model.networks.critic_stem=true", "model.r1=0.05"]
+# (name, what it adds to the rung before); the first on model=adversarial_vae, from `mixes` on on model=pegasus.
+RUNGS: list[tuple[str, list[str]]] = [
+    ("baseline", []),
+    ("residual_decoder", ["model.networks.decoder=residual"]),
+    ("spatial_latent", ["model.networks.latent=spatial"]),
+    ("weak_pixels", ["model.weights.reconstruction=0.2", "model.weights.kl=0.03"]),
+    ("r1_critic", [*CRITIC, "model.critic_optimizer.lr=4e-4", "model.weights.adversarial=3"]),
+    ("augmentation", ["model.critic_augmentation=[translation,cutout,brightness]"]),
+    ("ema", ["model.ema_decay=0.999"]),
+    ("adam", [f"model.autoencoder_optimizer.{field}" for field in ("lr=4e-4", "beta1=0.5", "beta2=0.99")]),
+    ("mixes", ["model.weights.fake_sample=0", "model.mix_pairs=alike"]),
+    ("perceptual", ["model.weights.perceptual=15"]),
+    ("layout_cycle", ["model.weights.layout=30", "model.weights.cycle=0.2"]),
+    ("guidance", ["model.weights.guidance=1", "model.margin=1"]),
+]
+FIRST_OF_OURS = "mixes"
+# What the preset model=pegasus has beside the rungs so far, taken back.
+BARE = [
+    "model.weights.perceptual=0",
+    "model.weights.layout=0",
+    "model.weights.cycle=0",
+    "model.weights.guidance=0",
+]
+# Each on top of the whole ladder, in place of what it names.
+ALTERNATIVES: list[tuple[str, list[str]]] = [
+    ("and_learned_mixing", ["model.learned_mixing=true"]),
+    ("and_prior_samples", ["model.weights.fake_sample=0.25"]),
+    ("and_adaptive_weight", ["model.adaptive_adversarial=true", "model.weights.adversarial=0.8"]),
+    (
+        "and_hinge_spectral",
+        ["model.adversarial_loss=hinge", "model.networks.spectral_norm=critic", "model.r1=0", "model.weights.adversarial=30"],
+    ),
+    ("and_critic_features", ["model.weights.perceptual=0", "model.weights.feature=0.1"]),
+]
+
+
+def commands(data: str, epochs: int, seeds: list[int], channels: int) -> list[tuple[str, list[str]]]:
+    """(run's name, arguments) of every rung at every seed, the rungs of one seed together."""
+    found = []
+    for seed in seeds:
+        added: list[str] = []
+        model = "adversarial_vae"
+        for name, more in RUNGS:
+            model = "pegasus" if name == FIRST_OF_OURS else model
+            added = [*added, *more]
+            found.append((name, _arguments(name, model, added, data, epochs, seed, channels)))
+        for name, more in ALTERNATIVES:
+            found.append((name, _arguments(name, model, [*added, *more], data, epochs, seed, channels)))
+    return found
+
+
+def _arguments(
+    name: str, model: str, added: list[str], data: str, epochs: int, seed: int, channels: int
+) -> list[str]:
+    place = ["data=image_folder", f"data.root={data}", "experiment_name=pegasus_ladder", f"run_name={name}"]
+    length = [f"trainer.max_epochs={epochs}", f"callbacks.images_every_n_epochs={epochs}", f"seed={seed}"]
+    if model == "pegasus":
+        added = [*BARE, *added]
+    kept = {item.partition("=")[0]: item for item in added}  # the last word on each field counts
+    return [f"model={model}", f"model.networks.channels={channels}", *kept.values(), *place, *length]
+
+
+def main() -> None:
+    """Run them, or list them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of photographs: FOLDER/{train,test}/{horse,bird}/*.jpg")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--channels", type=int, default=48)
+    parser.add_argument("--only", nargs="+", help="these rungs alone")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    for name, arguments in commands(options.data, options.epochs, options.seeds, options.channels):
+        if options.only and name not in options.only:
+            continue
+        command = [sys.executable, "-m", "pegasus_lightning", *arguments, "callbacks.progress_bar=false"]
+        print("python " + " ".join(command[1:]), flush=True)
+        if not options.list:
+            subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
