@@ -60,7 +60,7 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     if judge == "critic" or (judge == "auto" and data is None):
         return None
     if data is None:
-        raise UserError("score.judge=recogniser needs images to learn from: leave it out with first= and second=.")
+        raise UserError(f"score.judge={judge} needs images to learn from: leave it out with first= and second=.")
     stored: StoredRecogniser | None
     if judge == "recogniser":
         stored = recogniser_for(data, SELECTS, device=device, folder=store(settings))

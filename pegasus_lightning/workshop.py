@@ -189,11 +189,18 @@ class Workshop:
         return in_batches(self.model.decode, codes).unflatten(0, (len(pair), len(ratios)))
 
     def prior(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and deviation of codes (latent_dim,); None where they are trained to be standard normal."""
-        if self.model.config.sample_codes:
+        """Mean and deviation of the parents' drawn codes (latent_dim,); None, for the standard normal, of a few.
+
+        (With a small KL weight, or none, codes are far from the standard normal that they were to follow.)
+        """
+        parents = (self.mixer.first, self.mixer.second)
+        means = torch.cat([parent.mean for parent in parents])
+        if len(means) < LEAST_REFERENCE and self.model.config.sample_codes:
             return None
-        means = torch.cat([self.mixer.first.mean, self.mixer.second.mean])
-        return means.mean(0), means.std(0).clamp_min(1e-6)
+        variance = means.var(0)
+        if self.model.config.sample_codes:
+            variance = variance + torch.cat([parent.log_variance for parent in parents]).exp().mean(0)
+        return means.mean(0), variance.sqrt().clamp_min(1e-6)
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,22 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pegasus_lightning import selecting
+from pegasus_lightning import generation, selecting, shipped
 from pegasus_lightning.checkpoints import load_model
 from pegasus_lightning.cli import quote_paths, run_program
 from pegasus_lightning.composing import GENERATE, compose_config
 from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import load
+from pegasus_lightning.evaluation.committee import Committee
+from pegasus_lightning.evaluation.recogniser import Recogniser
 from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
 from pegasus_lightning.figures import chimera, grid, to_uint8
 from pegasus_lightning.generate import _work
 from pegasus_lightning.latent import lerp
+from pegasus_lightning.models import model_class
 from pegasus_lightning.pegasus.mixing import code_noise
 from pegasus_lightning.training import train
+from pegasus_lightning.workshop import Parents
 
 TINY = [
     "data.batch_size=16",
@@ -495,8 +499,8 @@ class _Blue(torch.nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return 20 * (images[:, 2:].mean((2, 3)) - 0.5).repeat(1, 2)
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return 20 * (features[:, 2:] - 0.5).repeat(1, 2)
 
 
 BLUE = StoredRecogniser(_Blue(), Path("store") / "blue-0a.pt", {})  # type: ignore[arg-type]
@@ -557,3 +561,73 @@ def test_two_image_files_are_scored_by_the_critic_and_by_nothing_else(
     assert generate(f"run={run}", *files, "figures=[best]").code == 0
     assert record(tmp_path / "out")["settings"]["score"]["judge"] == "critic"
     assert asked == []
+
+
+# Weights that come with the package.
+
+
+@pytest.fixture
+def in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> shipped.Shipped:
+    """A tiny untrained model in the place of the one that is shipped."""
+    networks = {"channels": 4, "latent_dim": 16, "latent": "spatial", "decoder": "residual"}
+    model = model_class("pegasus")({"networks": networks, "learned_mixing": True}, seed=5, classes=["horse", "bird"])
+    committee = Committee([Recogniser("plain", ("horse", "bird"), seed=2)])
+    folder = tmp_path / "package"
+    folder.mkdir()
+    images, labels = load(["horse", "bird"], "train", 40, 0)
+    parents = Parents(images[labels == 0], images[labels == 1], ("horse", "bird"))
+    digest = shipped.pack(
+        model.eval(), committee, parents, {"trained_from": "drawings"}, folder / "pegasus.safetensors"
+    )
+    for module in (shipped, generation):
+        monkeypatch.setattr(module, "FOLDER", folder)
+    monkeypatch.setattr(shipped, "SHIPPED", {"pegasus": digest})
+    monkeypatch.setattr(generation, "IMAGINED", 80)
+    monkeypatch.chdir(tmp_path)
+    return shipped.open_shipped("pegasus")
+
+
+def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
+    in_the_package: shipped.Shipped, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best]", "score.judge=committee", FAR)
+    assert answer.code == 0, answer.err
+    (out,) = (tmp_path / "pegasi" / "pegasus").iterdir()
+    said, images = record(out), images_in(out)
+    assert said["parents"] == {"codes": "drawn"}
+    assert said["settings"]["pretrained"] == "pegasus"
+    # The same by hand: parents decoded from drawn codes, encoded again, mixed as the model has learned it.
+    parents = in_the_package.imagined_parents(80, 0)
+    model = in_the_package.run.model
+    for pegasus, image in zip(said["pegasi"], images, strict=True):
+        own = (parents.first[pegasus["first"]["index"]], parents.second[pegasus["second"]["index"]])
+        noise = code_noise(0, torch.tensor([pegasus["draw"]]), 16)
+        with torch.no_grad():
+            codes = [model.encode(to_float(i[None])).sample_with(noise[:, k]) for k, i in enumerate(own)]
+            made = model.decode(model.mix(*codes, torch.tensor([pegasus["ratio"]])))
+        assert np.abs(to_uint8(made)[0].transpose(2, 0, 1).astype(int) - image).max() <= 1
+        both = torch.nn.functional.logsigmoid(in_the_package.committee(made)).sum().item()
+        assert pegasus["scores"]["recognised"] == pytest.approx(both, abs=1e-3)
+
+
+def test_the_packages_own_model_takes_two_files_or_data_too(
+    in_the_package: shipped.Shipped, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
+    images, labels = load(["horse", "bird"], "test", 8, 0)
+    for name, label in (("horse", 0), ("bird", 1)):
+        Image.fromarray(images[labels == label][0].permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
+    answer = generate("pretrained=pegasus", "first=horse.png", "second=bird.png", "out=two", "figures=[best]")
+    assert answer.code == 0, answer.err
+    assert record(tmp_path / "two")["parents"] == {"files": ["horse.png", "bird.png"]}
+    answer = generate("pretrained=pegasus", *DRAWN, "out=drawn", "count=2", "figures=[best]", FAR)
+    assert answer.code == 0, answer.err
+    assert record(tmp_path / "drawn")["parents"]["source"] == "silhouettes"
+
+
+def test_a_run_and_the_packages_own_model_exclude_each_other(run: Path, generate: Callable[..., Answer]) -> None:
+    answer = generate(f"run={run}", "pretrained=pegasus")
+    assert answer.code == 2
+    assert "run= and pretrained=" in answer.err
+    answer = generate("pretrained=pegasos")
+    assert answer.code == 2
+    assert "pegasus" in answer.err

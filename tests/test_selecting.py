@@ -150,3 +150,41 @@ def test_without_training_images_there_is_no_recogniser_of_theirs(monkeypatch: p
     monkeypatch.setattr(selecting, "recogniser_for", missing)
     with pytest.raises(UserError, match="no folder 'train'"):
         selector(settings("recogniser"), DATA, CPU)
+
+
+def test_the_committee_that_guides_selects_where_it_is_asked_for(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(selecting, "committee_for", lambda *given, **more: made.append((given, more)) or STORED)
+    chosen = selector(settings("committee", "kept"), DATA, CPU)
+    assert chosen is not None
+    assert made == [((DATA, ("plain", "averaging")), {"device": CPU, "folder": Path("kept")})]
+    assert asked == []
+    images = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(chosen.functions[0](images), ByPlace()(images))
+
+
+def test_an_image_is_looked_at_once_for_both_answers_and_anew_for_gradients(asked: list[Any]) -> None:
+    looks = []
+    features = ByPlace.features
+
+    def counted(self: ByPlace, images: Tensor) -> Tensor:
+        looks.append(len(images))
+        return features(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ByPlace, "features", counted)
+        chosen = selector(settings("auto"), DATA, CPU)
+        assert chosen is not None
+        looks.clear()
+        images = torch.rand(3, 3, 32, 32, requires_grad=True)
+        with torch.no_grad():
+            chosen.functions[0](images)
+        assert looks == [3]
+        total = chosen.functions[0](images).sum() + chosen.functions[1](images).sum()
+        assert looks == [3, 3]
+        total.backward()
+        assert images.grad is not None
+        chosen.functions[0](images.detach())  # another tensor
+        assert looks == [3, 3, 3]

@@ -281,6 +281,33 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     }  # fmt: skip
 
 
+def test_a_guided_run_is_continued_to_the_weights_of_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its guide takes turns, its mixing is averaged, its penalty comes every fourth batch: all by the batch's number.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ours = ("model=pegasus", "model.networks.latent_dim=32", "model.guide.images=500")
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    for folder in folders:
+        folder.mkdir()
+    session = run(folders[0], *ours, "trainer.max_epochs=2")
+    assert session.code == 0, session.err
+    assert session.out.count("Training the ") == 2  # its two recognisers
+    monkeypatch.setattr(TwoPlayerModel, "training_step", at_batch(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert run(folders[1], *ours, "trainer.max_epochs=2").code == 143
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    session = run(folders[1], *ours, "trainer.max_epochs=2")
+    assert session.code == 0, session.err
+    assert "Training the " not in session.out  # they were kept
+    whole, broken = (the_run(folder) for folder in folders)
+    assert digest(broken) == digest(whole)
+    names = ("loss/guidance", "loss/perceptual", "loss/cycle", "loss/layout", "critic/r1")
+    for name in names:
+        assert logged(broken)[name] == logged(whole)[name]
+    assert not [name for name in checkpoint_of(whole)["state_dict"] if name.startswith("guide")]
+
+
 def test_a_finished_run_is_left_alone_and_says_so(whole: Path) -> None:
     def snapshot() -> dict[Path, tuple[int, int]]:
         files = [path for path in whole.parent.rglob("*") if path.is_file()]

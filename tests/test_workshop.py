@@ -316,6 +316,21 @@ def test_the_prior_of_deterministic_codes_is_that_of_the_parents(
     assert build(name).prior() is None
 
 
+def test_the_prior_of_drawn_codes_has_the_posteriors_own_spread_too(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pegasus_lightning.workshop.LEAST_REFERENCE", 2)
+    workshop = build("adversarial_vae")
+    own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
+    posterior = workshop.model.encode(to_float(own))
+    mean, deviation = workshop.prior()
+    torch.testing.assert_close(mean, posterior.mean.mean(0))
+    draws = posterior.mean + torch.exp(posterior.log_variance / 2) * torch.randn(4000, *posterior.mean.shape)
+    # Many draws of these eight posteriors; the means' own variance is over 7, not 8.
+    wanted = (draws.var((0, 1)) + posterior.mean.var(0) / 8).sqrt()
+    torch.testing.assert_close(deviation, wanted, rtol=0.03, atol=0.01)
+
+
 # Searches.
 
 

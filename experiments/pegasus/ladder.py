@@ -45,7 +45,12 @@ ALTERNATIVES: list[tuple[str, list[str]]] = [
     ("and_adaptive_weight", ["model.adaptive_adversarial=true", "model.weights.adversarial=0.8"]),
     (
         "and_hinge_spectral",
-        ["model.adversarial_loss=hinge", "model.networks.spectral_norm=critic", "model.r1=0", "model.weights.adversarial=30"],
+        [
+            "model.adversarial_loss=hinge",
+            "model.networks.spectral_norm=critic",
+            "model.r1=0",
+            "model.weights.adversarial=30",
+        ],
     ),
     ("and_critic_features", ["model.weights.perceptual=0", "model.weights.feature=0.1"]),
 ]
@@ -66,9 +71,7 @@ def commands(data: str, epochs: int, seeds: list[int], channels: int) -> list[tu
     return found
 
 
-def _arguments(
-    name: str, model: str, added: list[str], data: str, epochs: int, seed: int, channels: int
-) -> list[str]:
+def _arguments(name: str, model: str, added: list[str], data: str, epochs: int, seed: int, channels: int) -> list[str]:
     place = ["data=image_folder", f"data.root={data}", "experiment_name=pegasus_ladder", f"run_name={name}"]
     length = [f"trainer.max_epochs={epochs}", f"callbacks.images_every_n_epochs={epochs}", f"seed={seed}"]
     if model == "pegasus":

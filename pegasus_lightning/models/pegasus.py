@@ -70,12 +70,13 @@ class PegasusModelConfig(ModelConfig):
     mix_ratio: list[float] = field(default_factory=lambda: [0.3, 0.7])  # of mixes in training
     mix_pairs: str = "random"  # random, or alike: the bird in the batch that most resembles the horse
     margin: float = 2.0  # logit from which the guide is content
+    guides: str = "all"  # what the guidance reaches: all, or mixing alone, which leaves the decoder honest
     guide: GuideConfig = field(default_factory=GuideConfig)
     weights: PegasusWeights = field(default_factory=PegasusWeights)
 
 
 class _Pairs(NamedTuple):
-    """Indices into the batch, (P,) each, and 1 where they are first and second class (a batch may hold too few of one)."""
+    """Indices into the batch, (P,) each, and 1 where they are first and second class: a batch may lack one."""
 
     first: Tensor
     second: Tensor
@@ -215,6 +216,12 @@ class Pegasus(TwoPlayerModel):
             terms["guidance"] = weights.guidance * (self._pairs.valid * reluctance).mean()
             self.watch("guide/both", (logits > 0).all(1).float())
         return terms
+
+    def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
+        if self.config.guides == "all" or self.mixer is None or "guidance" not in terms:
+            return super().routes(terms)
+        others = {name: value for name, value in terms.items() if name != "guidance"}
+        return [*super().routes(others), (terms["guidance"], list(self.mixer.parameters()))]
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights, kind = self.config.weights, self.config.adversarial_loss

@@ -1,0 +1,41 @@
+"""Write a trained run as the weights that come with the package (`pegasus_lightning/shipped.py`):
+
+    python experiments/pegasus/ship.py runs/pegasus/... --name pegasus --trained-from "JPEG copies ..."
+
+The run's own data are read, for the statistics of its codes, and its guide, which goes along. Prints the SHA-256 that
+`shipped.SHIPPED` has to name.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pegasus_lightning.data.module import load_split
+from pegasus_lightning.evaluation.recogniser_store import committee_for
+from pegasus_lightning.shipped import FOLDER, pack
+from pegasus_lightning.trained import open_run
+from pegasus_lightning.workshop import Parents
+
+
+def main() -> None:
+    """Pack one run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--name", default="pegasus")
+    parser.add_argument("--trained-from", required=True, help="what the training images were, in words")
+    options = parser.parse_args()
+    run = open_run(options.run)
+    if run.config is None:
+        raise SystemExit(f"{options.run} is no run's folder.")
+    guide = run.config.model.guide
+    committee = committee_for(run.config.data, list(guide.architectures), images=guide.images).recogniser
+    parents = Parents.of(load_split(run.config.data, "train"))
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{options.name}.safetensors"
+    digest = pack(run.model, committee, parents, {"trained_from": options.trained_from}, path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n{digest}")
+
+
+if __name__ == "__main__":
+    main()
