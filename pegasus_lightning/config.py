@@ -25,7 +25,6 @@ DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
 MIX_PAIRS = ("random", "alike")
-GUIDANCE_REACHES = ("all", "mixing")
 GUIDES = ("plain", "averaging", "residual")  # evaluation.recogniser.ARCHITECTURES, which lies above
 RECONSTRUCTION = ("bce", "mse")
 PRECISION = ("auto", "32", "bf16")
@@ -288,9 +287,6 @@ def _validate_model(model: Any) -> None:
 def _validate_mixes(model: Any) -> None:
     """What model=pegasus has beside."""
     check_choice("model.mix_pairs", model.mix_pairs, MIX_PAIRS)
-    check_choice("model.guides", model.guides, GUIDANCE_REACHES)
-    if model.guides == "mixing" and not model.learned_mixing:
-        raise UserError("model.guides=mixing needs something to guide: say model.learned_mixing=true too.")
     ratio = list(model.mix_ratio)
     if len(ratio) != 2 or not 0 <= ratio[0] <= ratio[1] <= 1:
         raise UserError(f"model.mix_ratio={ratio} is not a range within 0 to 1: write two numbers, as in [0.3,0.7].")

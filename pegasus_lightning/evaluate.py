@@ -31,8 +31,11 @@ Choices
 
 Fields, for example
   count=2000  seed=0  split=test  threshold=0.5  again=false  out=FOLDER (default: inside the run's folder)
-  pegasus.pairs=random, colour, matched  pegasus.mixing=lerp, slerp, direction  'pegasus.ratio=[0.4,0.6]'
-  score.judge=auto (the selecting recogniser if it is trained), recogniser (train it), critic
+  pegasus.pairs=random, colour, matched  pegasus.mixing=auto, learned, lerp, slerp, direction
+  'pegasus.ratio=[0.4,0.6]'
+  score.judge=auto (the selecting recogniser if it is trained), recogniser (train it), critic,
+    committee (the recognisers that guide model=pegasus; they know one half of the photographs)
+  reporter=standard (who reports knows all photographs), independent (only those that no committee has seen)
   recognisers=FOLDER (default: the user's cache)  originals=false (keep no photographs beside the figures)
   inception=true (FID and KID as others report them; needs the extra [inception])  gpus=0 (CPU)
 

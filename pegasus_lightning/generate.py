@@ -23,6 +23,7 @@ Examples
   {command} run=RUN search=guided pegasus.pairs=matched the best, improved by gradient ascent
   {command} run=RUN first=horse.jpg second=bird.png     one pegasus from two image files
   {command} run=runs/first_light                        every run in there, and all side by side
+  {command} pretrained=pegasus                          the weights that come with the package: no data needed
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can be given several times.
 
@@ -32,8 +33,10 @@ Choices
 Fields, for example
   count=64  seed=0  out=FOLDER (default: inside the run's folder)  split=test  'figures=[pegasi,best]'
   pegasus.pairs=random, colour, matched  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
-  pegasus.mixing=lerp, slerp, direction  'pegasus.ratio=[0.4,0.6]' (0 first class, 1 second)
-  pegasus.codes=sampled, mean  score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
+  pegasus.mixing=auto (as the model has learned it, else lerp), learned, lerp, slerp, direction
+  'pegasus.ratio=[0.4,0.6]' (0 first class, 1 second)  pegasus.codes=sampled, mean
+  score.judge=auto, recogniser, committee (the recognisers that guide model=pegasus), critic
+  score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
   search.start_weight=0.5  search.prior_weight=10  search.most_per_parent=2
   originals=false (show parents as reconstructions only)  gpus=0 (CPU)
   data.root=photos 'data.classes=[cat,ship]' or data=silhouettes: other images than the run was trained on

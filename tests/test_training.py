@@ -302,7 +302,7 @@ def test_a_guided_run_is_continued_to_the_weights_of_an_unbroken_one(
     assert "Training the " not in session.out  # they were kept
     whole, broken = (the_run(folder) for folder in folders)
     assert digest(broken) == digest(whole)
-    names = ("loss/guidance", "loss/perceptual", "loss/cycle", "loss/layout", "critic/r1")
+    names = ("loss/guidance", "loss/perceptual", "loss/stay", "loss/layout", "critic/r1")
     for name in names:
         assert logged(broken)[name] == logged(whole)[name]
     assert not [name for name in checkpoint_of(whole)["state_dict"] if name.startswith("guide")]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pegasus_lightning import workshop as module
 from pegasus_lightning.composing import GENERATE, compose_config
 from pegasus_lightning.config import plain
-from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.pegasus.mixing import Mixes, Recipes

@@ -45,14 +45,16 @@ class PegasusWeights:
     feature: float = 0.0  # distance of image and reconstruction in the critic's penultimate layer
     perceptual: float = 0.0  # the same in the layers of the guide
     adversarial: float = 1.0
-    guidance: float = 0.0  # mixes that the guide does not take for both classes
-    cycle: float = 0.0  # mixes whose codes cannot be read out of them again
-    layout: float = 0.0  # mixes whose thumbnails are not the blend of their parents'
+    guidance: float = 0.0  # chimeras that the guide does not take for both classes
+    layout: float = 0.0  # chimeras whose thumbnails are not the blend of their parents'
+    stay: float = 0.0  # learned mixing: its way from the straight line
+    chimera: float = 0.3  # learned mixing: chimeras that the critic does not take for real
     critic_real: float = 1.0
     critic_fake: float = 1.0
-    fake_reconstruction: float = 1.0  # these three: shares in what the critic takes for fake
+    fake_reconstruction: float = 1.0  # these four: shares in what the critic takes for fake, where there are any
     fake_mix: float = 0.5
     fake_sample: float = 0.25
+    fake_chimera: float = 0.25
 
 
 @dataclass
@@ -66,11 +68,10 @@ class GuideConfig:
 @dataclass
 class PegasusModelConfig(ModelConfig):
     name: str = "pegasus"
-    learned_mixing: bool = False  # mix by a MixNetwork; else along the straight line
+    learned_mixing: bool = False  # chimeras by a MixNetwork, which nothing else learns from; else the mixes themselves
     mix_ratio: list[float] = field(default_factory=lambda: [0.3, 0.7])  # of mixes in training
     mix_pairs: str = "random"  # random, or alike: the bird in the batch that most resembles the horse
     margin: float = 2.0  # logit from which the guide is content
-    guides: str = "all"  # what the guidance reaches: all, or mixing alone, which leaves the decoder honest
     guide: GuideConfig = field(default_factory=GuideConfig)
     weights: PegasusWeights = field(default_factory=PegasusWeights)
 
@@ -91,17 +92,22 @@ def _thumbnails(images: Tensor) -> Tensor:
 class Pegasus(TwoPlayerModel):
     """An adversarial VAE whose fakes are reconstructions, mixes of a first-class and a second-class code, and samples.
 
-    M: the mixes, one for two images; m, f: their shares; A: the recogniser that guides (never the one that reports).
+    M: mixes z_m = (1 - r) z_1 + r z_2, one for two images; A: the recogniser that guides (never the one that reports);
+    K: the chimeras, which are D(M), or with learned mixing D(MixNetwork(z_1, z_2, r)).
 
-    autoencoder: pixel term + KL + feature and perceptual distance of x and x~ + sum of shares * (-C(fake))
-        + guidance * mean over M of the sum over both classes of softplus(margin - A(D(z_m)))
-        + cycle * mean |E(D(z_m)) - z_m|^2
-        + layout * mean |t(D(z_m)) - (1 - r) t(x_1) - r t(x_2)|^2, t: thumbnails of 4 x 4 pixels
-    critic: hinge(C(x)) + sum of shares * hinge(C(fake)), or with cross-entropies
+    autoencoder: pixel term + KL + feature and perceptual distance of x and x~ + sum of shares * (-log C(fake))
+    for the chimeras: guidance * mean over K of the sum over both classes of softplus(margin - A(chimera))
+        + layout * mean |t(chimera) - (1 - r) t(x_1) - r t(x_2)|^2, t: thumbnails of 4 x 4 pixels
+    with learned mixing also: stay * mean |MixNetwork(z_1, z_2, r) - z_m|^2 + chimera * (-log C(chimera))
+    critic: real from fake, by cross-entropies or hinge losses, each kind of fake with its share
+
+    Without learned mixing the terms for the chimeras teach the autoencoder; with it they teach the mixing alone, and
+    the decoder stays honest: one that is guided itself soon draws one pattern over all mixes, which the guide takes for
+    both classes, and nobody else does.
 
     Critics that see mixes: Beckham et al. 2019 (arXiv 1903.02709). Guidance by a classifier while the generator trains:
     Odena et al. 2017 (arXiv 1610.09585), here towards two classes at once, which no image it learns from shows. Mixes
-    teach decoder and mixing; the encoder's codes are taken as they are (it feels them through the decoder's BatchNorm).
+    teach the decoder; the encoder's codes are taken as they are (it feels them through the decoder's BatchNorm).
     """
 
     Config = PegasusModelConfig
@@ -142,18 +148,22 @@ class Pegasus(TwoPlayerModel):
         posterior = self.encode(images)
         codes = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
-        self._pairs = self._opposites(images, labels)
+        pairs = self._pairs = self._opposites(images, labels)
         low, high = self.config.mix_ratio
-        self._ratios = ratios = low + (high - low) * self.draw(Stream.MIXING, len(self._pairs.first), uniform=True)
-        known = codes.detach()
-        parts = [codes, self.mix(known[self._pairs.first], known[self._pairs.second], ratios)]
+        self._ratios = low + (high - low) * self.draw(Stream.MIXING, len(pairs.first), uniform=True)
+        first, second = (codes.detach()[chosen] for chosen in (pairs.first, pairs.second))
+        parts = {"reconstruction": codes, "mix": lerp(first, second, self._ratios[:, None])}
         if self.config.weights.fake_sample:
-            parts.append(self.draw(Stream.PRIOR, max(1, len(images) // 4), codes.shape[1]))
-        self._mixed_codes = parts[1]
-        decoded = self.decode_logits(torch.cat(parts)).split([len(part) for part in parts])
-        names = ("mix", "sample")[: len(parts) - 1]
-        further = {name: torch.sigmoid(logits) for name, logits in zip(names, decoded[1:], strict=True)}
-        return Step(images, posterior, codes, decoded[0], labels, further)
+            parts["sample"] = self.draw(Stream.PRIOR, max(1, len(images) // 4), codes.shape[1])
+        logits = self.decode_logits(torch.cat(list(parts.values()))).split([len(part) for part in parts.values()])
+        decoded = dict(zip(parts, logits, strict=True))
+        further = {name: torch.sigmoid(decoded[name]) for name in parts if name != "reconstruction"}
+        if self.mixer is not None:
+            learned = self.mixer(first, second, self._ratios)
+            self._way = learned - parts["mix"]
+            with frozen(self.decoder):
+                further["chimera"] = torch.sigmoid(self.decode_logits(learned))
+        return Step(images, posterior, codes, decoded["reconstruction"], labels, further)
 
     def _opposites(self, images: Tensor, labels: Tensor) -> _Pairs:
         """Half as many pairs as images; each class is not counted, since that would wait for a GPU."""
@@ -179,49 +189,47 @@ class Pegasus(TwoPlayerModel):
             "kl": weights.kl * self.kl_term(step),
         }
         fakes = {"reconstruction": step.reconstructions} | step.further
-        shares = self._shares(step)
-        features = self.critic.features(self.seen(torch.cat([fakes[name] for name in shares]), 0))
-        outputs = self.critic.score(features).split([len(fakes[name]) for name in shares])
-        for (name, share), output in zip(shares.items(), outputs, strict=True):
-            terms[f"adversarial_{name}"] = weights.adversarial * share * losses.passes_for_real(output, kind)
+        shares = {name: share for name, share in self._shares(step).items() if name != "chimera"}
+        outputs = self.critic(self.seen(torch.cat([fakes[name] for name in shares]), 0))
+        for name, output in zip(shares, outputs.split([len(fakes[name]) for name in shares]), strict=True):
+            terms[f"adversarial_{name}"] = weights.adversarial * shares[name] * losses.passes_for_real(output, kind)
         if weights.feature:
             both = torch.cat([self.seen(step.reconstructions, 1), self.seen(step.images, 1)])  # altered alike
             found, real = self.critic.features(both).chunk(2)
             terms["feature"] = weights.feature * losses.feature_distance(real.detach(), found)
-        if self.guide is not None:
-            terms |= self._guided(step, self.guide)
-        if weights.cycle:
-            with frozen(self.encoder):
-                read = self.encode(step.further["mix"]).mean
-            apart = (read - self._mixed_codes.detach()).square().sum(1)
-            terms["cycle"] = weights.cycle * (self._pairs.valid * apart).mean()
+        if weights.perceptual and self.guide is not None:
+            # Every second image: the guide's first layers cost as much as the whole critic.
+            distance = self.guide.distance(step.images[::2], step.reconstructions[::2], self.batches_done)
+            terms["perceptual"] = weights.perceptual * distance.mean()
+        return terms | self._chimera_losses(step)
+
+    def _chimera_losses(self, step: Step) -> dict[str, Tensor]:
+        """The terms that the chimeras are judged by: see the class."""
+        weights, valid, terms = self.config.weights, self._pairs.valid, {}
+        chimeras = step.further["mix" if self.mixer is None else "chimera"]
+        if weights.guidance and self.guide is not None:
+            uniforms = self.draw(Stream.AUGMENTATION, len(chimeras), NUMBERS, uniform=True, part=4)
+            logits = self.guide.logits(augment(chimeras, uniforms, GUIDED_BY), self.batches_done)
+            reluctance = losses.at_least(logits, self.config.margin).sum(1)
+            terms["guidance"] = weights.guidance * (valid * reluctance).mean()
+            self.watch("guide/both", (logits > 0).all(1).float())
         if weights.layout:
             small = _thumbnails(step.images)
             blend = lerp(small[self._pairs.first], small[self._pairs.second], self._ratios[:, None])
-            apart = (_thumbnails(step.further["mix"]) - blend).square().sum(1)
-            terms["layout"] = weights.layout * (self._pairs.valid * apart).mean()
-        return terms
-
-    def _guided(self, step: Step, guide: Guide) -> dict[str, Tensor]:
-        weights, terms = self.config.weights, {}
-        if weights.perceptual:
-            # Every second image: the guide's first layers cost as much as the whole critic.
-            distance = guide.distance(step.images[::2], step.reconstructions[::2], self.batches_done)
-            terms["perceptual"] = weights.perceptual * distance.mean()
-        if weights.guidance:
-            mixes = step.further["mix"]
-            uniforms = self.draw(Stream.AUGMENTATION, len(mixes), NUMBERS, uniform=True, part=4)
-            logits = guide.logits(augment(mixes, uniforms, GUIDED_BY), self.batches_done)
-            reluctance = losses.at_least(logits, self.config.margin).sum(1)
-            terms["guidance"] = weights.guidance * (self._pairs.valid * reluctance).mean()
-            self.watch("guide/both", (logits > 0).all(1).float())
+            apart = (_thumbnails(chimeras) - blend).square().sum(1)
+            terms["layout"] = weights.layout * (valid * apart).mean()
+        if self.mixer is not None:
+            terms["stay"] = weights.stay * self._way.square().sum(1).mean()
+            outputs = self.critic(self.seen(chimeras, 5))
+            terms["chimera"] = weights.chimera * losses.passes_for_real(outputs, self.config.adversarial_loss)
         return terms
 
     def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
-        if self.config.guides == "all" or self.mixer is None or "guidance" not in terms:
+        if self.mixer is None:
             return super().routes(terms)
-        others = {name: value for name, value in terms.items() if name != "guidance"}
-        return [*super().routes(others), (terms["guidance"], list(self.mixer.parameters()))]
+        own = [terms[name] for name in ("guidance", "layout", "stay", "chimera") if name in terms]
+        others = {name: term for name, term in terms.items() if all(term is not one for one in own)}
+        return [*super().routes(others), (torch.stack(own).sum(), list(self.mixer.parameters()))]
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights, kind = self.config.weights, self.config.adversarial_loss
