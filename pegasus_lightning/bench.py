@@ -165,7 +165,7 @@ class Bench:
         if self.selects is not None:
             with torch.no_grad():
                 logits = in_batches(partial(_seen, self.selects), images.to(self.device))
-            verdict.figures["recognised_selecting"] = figure((logits > 0).all(1))
+            verdict.figures["recognised_selecting"] = figure((logits.sigmoid() > self.settings["threshold"]).all(1))
         if self.inception is not None and len(images) == self.settings["count"]:
             found = inception_figures(
                 self.train.images[: len(images)], images.cpu(), device=self.device, network=self.inception

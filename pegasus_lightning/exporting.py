@@ -1,7 +1,8 @@
 """Trained encoders and decoders as files that need no checkpoint: safetensors, and ONNX for other runtimes.
 
-An export is a folder: `encoder.safetensors`, `decoder.safetensors`, `config.json`, if asked for `decoder.onnx`, and
-`SHA256SUMS` over them. The same checkpoint gives the same bytes. Loading one runs no code in it.
+An export is a folder: `encoder.safetensors`, `decoder.safetensors`, of a model that has learned to mix also
+`mixer.safetensors`, `config.json`, if asked for `decoder.onnx`, and `SHA256SUMS` over them. The same checkpoint gives
+the same bytes. Loading one runs no code in it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from pegasus_lightning.config import ModelConfig
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.exporting_onnx import check_onnx, decoder_onnx, largest_difference
 from pegasus_lightning.files import sha256, whole_folder, write_json
-from pegasus_lightning.latent import Posterior
+from pegasus_lightning.latent import Posterior, lerp
+from pegasus_lightning.mixing_network import MixNetwork
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.networks import Decoder, Encoder
@@ -36,10 +38,11 @@ from pegasus_lightning.trained import find_runs
 PACKAGE = "pegasus_lightning"
 FORMAT_VERSION = 1  # raise when this code could not read what the next one writes, or the other way round
 NETWORKS = ("encoder", "decoder")
-CONFIG, SUMS, ONNX = "config.json", "SHA256SUMS", "decoder.onnx"
+CONFIG, SUMS, ONNX, MIXER = "config.json", "SHA256SUMS", "decoder.onnx", "mixer.safetensors"
 FILES = {
     "encoder.safetensors": "images (B, 3, 32, 32) in [0, 1] to mean and log-variance of q(z|x), each (B, latent_dim)",
     "decoder.safetensors": "codes (B, latent_dim) to logits (B, 3, 32, 32); their sigmoid is the image",
+    MIXER: "codes (B, latent_dim) of two parents and ratios (B,) to the codes of their chimeras, (B, latent_dim)",
     CONFIG: "what was trained, how and on what, in one place; the two above carry the same as strings",
     ONNX: "codes (batch, latent_dim) to images (batch, 3, 32, 32) in [0, 1]",
 }
@@ -60,6 +63,7 @@ class ExportedModel:
     decoder: nn.Module
     config: ModelConfig
     about: dict[str, Any]
+    mixer: nn.Module | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -74,6 +78,10 @@ class ExportedModel:
     def decode(self, codes: Tensor) -> Tensor:
         """Images (B, 3, 32, 32) in [0, 1] for codes (B, latent_dim)."""
         return torch.sigmoid(self.decoder(codes).float())
+
+    def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
+        """Codes of chimeras (B, latent_dim) at ratios (B,): as the model has learned it, or else straight."""
+        return lerp(first, second, ratios[:, None]) if self.mixer is None else self.mixer(first, second, ratios)
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,8 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
     difference = None
     try:
         with whole_folder(folder) as staged:
-            for name in NETWORKS:
+            networks = [*NETWORKS, *(["mixer"] if model.mixer is not None else [])]
+            for name in networks:
                 state = {key: value.contiguous() for key, value in _network(model, name).state_dict().items()}
                 data = safetensors.save(state, metadata=_strings(about) | {"network": name})
                 (staged / f"{name}.safetensors").write_bytes(sorted_header(data))
@@ -200,7 +209,8 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
                 data = decoder_onnx(_network(model, "decoder"), latent_dim, _strings(about) | {"network": "decoder"})
                 (staged / ONNX).write_bytes(data)
                 difference = largest_difference(data, model.decode, latent_dim)
-            kept = {name: text for name, text in FILES.items() if onnx or name != ONNX}
+            left_out = {*([] if onnx else [ONNX]), *([] if "mixer" in networks else [MIXER])}
+            kept = {name: text for name, text in FILES.items() if name not in left_out}
             write_json(staged / CONFIG, about | {"files": kept})
             sums = "".join(f"{sha256(staged / name)}  {name}\n" for name in sorted(kept))
             (staged / SUMS).write_text(sums)
@@ -279,14 +289,17 @@ def load_export(folder: Path | str, device: torch.device | str = "cpu") -> Expor
         with torch.device("meta"):  # the weights come from the file: none to draw
             encoder = Encoder(config.networks, deterministic=not config.sample_codes)
             decoder = Decoder(config.networks)
-        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            mixer = MixNetwork(config.networks) if getattr(config, "learned_mixing", False) else None
+        for name, network in (("encoder", encoder), ("decoder", decoder), ("mixer", mixer)):
+            if network is None:
+                continue
             tensors = _tensors(folder / f"{name}.safetensors", _strings(about) | {"network": name})
             network.load_state_dict(tensors, assign=True)
             # As in training, so that the same images give the same bits.
             network.requires_grad_(False).float().to(memory_format=torch.channels_last).to(device).eval()
     except (OmegaConfBaseException, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} does not fit this version of {PACKAGE}: {error}") from error
-    return ExportedModel(encoder, decoder, config, about)
+    return ExportedModel(encoder, decoder, config, about, mixer)
 
 
 def _tensors(path: Path, metadata: dict[str, str]) -> dict[str, Tensor]:

@@ -263,7 +263,7 @@ def _fit(
     log.info("Networks:\n%s", describe_networks(model))
     log.info("Precision %s, PyTorch %s.", trainer.precision, torch.__version__)
     if trainer_config["compile"]:
-        for network in (model.encoder, model.decoder, model.critic):
+        for network in (model.encoder, model.decoder, model.critic, model.mixer):
             if network is not None:
                 network.compile()
     final = [f"final/{name}" for name in _final_names(model)]

@@ -267,6 +267,69 @@ def test_a_spatial_code_is_laid_out_on_the_places_of_the_last_map(
         validate(configured(*spatial, f"model.networks.latent_dim={refused}"))
 
 
+# What model=pegasus and model=acai have beside.
+
+
+def of_model(name: str, *settings: str) -> DictConfig:
+    """A preset on silhouettes with these settings, its types enforced."""
+    config = OmegaConf.merge(
+        compose_config([f"model={name}", "data=silhouettes"]), OmegaConf.from_dotlist(list(settings))
+    )
+    assert isinstance(config, DictConfig)
+    return config
+
+
+@pytest.mark.promise(9)
+@pytest.mark.parametrize(
+    ("allowed", "refused", "told"),
+    [
+        ("mix_pairs=random", "mix_pairs=alikes", "Did you mean 'alike'?"),
+        ("mix_ratio=[0,1]", "mix_ratio=[0,1.01]", "[0.3,0.7]"),
+        ("mix_ratio=[0.5,0.5]", "mix_ratio=[0.51,0.5]", "within 0 to 1"),
+        ("mix_ratio=[0,0]", "mix_ratio=[-0.01,0.5]", "within 0 to 1"),
+        ("mix_ratio=[0.1,0.2]", "mix_ratio=[0.5]", "two numbers"),
+        ("mix_ratio=[1,1]", "mix_ratio=[0.1,0.2,0.3]", "two numbers"),
+        ("mix_ratio=[0.3,0.7]", "mix_ratio=[nan,0.7]", "within 0 to 1"),
+        ("margin=-3", "margin=inf", "finite"),
+        ("margin=0", "margin=-inf", "finite"),
+        ("margin=100", "margin=nan", "finite"),
+        ("guide.architectures=[residual]", "guide.architectures=[]", "is empty"),
+        ("guide.architectures=[plain,plain]", "guide.architectures=[plain,plane]", "Did you mean 'plain'?"),
+        ("guide.images=1", "guide.images=0", "at least 1"),
+        ("guide.images=null", "guide.images=-5", "at least 1"),
+        ("weights.stay=0", "weights.stay=-1", "at least 0"),
+        ("weights.chimera=2", "weights.chimera=inf", "finite"),
+        ("weights.fake_chimera=0", "weights.fake_chimera=-0.1", "at least 0"),
+    ],
+)
+def test_limits_of_pegasus(allowed: str, refused: str, told: str) -> None:
+    validate(of_model("pegasus", f"model.{allowed}"))
+    with pytest.raises(UserError) as error:
+        validate(of_model("pegasus", f"model.{refused}"))
+    assert f"model.{refused.partition('=')[0]}" in str(error.value)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("learned", ["true", "false"])
+def test_the_critic_needs_fakes(learned: str) -> None:
+    names = ("fake_reconstruction", "fake_mix", "fake_sample")
+    none = [f"model.weights.{name}=0" for name in names]
+    settings = [f"model.learned_mixing={learned}", "model.weights.fake_chimera=1"]  # chimeras alone teach no decoder
+    with pytest.raises(UserError, match=r"fake_reconstruction, fake_mix and fake_sample are all 0"):
+        validate(of_model("pegasus", *settings, *none))
+    for name in names:
+        validate(of_model("pegasus", *settings, *none, f"model.weights.{name}=0.1"))
+
+
+@pytest.mark.parametrize("preset", ["acai", "acai_paper"])
+@pytest.mark.parametrize("setting", ["adversarial_loss=hinge", "adaptive_adversarial=true"])
+def test_a_critic_of_coefficients_takes_no_hinge_and_no_adaptive_weight(preset: str, setting: str) -> None:
+    with pytest.raises(UserError, match=r"model\.adversarial_loss and model\.adaptive_adversarial .* model=acai"):
+        validate(of_model(preset, f"model.{setting}"))
+    validate(of_model(preset, "model.adversarial_loss=bce", "model.adaptive_adversarial=false"))
+    validate(of_model("vae_gan", f"model.{setting}"))
+
+
 def test_a_folder_of_images_has_to_be_named() -> None:
     with pytest.raises(UserError, match=r"data\.root=FOLDER"):
         validate(compose_config(["data=image_folder"]))

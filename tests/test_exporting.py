@@ -33,6 +33,7 @@ CASES = {
     "spectral": ("vae_gan", {"ema_decay": 0.9, "networks": {"spectral_norm": "all", "upsampling": "nearest"}}),
     "deep": ("vae", {"networks": {"conv_layers": 4, "fc_layers": 2}}),
 }
+OURS = {"networks": {"decoder": "residual"}, "learned_mixing": True, "ema_decay": 0.9}
 
 Save = Callable[..., Path]
 
@@ -53,7 +54,7 @@ def save(tmp_path: Path, tiny: Callable[..., TwoPlayerModel]) -> Save:
     """save(case, batches_done, run): a checkpoint as a trained run leaves it; its path."""
 
     def write(case: str = "averaged", batches_done: int = 1234, run: str = "run") -> Path:
-        model = tiny(*CASES[case], seed=5)
+        model = tiny(*(CASES | {"learned mixing": ("pegasus", OURS)})[case], seed=5)
         stir(model, batches_done)
         content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
         path = tmp_path / run / "checkpoints" / "last.ckpt"
@@ -131,6 +132,23 @@ def test_the_files_hold_the_weights_of_inference_and_no_others(save: Save, tmp_p
         assert all(torch.equal(found[name], wanted[name]) and found[name].dtype == wanted[name].dtype for name in found)
         running = [name for name in found if name.endswith("running_mean")]
         assert bool(running) is (case != "plain autoencoder")
+
+
+def test_a_learned_mixing_goes_along(save: Save, tmp_path: Path, images: Tensor) -> None:
+    checkpoint = save("learned mixing")
+    written = export_checkpoint(checkpoint, tmp_path / "export")
+    assert "mixer.safetensors" in os.listdir(written.folder)
+    loaded, model = load_export(written.folder), load_model(checkpoint)
+    ratios = torch.tensor([0.1, 0.4, 0.5, 0.9])
+    with torch.no_grad():
+        codes = model.encode(images).mean
+        found = loaded.mix(codes, codes.flip(0), ratios)
+        assert torch.equal(found, model.mix(codes, codes.flip(0), ratios))  # the averaged one's
+    straight = codes + (codes.flip(0) - codes) * ratios[:, None]
+    assert (found - straight).abs().max() > 0.01
+    plain = load_export(export_checkpoint(save("averaged", run="other"), tmp_path / "other-export").folder)
+    first, second = torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0, 0.0]])
+    assert plain.mix(first, second, torch.tensor([0.25])).tolist() == [[1.0, 1.5]]
 
 
 def test_gradients_reach_the_codes_and_no_weight(exported: Path, images: Tensor) -> None:

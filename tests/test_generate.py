@@ -204,7 +204,7 @@ def test_without_out_results_lie_in_the_runs_folder_under_names_that_differ_with
     for more in (["seed=0"], ["seed=0"], ["seed=1"], ["seed=0", "pegasus.mixing=slerp"]):
         assert generate(f"run={home}", "count=2", "figures=[best]", FAR, *more).code == 0
     names = sorted(path.name[:-8] for path in (home / "pegasi").iterdir())
-    assert names == ["colour-lerp-none-s0-", "colour-lerp-none-s1-", "colour-slerp-none-s0-"]
+    assert names == ["colour-auto-none-s0-", "colour-auto-none-s1-", "colour-slerp-none-s0-"]
 
 
 def test_several_runs_get_the_same_pairs_and_a_picture_side_by_side(

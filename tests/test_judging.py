@@ -32,6 +32,7 @@ from pegasus_lightning.evaluate import _work, help_text
 from pegasus_lightning.evaluation.controls import cutmix
 from pegasus_lightning.evaluation.judge import Judge
 from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
+from pegasus_lightning.evaluation.recogniser_training import independent_recipe
 from pegasus_lightning.figures import to_uint8
 from pegasus_lightning.pegasus.mixing import code_noise, recipes
 from pegasus_lightning.randomness import Stream, generator
@@ -236,13 +237,14 @@ def test_the_scorecard_says_what_was_judged_and_how(judged: Judged) -> None:
         "reports": {"file": "colours-0a.pt", "balanced_accuracy": [0.75, 0.5]},
         "selects": None,
     }
-    assert judged.folder.name.startswith("colour-lerp-none-s3-")
+    assert judged.folder.name.startswith("colour-auto-none-s3-")
     assert sorted(path.name for path in judged.folder.iterdir()) == sorted([FILE, GALLERY])
 
 
 def test_every_row_has_its_measures(judged: Judged) -> None:
     for row, figures in judged.card.rows.items():
         wanted = set(MEASURES) - {"linearity", "parent_distance", "inception_fid", "inception_kid"}
+        wanted -= {"recognised_selecting"}  # nobody selects
         wanted |= {"linearity"} if row == "pegasi" else set()
         wanted |= {"parent_distance"} if row in ("pegasi", "pixel average", "CutMix") else set()
         assert figures.keys() == wanted, row
@@ -513,6 +515,14 @@ def test_the_selecting_recogniser_picks_for_the_gallery_and_the_other_reports(
     assert np.allclose(gallery["pegasi_ratios"][16:], made.ratios[best])
     assert np.allclose(gallery["pegasi_probabilities"][16:], ByColour().probabilities(made.pegasi[best]), atol=1e-4)
     assert card.rows["pegasi"]["p_first"].value == pytest.approx(expected(made.pegasi)[0], abs=1e-4)  # all of them
+    for row, images in (
+        ("pegasi", made.pegasi),
+        ("reconstructions", made.reconstructions),
+        ("prior samples", made.prior),
+    ):
+        share = (images[:COUNT, 2].mean((1, 2)) > 0.5).float().mean().item()
+        assert card.rows[row]["recognised_selecting"].value == pytest.approx(share), row
+    assert all("recognised_selecting" in figures for figures in card.rows.values())
     assert card.recognisers["selects"]["file"] == "selecting-0b.pt"
     assert card.recognisers["reports"]["file"] == "colours-0a.pt"
     assert card.settings["score"]["judge"] == "none"
@@ -525,7 +535,7 @@ def test_a_search_is_scored_by_the_selecting_recogniser(
     selecting(monkeypatch)
     assert evaluate(f"run={run}", *more).code == 0
     (folder,) = folders(run / "evaluation")
-    assert folder.name.startswith("colour-lerp-best_of-s0-")
+    assert folder.name.startswith("colour-auto-best_of-s0-")
     drawn, labels = load(["horse", "bird"], "test", TEST, 0)
     settings = read_scorecard(folder / FILE).settings
     parents = Parents(drawn[labels == 0], drawn[labels == 1], ("horse", "bird"))
@@ -628,6 +638,25 @@ def test_another_checkpoint_or_recogniser_has_a_folder_of_its_own(
     cards = [read_scorecard(folder / FILE) for folder in folders(run / "evaluation")]
     assert len(cards) == len(quick) == 3
     assert cards[0].key == cards[1].key != cards[2].key
+
+
+def test_who_reports_is_as_it_is_asked_for(
+    run: Path, evaluate: Callable[..., Answer], quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def recogniser_for(data: Any, architecture: str, **more: Any) -> StoredRecogniser:
+        asked.append((architecture, more["recipe"]))
+        return stored()
+
+    monkeypatch.setattr(judging, "recogniser_for", recogniser_for)
+    for reporter in ([], ["reporter=standard"], ["reporter=independent"]):
+        assert evaluate(f"run={run}", *reporter).code == 0
+    assert asked == [("residual", None), ("residual", None), ("residual", independent_recipe("residual"))]
+    assert asked[-1][1].half == 1  # the committee's is 0
+    standard, independent = (read_scorecard(folder / FILE) for folder in folders(run / "evaluation"))
+    assert standard.key != independent.key
+    assert len(quick) == 2
 
 
 def test_results_lie_where_they_are_wanted(
@@ -798,6 +827,7 @@ REFUSED: list[tuple[list[str], list[str]]] = [
     (["run={run}", "threshold=0"], ["threshold=0", "(0, 1)"]),
     (["run={run}", "treshold=0.5"], ["treshold", "Did you mean 'threshold'?"]),
     (["run={run}", "split=validation"], ["split", "test"]),
+    (["run={run}", "reporter=independant"], ["reporter=independant", "Did you mean 'independent'?"]),
     (["run={run}", "score.judge=critics"], ["score.judge", "Did you mean 'critic'?"]),
     (["run={run}", "score.realism=-1"], ["score.realism=-1"]),
     (["run={run}", "gpus=2"], ["gpus=2", "gpus=0"]),
@@ -944,10 +974,38 @@ def test_what_runs_that_differ_in_their_seed_alone_have_in_common() -> None:
 
 def test_a_set_is_judged_once_for_one_recipe_and_anew_for_another() -> None:
     bench = object.__new__(Bench)
-    bench._judged, bench.inception = {}, None
+    bench._judged, bench.inception, bench.selects = {}, None, None
     bench.judge_of_images = SimpleNamespace(judge=lambda images, parents: images)  # type: ignore[assignment]
     a, b = torch.zeros(1), torch.ones(1)
     assert bench._once("blend", a, b"pairs") is a
     assert bench._once("blend", b, b"pairs") is a
     assert bench._once("blend", b, b"other pairs") is b
     assert bench._once("CutMix", b, b"pairs") is b
+
+
+def test_the_selecting_recognisers_share_by_hand() -> None:
+    """It sees the first class in red, the second in green, each above a half; both must be seen."""
+    seen = [(0.9, 0.8), (0.9, 0.2), (0.1, 0.7), (0.3, 0.2), (0.6, 0.6), (0.4, 0.6), (1.0, 1.0), (0.0, 1.0)]
+    images = torch.zeros(8, 3, 32, 32)
+    images[:, :2] = torch.tensor(seen)[:, :, None, None]
+    shown: list[Tensor] = []
+
+    def logits(images: Tensor) -> Tensor:
+        shown.append(images)
+        return 3 * (images[:, :2].mean((2, 3)) - 0.5)
+
+    bench = object.__new__(Bench)
+    bench.inception, bench.device, bench.settings = None, torch.device("cpu"), {"threshold": 0.5}
+    bench.judge_of_images = SimpleNamespace(judge=lambda *_: SimpleNamespace(figures={}))  # type: ignore[assignment]
+    bench.selects = Selector((logits, None), stored())
+    for given in (images, (255 * images).byte()):
+        share = bench._verdict(given).figures["recognised_selecting"]
+        assert share.value == 3 / 8
+        assert 0 <= share.low < 3 / 8 < share.high <= 1
+    assert all(part.is_floating_point() and part.max() <= 1 for part in shown)
+    bench.settings = {
+        "threshold": torch.sigmoid(torch.tensor(0.45)).item()
+    }  # levels above .65: the first and the seventh
+    assert bench._verdict(images).figures["recognised_selecting"].value == 2 / 8
+    bench.selects = None
+    assert bench._verdict(images).figures == {}

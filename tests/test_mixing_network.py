@@ -1,4 +1,4 @@
-"""The learned mixing: lerp at first, the parents at the ends, gate by hand."""
+"""The learned mixing: lerp at first, the parents at the ends, gate and change by hand and within their bounds."""
 
 from __future__ import annotations
 
@@ -21,22 +21,30 @@ def network(layout: str, seed: int = 0, **fields: Any) -> MixNetwork:
     return MixNetwork(NetworksConfig(**{"latent": layout, "latent_dim": 32, "channels": 4} | fields))
 
 
-def said(model: MixNetwork, lean: float) -> MixNetwork:
-    """Its last layer says the same everywhere."""
+def said(model: MixNetwork, lean: float, change: float = 0.0) -> MixNetwork:
+    """Its last layer says the same everywhere: half of it leans, half of it changes."""
     last = model.layers[-1]
     assert isinstance(last, nn.Conv2d)
     with torch.no_grad():
         last.weight.zero_()
-        last.bias.fill_(lean)
+        for half, value in zip(last.bias.chunk(2), (lean, change), strict=True):
+            half.fill_(value)
     return model
 
 
-def learned(model: MixNetwork) -> MixNetwork:
+def learned(model: MixNetwork, size: float = 0.3) -> MixNetwork:
     """With weights that say something else at every place."""
     with torch.no_grad():
         for parameter in model.layers[-1].parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+            parameter.copy_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
     return model
+
+
+def gate_of(ratio: float, lean: float) -> float:
+    """The ratio, its log-odds moved by a lean of 2 tanh at most."""
+    if ratio in (0, 1):
+        return ratio
+    return 1 / (1 + math.exp(-(math.log(ratio / (1 - ratio)) + 2 * math.tanh(lean))))
 
 
 def codes(count: int = 5, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -62,57 +70,97 @@ def test_the_ends_are_the_parents_whatever_was_learned(layout: str) -> None:
     model = learned(network(layout))
     half = torch.full((5,), 0.5)
     assert (model(first, second, half) - lerp(first, second, 0.5)).abs().mean() > 0.1
-    torch.testing.assert_close(model(first, second, torch.zeros(5)), first)
-    torch.testing.assert_close(model(first, second, torch.ones(5)), second, rtol=1e-3, atol=1e-3)
+    assert torch.equal(model(first, second, torch.zeros(5)), first)
+    torch.testing.assert_close(model(first, second, torch.ones(5)), second, rtol=0, atol=1e-6)
 
 
-ROUNDED = pytest.mark.xfail(strict=True, reason="w + 1 - r loses w's digits: write w + (1 - r)")
-
-
-@pytest.mark.parametrize(
-    "lean", [pytest.param(-20.0, marks=ROUNDED), pytest.param(-10.0, marks=ROUNDED), 0.0, 10.0, 30.0]
-)
-def test_the_ends_are_exact_however_much_it_leans(lean: float) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("lean", [-100.0, -1.0, 0.0, 30.0])
+@pytest.mark.parametrize("change", [-50.0, 0.7])
+def test_the_ends_are_exact_however_much_it_leans_and_changes(layout: str, lean: float, change: float) -> None:
     first, second = codes()
-    model = said(network("spatial"), lean)
-    torch.testing.assert_close(model(first, second, torch.zeros(5)), first)
-    torch.testing.assert_close(model(first, second, torch.ones(5)), second)
+    model = said(network(layout), lean, change)
+    assert torch.equal(model(first, second, torch.zeros(5)), first)
+    torch.testing.assert_close(model(first, second, torch.ones(5)), second, rtol=0, atol=1e-6)
+
+
+RATIOS = [0.0, 0.2, 0.5, 0.9, 1.0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("lean", [-1.0, 0.4, 2.0])
 def test_the_gate_by_hand(layout: str, lean: float) -> None:
     first, second = codes()
-    ratios = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
-    found = said(network(layout), lean)(first, second, ratios)
-    for row, ratio in enumerate(ratios.tolist()):
-        odds = ratio / (1 - ratio) * math.exp(lean) if ratio < 1 else math.inf  # the lean is a step of the log-odds
-        gate = odds / (1 + odds) if ratio < 1 else 1.0
+    found = said(network(layout), lean)(first, second, torch.tensor(RATIOS))
+    for row, ratio in enumerate(RATIOS):
+        gate = gate_of(ratio, lean)
         torch.testing.assert_close(found[row], first[row] * (1 - gate) + second[row] * gate, rtol=1e-4, atol=1e-5)
 
 
-def test_the_lean_is_held_within_ten() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("lean", "change"), [(0.0, 0.3), (0.0, -2.0), (-0.8, 0.5)])
+def test_the_change_by_hand(layout: str, lean: float, change: float) -> None:
+    first, second = codes()
+    found = said(network(layout), lean, change)(first, second, torch.tensor(RATIOS))
+    for row, height in enumerate((0.0, 0.64, 1.0, 0.36, 0.0)):  # 4 r (1 - r)
+        gate = gate_of(RATIOS[row], lean)
+        wanted = first[row] * (1 - gate) + second[row] * gate + height * math.tanh(change)
+        torch.testing.assert_close(found[row], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_each_channel_of_the_code_has_its_own_gate_and_its_own_change() -> None:
+    model = said(network("spatial"), 0.0)  # two channels on 4 x 4 places: leans 0 and 1, changes 2 and 3
+    with torch.no_grad():
+        model.layers[-1].bias[1] = 0.4
+        model.layers[-1].bias[2] = -0.6
     first, second = codes(1)
-    half = torch.tensor([0.5])
-    for lean, gate in ((500.0, 1 / (1 + math.exp(-10))), (-500.0, 1 / (1 + math.exp(10)))):
-        found = said(network("flat"), lean)(first, second, half)
-        torch.testing.assert_close(found, lerp(first, second, gate), rtol=0, atol=1e-5)
+    found = model(first, second, torch.tensor([0.5]))
+    gate = gate_of(0.5, 0.4)
+    wanted = torch.cat(
+        [(first + second)[:, :16] / 2 + math.tanh(-0.6), first[:, 16:] * (1 - gate) + second[:, 16:] * gate], 1
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_nothing_is_added_to_what_the_parents_have(layout: str) -> None:
+def test_gate_and_change_are_bounded(layout: str) -> None:
+    first, second = codes(1)
+    half = torch.tensor([0.5])
+    for lean, gate in ((500.0, 1 / (1 + math.exp(-2))), (-500.0, 1 / (1 + math.exp(2)))):
+        found = said(network(layout), lean)(first, second, half)
+        torch.testing.assert_close(found, lerp(first, second, gate), rtol=0, atol=1e-5)
+        assert 0.119 < gate < 0.881
+    for change in (500.0, -500.0):
+        found = said(network(layout), 0.0, change)(first, second, half)
+        torch.testing.assert_close(found, (first + second) / 2 + math.copysign(1, change), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whatever_was_learned_no_latent_leaves_its_bounds(layout: str) -> None:
     first, second = codes(6)
-    low, high = torch.minimum(first, second), torch.maximum(first, second)
-    mixed = learned(network(layout))(first, second, torch.linspace(0.1, 0.9, 6))
-    assert ((mixed >= low - 1e-5) & (mixed <= high + 1e-5)).all()
-    share = (mixed - first) / (second - first)
-    assert share.std() > 0.1  # each latent has its own
+    model = learned(network(layout), size=30.0)
+    ratios = torch.linspace(0.1, 0.9, 6)
+    mixed = model(first, second, ratios)
+    for row, ratio in enumerate(ratios.tolist()):
+        gates = [gate_of(ratio, lean) for lean in (-100.0, 100.0)]
+        ends = torch.stack([lerp(first[row], second[row], gate) for gate in gates])
+        reach = 4 * ratio * (1 - ratio)
+        assert (mixed[row] >= ends.amin(0) - reach - 1e-5).all()
+        assert (mixed[row] <= ends.amax(0) + reach + 1e-5).all()
+    beside = (mixed < torch.minimum(first, second)) | (mixed > torch.maximum(first, second))
+    assert beside.any()  # what neither parent has
+    with torch.no_grad():  # without the change it lies between them, each latent with its own share
+        for parameter in model.layers[-1].parameters():
+            parameter.chunk(2)[1].zero_()
+    share = (model(first, second, ratios) - first) / (second - first)
+    assert ((share > 0) & (share < 1)).all()
+    assert share.std() > 0.1
 
 
 def test_beyond_the_ends_are_the_parents() -> None:
     first, second = codes(2)
-    found = learned(network("flat"))(first, second, torch.tensor([-1.0, 0.0]))
-    torch.testing.assert_close(found, first)
+    found = learned(network("flat"))(first, second, torch.tensor([-1.0, 2.0]))
+    torch.testing.assert_close(found, torch.stack([first[0], second[1]]))
 
 
 def test_a_spatial_mask_looks_at_its_neighbourhood_alone() -> None:

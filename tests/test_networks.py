@@ -1,6 +1,7 @@
 """Shapes of every combination, spectral norms that normalise, a frozen critic that keeps no trace."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -481,3 +482,72 @@ def test_the_critic_has_a_width_of_its_own(images: Tensor) -> None:
         assert [p.shape for p in network.parameters()] == [p.shape for p in kind(config()).parameters()]
     same = Critic(config(critic_channels=4)), Critic(config())
     assert [p.shape for p in same[0].parameters()] == [p.shape for p in same[1].parameters()]
+
+
+# The critic's stem, and its start.
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("spectral", ["none", "critic", "all"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize(("channels", "stem"), [(None, 2), (7, 3), (1, 1)])
+def test_a_stem_looks_at_full_resolution_half_as_wide(
+    depth: int, spectral: str, batch_norm: bool, channels: int | None, stem: int, images: Tensor
+) -> None:
+    shape = {"conv_layers": depth, "spectral_norm": spectral, "critic_batch_norm": batch_norm}
+    fields = config(critic_stem=True, critic_channels=channels, **shape)
+    critic, without = Critic(fields), Critic(config(critic_channels=channels, **shape))
+    first = critic.features[0]
+    assert (first.in_channels, first.out_channels) == (3, stem)
+    assert (first.kernel_size, first.stride, first.padding) == ((3, 3), (1, 1), (1, 1))
+    assert (first.bias is None) == batch_norm  # a norm takes it away again
+    assert first(images).shape == (4, stem, 32, 32)
+    convolutions = [layer for layer in critic.features if isinstance(layer, nn.Conv2d)]
+    widths = [(channels or 4) * 2**layer for layer in range(depth)]
+    assert [layer.in_channels for layer in convolutions] == [3, stem, *widths[:-1]]
+    assert [layer.out_channels for layer in convolutions] == [stem, *widths]
+    assert count(critic, nn.Conv2d) == depth + 2
+    assert count(critic.features, nn.LeakyReLU) == depth + 1
+    assert count(critic, nn.BatchNorm2d) == batch_norm * (depth + 1)
+    assert {is_parametrized(layer) for layer in weighted(critic)} == {spectral != "none"}
+    assert critic.features(images).shape == without.features(images).shape
+    output = critic(images)
+    assert output.shape == (4,)
+    output.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in critic.parameters())
+    # The encoder has none.
+    assert count(Encoder(fields), nn.Conv2d) == depth
+
+
+def spread_of(layer: nn.Conv2d) -> float:
+    """The standard deviation of its weights, in units of 1 / sqrt(fan_in)."""
+    return layer.weight.std().item() * math.sqrt(layer.weight[0].numel())
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_a_critic_that_nothing_normalises_begins_as_kaiming_has_it(stem: bool) -> None:
+    torch.manual_seed(3)
+    critic = Critic(NetworksConfig(critic_batch_norm=False, critic_stem=stem, critic_channels=48))
+    convolutions = [layer for layer in critic.features if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 3 + stem
+    for layer in convolutions:
+        # Leaky with a slope of .2, it keeps (1 + .04) / 2 of a variance; of 24 * 27 weights at least: 3 % either way.
+        assert spread_of(layer) == pytest.approx(math.sqrt(2 / 1.04), rel=0.1)
+        assert abs(layer.weight.mean().item()) < 4 * layer.weight.std().item() / math.sqrt(layer.weight.numel())
+    # PyTorch's own start is uniform within 1 / sqrt(fan_in).
+    assert spread_of(critic.last) == pytest.approx(1 / math.sqrt(3), rel=0.1)
+    # So features of noise are as large as the noise, whatever the depth.
+    noise = torch.randn(16, 3, 32, 32)
+    assert critic.features(noise).square().mean().item() == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"critic_batch_norm": True}, {"critic_batch_norm": False, "spectral_norm": "critic"}]
+)
+def test_a_critic_that_is_normalised_begins_as_pytorch_has_it(fields: dict) -> None:
+    torch.manual_seed(3)
+    critic = Critic(NetworksConfig(**fields))
+    for layer in critic.features:
+        if isinstance(layer, nn.Conv2d):
+            weight = layer.parametrizations.weight.original if is_parametrized(layer) else layer.weight
+            assert weight.std().item() * math.sqrt(weight[0].numel()) == pytest.approx(1 / math.sqrt(3), rel=0.1)

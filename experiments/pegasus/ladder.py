@@ -15,6 +15,13 @@ import subprocess
 import sys
 
 CRITIC = ["model.networks.critic_batch_norm=false", "model.networks.critic_stem=true", "model.r1=0.05"]
+ADAM = [f"model.autoencoder_optimizer.{field}" for field in ("lr=4e-4", "beta1=0.5", "beta2=0.99")]
+MIXING = [
+    "model.learned_mixing=true",
+    "model.weights.guidance=1",
+    "model.weights.layout=0.5",
+    "model.weights.stay=0.02",
+]
 # (name, what it adds to the rung before); the first on model=adversarial_vae, from `mixes` on on model=pegasus.
 RUNGS: list[tuple[str, list[str]]] = [
     ("baseline", []),
@@ -23,24 +30,23 @@ RUNGS: list[tuple[str, list[str]]] = [
     ("weak_pixels", ["model.weights.reconstruction=0.2", "model.weights.kl=0.03"]),
     ("r1_critic", [*CRITIC, "model.critic_optimizer.lr=4e-4", "model.weights.adversarial=3"]),
     ("augmentation", ["model.critic_augmentation=[translation,cutout,brightness]"]),
-    ("ema", ["model.ema_decay=0.999"]),
-    ("adam", [f"model.autoencoder_optimizer.{field}" for field in ("lr=4e-4", "beta1=0.5", "beta2=0.99")]),
+    ("averages", ["model.ema_decay=0.999", *ADAM]),
     ("mixes", ["model.weights.fake_sample=0", "model.mix_pairs=alike"]),
     ("perceptual", ["model.weights.perceptual=15"]),
-    ("layout_cycle", ["model.weights.layout=30", "model.weights.cycle=0.2"]),
-    ("guidance", ["model.weights.guidance=1", "model.margin=1"]),
+    ("learned_mixing", MIXING),
 ]
 FIRST_OF_OURS = "mixes"
 # What the preset model=pegasus has beside the rungs so far, taken back.
 BARE = [
     "model.weights.perceptual=0",
-    "model.weights.layout=0",
-    "model.weights.cycle=0",
     "model.weights.guidance=0",
+    "model.weights.layout=0",
+    "model.weights.stay=0",
+    "model.learned_mixing=false",
 ]
 # Each on top of the whole ladder, in place of what it names.
 ALTERNATIVES: list[tuple[str, list[str]]] = [
-    ("and_learned_mixing", ["model.learned_mixing=true"]),
+    ("and_guided_decoder", ["model.learned_mixing=false", "model.weights.stay=0"]),
     ("and_prior_samples", ["model.weights.fake_sample=0.25"]),
     ("and_adaptive_weight", ["model.adaptive_adversarial=true", "model.weights.adversarial=0.8"]),
     (

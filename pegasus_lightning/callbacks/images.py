@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.figures import image_grid, save_png
-from pegasus_lightning.latent import lerp
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.randomness import Stream, generator
 
@@ -64,7 +63,7 @@ def pegasus_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: An
     start, end = (model.encode(images).sample(noise) for images in pairs)
     low, high = PEGASUS_RATIOS
     ratios = low + (high - low) * torch.rand(len(start), generator=noise, device=model.device)
-    rows = torch.stack([model.decode(start), model.decode(lerp(start, end, ratios[:, None])), model.decode(end)])
+    rows = torch.stack([model.decode(start), model.decode(model.mix(start, end, ratios)), model.decode(end)])
     first, second = model.hparams["classes"]
     return image_grid(
         rows,

@@ -246,7 +246,8 @@ def _train(
     quality = {"classes": list(kinds.classes), **measure(model, test)}
     quality |= {"train_images": len(own), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
     quality |= {"temperature": model.temperature.tolist(), "offset": model.offset.tolist()}
-    quality |= {"recipe": dataclasses.asdict(config), "recipe_version": RECIPE_VERSION}
+    recipe = dataclasses.asdict(config) | {"augmentation": [*config.augmentation]}  # as JSON gives it back
+    quality |= {"recipe": recipe, "recipe_version": RECIPE_VERSION}
     try:
         write_atomically(path, lambda file: torch.save(model.state_dict(), file))
         quality["sha256"] = sha256(path)

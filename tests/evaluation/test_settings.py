@@ -49,6 +49,7 @@ GOOD: list[dict[str, Any]] = [
     {"search.method": "best_of", "search.pairs": 500, "search.ratios": 4},  # just enough for 2000
     {"search.method": "guided", "score.judge": "critic", "score.recognised": 0, "score.realism": 0},
     {"pegasus.pairs": "random", "pegasus.mixing": "direction", "score.judge": "recogniser"},
+    {"reporter": "independent", "score.judge": "committee"},
 ]
 
 
@@ -76,6 +77,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"pegasus.ratio": [0.6, 0.4]}, ["pegasus.ratio=[0.6, 0.4]"]),
     ({"search.method": "best"}, ["search.method"]),
     ({"search.pairs": 5}, ["search.pairs", "search=best_of"]),
+    ({"reporter": "independant"}, ["reporter=independant", "Did you mean 'independent'?", "standard"]),
     ({"score.judge": "recognizer"}, ["score.judge", "Did you mean 'recogniser'?"]),
     ({"score.recognised": -1.0}, ["score.recognised=-1"]),
     ({"score.realism": float("inf")}, ["score.realism=inf"]),

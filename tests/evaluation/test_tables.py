@@ -13,7 +13,7 @@ NONE = Figure(NAN, NAN, NAN)
 
 # Those looked at here lie an eighth apart, in this order.
 PLACED = ("recognised", "chimera", "p_first", "p_second", "kid", "density", "coverage", "precision", "recall",
-          "linearity")  # fmt: skip
+          "linearity", "recognised_selecting")  # fmt: skip
 
 
 def around(value: float, half: float) -> Figure:
@@ -69,12 +69,23 @@ def test_a_runs_rows_stand_under_their_heads_with_half_their_interval() -> None:
     assert table.splitlines()[0].startswith("acai-s0, batch 1200, judged by cat-ship-residual.pt")
     rows = cells(table, FIRST)
     assert [*rows] == ["pegasi (2,000)", "CutMix (64)"]
-    # recognised .25, then an eighth more each; half widths .012.
+    # recognised .25, by the selector 1.5, then an eighth more each from .375; half widths .012.
     assert rows["pegasi (2,000)"] == [
-        "25.0% ±1.2", "37.5% ±1.2", "0.500 ±0.012", "0.62 ±0.01", "0.75 ±0.01", "0.875 ±0.012",
-        "1.00 ±0.01", "1.12 ±0.01", "1.25 ±0.01", "1.38 ±0.01",
+        "25.0% ±1.2", "150.0% ±1.2", "0.375 ±0.012", "0.50 ±0.01", "0.62 ±0.01", "0.750 ±0.012",
+        "0.88 ±0.01", "1.00 ±0.01", "1.12 ±0.01", "1.25 ±0.01",
     ]  # fmt: skip
     assert rows["CutMix (64)"][5] == "-"  # not defined
+
+
+def test_without_a_recogniser_that_selects_there_is_no_column_of_it() -> None:
+    plain = card()
+    for figures in plain.rows.values():
+        del figures["recognised_selecting"]
+    table = console_table(plain)
+    assert "by selector" not in table
+    rows = cells(table, [head for head in FIRST if head != "by selector"])
+    assert rows["pegasi (2,000)"][:2] == ["25.0% ±1.2", "0.375 ±0.012"]
+    assert rows["pegasi (2,000)"][-1] == "1.25 ±0.01"
 
 
 def test_what_a_row_does_not_have_is_left_blank_and_an_interval_that_is_unknown_left_out() -> None:
