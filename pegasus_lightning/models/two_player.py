@@ -323,7 +323,10 @@ class TwoPlayerModel(pl.LightningModule):
             network = getattr(self, name)
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
             for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
-                kept.copy_(buffer)
+                if kept.is_floating_point():  # BatchNorm's statistics: those of this batch's weights fit no average
+                    kept.lerp_(buffer, 1 - decay)
+                else:
+                    kept.copy_(buffer)
 
     def _network(self, name: str) -> nn.Module:
         return getattr(self, name) if self.training or self.averaged is None else self.averaged[name]
