@@ -23,7 +23,6 @@ Examples
   {command} run=RUN search=guided pegasus.pairs=matched the best, improved by gradient ascent
   {command} run=RUN first=horse.jpg second=bird.png     one pegasus from two image files
   {command} run=runs/first_light                        every run in there, and all side by side
-  {command} pretrained=pegasus                          the weights that come with the package: no data needed
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can be given several times.
 
