@@ -75,7 +75,7 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
         return None
     images = in_mixed_order(load_split(data, "train")).images.to(device)
     recogniser = stored.recogniser
-    features = _Once(recogniser.features)
+    features = recogniser.features
     held = min(HELD, len(images) // 2)  # none of them in the bank, where each would be its own nearest
     with torch.no_grad():
         bank = in_batches(features, to_float(images[:-held][:BANK]))
@@ -83,11 +83,7 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     def closeness(images: Tensor) -> Tensor:
         return -torch.cdist(features(images), bank).amin(1)
 
-    def logits(images: Tensor) -> Tensor:
-        found: Tensor = recogniser.classify(features(images))
-        return found
-
-    return Selector((logits, CriticScore(closeness, to_float(images[-held:]))), stored)
+    return Selector((recogniser, CriticScore(closeness, to_float(images[-held:]))), stored)
 
 
 def shipped_selector(shipped: Shipped, settings: dict[str, Any]) -> Selector | None:
@@ -95,17 +91,3 @@ def shipped_selector(shipped: Shipped, settings: dict[str, Any]) -> Selector | N
     if settings["score"]["judge"] == "critic":
         return None
     return Selector((shipped.committee, None), StoredRecogniser(shipped.committee, shipped.run.path, {}))
-
-
-class _Once:
-    """`function`, not computed again for the very tensor that it was last called with (and gradients for it or not)."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-        self.last: tuple[Tensor, bool, Tensor] | None = None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        wants = torch.is_grad_enabled()
-        if self.last is None or self.last[0] is not images or self.last[1] != wants:
-            self.last = (images, wants, self.function(images))
-        return self.last[2]

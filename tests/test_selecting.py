@@ -163,28 +163,3 @@ def test_the_committee_that_guides_selects_where_it_is_asked_for(
     assert asked == []
     images = torch.rand(3, 3, 32, 32)
     torch.testing.assert_close(chosen.functions[0](images), ByPlace()(images))
-
-
-def test_an_image_is_looked_at_once_for_both_answers_and_anew_for_gradients(asked: list[Any]) -> None:
-    looks = []
-    features = ByPlace.features
-
-    def counted(self: ByPlace, images: Tensor) -> Tensor:
-        looks.append(len(images))
-        return features(self, images)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ByPlace, "features", counted)
-        chosen = selector(settings("auto"), DATA, CPU)
-        assert chosen is not None
-        looks.clear()
-        images = torch.rand(3, 3, 32, 32, requires_grad=True)
-        with torch.no_grad():
-            chosen.functions[0](images)
-        assert looks == [3]
-        total = chosen.functions[0](images).sum() + chosen.functions[1](images).sum()
-        assert looks == [3, 3]
-        total.backward()
-        assert images.grad is not None
-        chosen.functions[0](images.detach())  # another tensor
-        assert looks == [3, 3, 3]
