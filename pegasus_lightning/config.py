@@ -23,6 +23,7 @@ SPECTRAL_NORM = ("none", "critic", "all")
 UPSAMPLING = ("transposed", "nearest")
 DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
+STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
 MIX_PAIRS = ("random", "alike")
 GUIDES = ("plain", "averaging", "residual")  # evaluation.recogniser.ARCHITECTURES, which lies above
@@ -47,6 +48,7 @@ class NetworksConfig:
     decoder: str = "plain"  # plain: the encoder reversed; residual: blocks with nearest-neighbour upsampling
     latent: str = "flat"  # spatial: the code is laid out like the last feature map, latent_dim / side^2 channels of it
     critic_channels: int | None = None  # of the critic's first convolution; null: as the encoder's
+    critic_start: str = "default"  # of the critic's weights: default (PyTorch's) or he (features as large as the image)
     critic_stem: bool = False  # begin the critic with a 3 x 3 convolution at full resolution, half as wide
 
 
@@ -252,6 +254,7 @@ def _validate_model(model: Any) -> None:
     check_choice("model.networks.upsampling", networks.upsampling, UPSAMPLING)
     check_choice("model.networks.decoder", networks.decoder, DECODERS)
     check_choice("model.networks.latent", networks.latent, LATENTS)
+    check_choice("model.networks.critic_start", networks.critic_start, STARTS)
     places = (IMAGE_SIZE // 2**networks.conv_layers) ** 2
     if networks.latent == "spatial" and networks.latent_dim % places:
         raise UserError(

@@ -218,8 +218,9 @@ class Critic(nn.Module):
         )
         last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
         self.last = _maybe_spectral(last, spectral)
-        if not (spectral or config.critic_batch_norm):
-            # Nothing rescales what PyTorch's own start shrinks at every layer: a critic would sleep for long.
+        if config.critic_start == "he":
+            # Where no norm rescales what PyTorch's own start shrinks at every layer, a critic of real and fake sleeps
+            # for hundreds of batches. (One that tells ACAI's small coefficient had better begin with small outputs.)
             for layer in self.features:
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, a=SLOPE)

@@ -525,9 +525,9 @@ def spread_of(layer: nn.Conv2d) -> float:
 
 
 @pytest.mark.parametrize("stem", [False, True])
-def test_a_critic_that_nothing_normalises_begins_as_kaiming_has_it(stem: bool) -> None:
+def test_a_critic_begins_as_he_has_it_where_it_is_asked_for(stem: bool) -> None:
     torch.manual_seed(3)
-    critic = Critic(NetworksConfig(critic_batch_norm=False, critic_stem=stem, critic_channels=48))
+    critic = Critic(NetworksConfig(critic_batch_norm=False, critic_stem=stem, critic_channels=48, critic_start="he"))
     convolutions = [layer for layer in critic.features if isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 3 + stem
     for layer in convolutions:
@@ -542,9 +542,9 @@ def test_a_critic_that_nothing_normalises_begins_as_kaiming_has_it(stem: bool) -
 
 
 @pytest.mark.parametrize(
-    "fields", [{"critic_batch_norm": True}, {"critic_batch_norm": False, "spectral_norm": "critic"}]
+    "fields", [{}, {"critic_batch_norm": False}, {"critic_batch_norm": False, "spectral_norm": "critic"}]
 )
-def test_a_critic_that_is_normalised_begins_as_pytorch_has_it(fields: dict) -> None:
+def test_a_critic_begins_as_pytorch_has_it_where_nothing_is_asked_for(fields: dict) -> None:
     torch.manual_seed(3)
     critic = Critic(NetworksConfig(**fields))
     for layer in critic.features:

@@ -14,7 +14,8 @@ import argparse
 import subprocess
 import sys
 
-CRITIC = ["model.networks.critic_batch_norm=false", "model.networks.critic_stem=true", "model.r1=0.05"]
+CRITIC = [f"model.networks.{field}" for field in ("critic_batch_norm=false", "critic_stem=true", "critic_start=he")]
+CRITIC = [*CRITIC, "model.r1=0.05"]
 ADAM = [f"model.autoencoder_optimizer.{field}" for field in ("lr=4e-4", "beta1=0.5", "beta2=0.99")]
 MIXING = [
     "model.learned_mixing=true",
