@@ -255,6 +255,11 @@ def _validate_model(model: Any) -> None:
     check_choice("model.networks.decoder", networks.decoder, DECODERS)
     check_choice("model.networks.latent", networks.latent, LATENTS)
     check_choice("model.networks.critic_start", networks.critic_start, STARTS)
+    if networks.critic_start == "he" and networks.spectral_norm != "none":
+        raise UserError(
+            "model.networks.critic_start=he means nothing with model.networks.spectral_norm, which sets the size of "
+            "the critic's weights itself: leave one of them out."
+        )
     places = (IMAGE_SIZE // 2**networks.conv_layers) ** 2
     if networks.latent == "spatial" and networks.latent_dim % places:
         raise UserError(

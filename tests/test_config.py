@@ -380,3 +380,10 @@ def test_plain_is_plain_all_the_way_down(configured: Callable[..., DictConfig]) 
     assert types(plain(configured())) <= {dict, list, str, int, float, bool, type(None)}
     with pytest.raises(MissingMandatoryValue):
         plain(compose_config(["data=image_folder"]))
+
+
+def test_a_start_that_spectral_norm_would_undo_is_refused() -> None:
+    asked = ["model=pegasus", "data=silhouettes"]
+    validate(compose_config(asked))
+    with pytest.raises(UserError, match=r"critic_start=he .*spectral_norm"):
+        validate(compose_config([*asked, "model.networks.spectral_norm=critic"]))

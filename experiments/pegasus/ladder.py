@@ -55,6 +55,7 @@ ALTERNATIVES: list[tuple[str, list[str]]] = [
         [
             "model.adversarial_loss=hinge",
             "model.networks.spectral_norm=critic",
+            "model.networks.critic_start=default",
             "model.r1=0",
             "model.weights.adversarial=30",
         ],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from pegasus_lightning.config import GUIDES
 from pegasus_lightning.evaluation.recogniser import (
     ARCHITECTURES,
     REPORTS,
@@ -225,3 +226,7 @@ def test_answers_drawn_as_likely_as_they_say_are_calibrated() -> None:
     surer = torch.sigmoid(3 * torch.logit(said, eps=1e-6))
     assert calibration_error(surer, targets).min() > 0.1
     assert math.isclose(F.binary_cross_entropy(said, targets).item(), 0.5, abs_tol=0.01)  # 1/2 nat: the draw is right
+
+
+def test_the_configuration_knows_every_architecture_that_can_guide() -> None:
+    assert set(GUIDES) == set(ARCHITECTURES)  # written twice: the configuration lies below the recognisers
