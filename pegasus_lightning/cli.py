@@ -34,9 +34,9 @@ from pegasus_lightning.composing import (
     parse_arguments,
     register_schemas,
 )
-from pegasus_lightning.config import validate
 from pegasus_lightning.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError
 from pegasus_lightning.sweeps.planning import check_jobs, readable_name
+from pegasus_lightning.validation import validate
 
 USAGE_ERROR = 2
 PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")

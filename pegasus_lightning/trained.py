@@ -15,13 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from pegasus_lightning.checkpoints import find_checkpoint, load_model
 from pegasus_lightning.composing import data_settings
-from pegasus_lightning.config import plain, validate_data
+from pegasus_lightning.config import plain
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.common import listing
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs import NOT_IDENTITY
+from pegasus_lightning.validation import validate_data
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from pegasus_lightning.composing import GENERATE, TRAIN, compose_config, conf_folder, presets
-from pegasus_lightning.config import parse_duration, plain, validate
+from pegasus_lightning.config import parse_duration, plain
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.models import MODELS
 from pegasus_lightning.pegasus import settings
 from pegasus_lightning.sweeps.planning import jobs_of
+from pegasus_lightning.validation import validate
 
 PRESETS = [(path.parent.name, path.stem) for path in sorted(conf_folder().glob("*/*.yaml"))]
 EIGHT = {

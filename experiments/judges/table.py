@@ -16,7 +16,6 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pegasus_lightning.composing import data_settings
-from pegasus_lightning.config import validate_data
 from pegasus_lightning.data.batches import ImageSet, to_float
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
@@ -28,6 +27,7 @@ from pegasus_lightning.evaluation.recogniser_store import recogniser_for
 from pegasus_lightning.pegasus.mixing import recipes
 from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.scorecards import MEASURES, format_figure
+from pegasus_lightning.validation import validate_data
 
 COUNT = 2000
 COLUMNS = ("recognised", "chimera", "kid", "density", "coverage", "precision", "recall")

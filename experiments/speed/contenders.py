@@ -25,12 +25,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pegasus_lightning import training
 from pegasus_lightning.composing import compose_config
-from pegasus_lightning.config import NetworksConfig, plain, validate
+from pegasus_lightning.config import NetworksConfig, plain
 from pegasus_lightning.data import module as data_module
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.devices import has_fast_bf16, hide_gpus
 from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen
 from pegasus_lightning.randomness import Stream, derived_seed
+from pegasus_lightning.validation import validate
 
 SEED = 0
 CLASSES = ("horse", "bird")

@@ -7,7 +7,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.config import check_at_least, check_at_most, check_choice, check_fraction
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.pegasus.settings import (
     MOST_PEGASI,
@@ -20,6 +19,7 @@ from pegasus_lightning.pegasus.settings import (
     validate_score,
     validate_search,
 )
+from pegasus_lightning.validation import check_at_least, check_at_most, check_choice, check_fraction
 
 FEWEST_PEGASI = 64
 REPORTERS = ("standard", "independent")

@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.config import check_above, check_at_least, check_at_most, check_choice, check_not_negative
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.latent import MIXINGS
 from pegasus_lightning.pegasus.pairs import COLOUR_DISTANCES, METHODS
+from pegasus_lightning.validation import check_above, check_at_least, check_at_most, check_choice, check_not_negative
 
 CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "critic")

@@ -13,10 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from pegasus_lightning.composing import check_overrides, compose_config
-from pegasus_lightning.config import check_above, check_at_least, check_choice, plain, validate
+from pegasus_lightning.config import plain
 from pegasus_lightning.devices import choose_devices
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.runs import NOT_IDENTITY, run_folder
+from pegasus_lightning.validation import check_above, check_at_least, check_choice, validate
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
 HERE = ("PoolLauncher", "BasicLauncher", "LocalLauncher")  # launchers whose runs use this machine's devices and files

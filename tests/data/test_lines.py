@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from pegasus_lightning.composing import compose_config
-from pegasus_lightning.config import LinesConfig, validate
+from pegasus_lightning.config import LinesConfig
 from pegasus_lightning.data.lines import CLASSES, line_images, load
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.errors import UserError
+from pegasus_lightning.validation import validate
 
 
 def test_level_and_upright_lines_by_hand() -> None:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from pegasus_lightning.config import GUIDES
 from pegasus_lightning.evaluation.recogniser import (
     ARCHITECTURES,
     REPORTS,
@@ -21,6 +20,7 @@ from pegasus_lightning.evaluation.recogniser import (
     calibration_error,
     predict,
 )
+from pegasus_lightning.validation import GUIDES
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
