@@ -108,7 +108,7 @@ class Bench:
         """
         with run.model.inference():
             workshop = Workshop(run.model, self.parents, self.pairs, self.settings)
-            score = workshop.score(self.selects.functions if self.selects else None)
+            score = workshop.score(self.selects.look if self.selects else None)
             pegasi = make_pegasi(workshop, self.settings["count"], score)
             decoded = in_batches(lambda part: run.model.reconstruct(to_float(part.to(self.device))), self.test.images)
             rows, counts, verdict = self._rows(run.model, workshop, pegasi, decoded)
@@ -162,9 +162,10 @@ class Bench:
     def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
         """The judge's verdict; with Inception also FID and KID against as many training images, for whole sets."""
         verdict = self.judge_of_images.judge(images, parents)
-        if self.selects is not None:
+        selects = self.selects
+        if selects is not None:
             with torch.no_grad():
-                logits = in_batches(partial(_seen, self.selects), images.to(self.device))
+                logits = in_batches(partial(_seen, selects), images.to(self.device))
             verdict.figures["recognised_selecting"] = figure((logits.sigmoid() > self.settings["threshold"]).all(1))
         if self.inception is not None and len(images) == self.settings["count"]:
             found = inception_figures(
@@ -238,9 +239,11 @@ class Bench:
         ratios = torch.linspace(0, 1, GALLERY_FRAMES)
         plain = torch.arange(min(GALLERY_PEGASI, len(pegasi.chosen)))
         shown, selected = plain, torch.zeros(len(plain), dtype=torch.bool)
-        if self.selects is not None:
+        selects = self.selects
+        if selects is not None:
             with torch.no_grad():
-                both = in_batches(self.selects.functions[0], pegasi.mixes.images).sigmoid().amin(1).cpu()
+                logits = in_batches(partial(_seen, selects), pegasi.mixes.images)
+            both = logits.sigmoid().amin(1).cpu()
             best = both.argsort(descending=True, stable=True)[:GALLERY_PEGASI]
             shown, selected = torch.cat([shown, best]), torch.cat([selected, torch.ones(len(best), dtype=torch.bool)])
         here = shown.to(self.device)
@@ -280,7 +283,7 @@ def kind_of(run: TrainedRun) -> tuple[str, str]:
 
 def _seen(selects: Selector, images: Tensor) -> Tensor:
     """Logits (B, 2) by the selecting recogniser, of uint8 images or floats in [0, 1]."""
-    return selects.functions[0](to_float(images) if images.dtype == torch.uint8 else images)
+    return selects.look(to_float(images) if images.dtype == torch.uint8 else images)[0]
 
 
 def _bytes(images: Tensor) -> np.ndarray:

@@ -70,7 +70,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     for run, folder in zip(runs, folders, strict=True):
         with run.model.inference():
             workshop = Workshop(run.model, parents, pairs, settings)
-            score = workshop.score(judge.functions if judge else None)
+            score = workshop.score(judge.look if judge else None)
             pegasi = make_pegasi(workshop, settings["count"], score)
             pictures = draw(run, workshop, pegasi, settings)
         with whole_folder(folder) as staged:

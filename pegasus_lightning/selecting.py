@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pegasus_lightning.evaluation.recogniser_store import (
     recogniser_for,
 )
 from pegasus_lightning.pegasus.mixing import in_batches
-from pegasus_lightning.pegasus.scores import CriticScore
+from pegasus_lightning.pegasus.scores import CriticScore, Look
 from pegasus_lightning.shipped import Shipped
 
 BANK, HELD = 2000, 512  # training images that a search takes for real, and others that say how near real ones lie
@@ -38,11 +37,11 @@ class Selector:
     """A recogniser that selects.
 
     Args:
-        functions: what `Workshop.score` takes: logits and realism of images (None: the model's critic says it).
+        look: what `Workshop.score` takes.
         stored: the recogniser.
     """
 
-    functions: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
+    look: Look
     stored: StoredRecogniser
 
 
@@ -75,19 +74,24 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
         return None
     images = in_mixed_order(load_split(data, "train")).images.to(device)
     recogniser = stored.recogniser
-    features = recogniser.features
     held = min(HELD, len(images) // 2)  # none of them in the bank, where each would be its own nearest
     with torch.no_grad():
-        bank = in_batches(features, to_float(images[:-held][:BANK]))
+        bank, others = (
+            in_batches(recogniser.features, to_float(some)) for some in (images[:-held][:BANK], images[-held:])
+        )
+    realism = CriticScore(lambda features: -torch.cdist(features, bank).amin(1), others)
 
-    def closeness(images: Tensor) -> Tensor:
-        return -torch.cdist(features(images), bank).amin(1)
+    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+        features = recogniser.features(images)
+        return recogniser.classify(features), realism(features)
 
-    return Selector((recogniser, CriticScore(closeness, to_float(images[-held:]))), stored)
+    return Selector(look, stored)
 
 
 def shipped_selector(shipped: Shipped, settings: dict[str, Any]) -> Selector | None:
     """The recognisers that came with a model's weights; None where its critic is asked for."""
     if settings["score"]["judge"] == "critic":
         return None
-    return Selector((shipped.committee, None), StoredRecogniser(shipped.committee, shipped.run.path, {}))
+    return Selector(
+        lambda images: (shipped.committee(images), None), StoredRecogniser(shipped.committee, shipped.run.path, {})
+    )

@@ -20,7 +20,7 @@ from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.networks import with_statistics_of
 from pegasus_lightning.pegasus.mixing import BATCH, Mixer, Mixes, Recipes, in_batches, recipes
 from pegasus_lightning.pegasus.pairs import Pairs, choose_pairs
-from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, RecognisedAndReal, Score, total
+from pegasus_lightning.pegasus.scores import CriticAndOverlap, CriticScore, Look, RecognisedAndReal, Score, total
 from pegasus_lightning.pegasus.search import Ascent, best_of, guided, keep_best
 from pegasus_lightning.randomness import Stream, generator
 
@@ -150,21 +150,18 @@ class Workshop:
         sign = 1.0 if self.model.real_is_high else -1.0
         return CriticScore(lambda images: sign * judge(images), reference)
 
-    def score(
-        self, recogniser: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None] | None = None
-    ) -> Score:
+    def score(self, look: Look | None = None) -> Score:
         """What a search among these mixes raises.
 
         Args:
-            recogniser: logits (B, 2) and realism (B,) of images, for which None stands for the model's critic; None in
-                place of both: the critic has to do.
+            look: of a recogniser, see `Look`; where it does not say how real an image looks the model's critic does.
+                None: the critic has to do.
         """
         weights = self.settings["score"]
-        if recogniser is not None:
-            logits, realism = recogniser
+        if look is not None:
             return RecognisedAndReal(
-                logits,
-                realism or self.critic or (lambda images: images.new_zeros(len(images))),
+                look,
+                self.critic,
                 recognised_weight=weights["recognised"],
                 realism_weight=weights["realism"],
                 overlap_weight=weights["overlap"],

@@ -494,11 +494,10 @@ def test_photographs_can_be_kept_out(
 def selecting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recogniser that selects: the bluer, the better."""
 
-    def blue(images: Tensor) -> Tensor:
-        return 20 * (images[:, 2].mean((1, 2)) - 0.5)[:, None].repeat(1, 2)
+    def blue(images: Tensor) -> tuple[Tensor, Tensor]:
+        return 20 * (images[:, 2].mean((1, 2)) - 0.5)[:, None].repeat(1, 2), torch.zeros(len(images))
 
-    functions = (blue, lambda images: torch.zeros(len(images)))
-    monkeypatch.setattr(judging, "selector", lambda *_: Selector(functions, stored("selecting-0b.pt")))
+    monkeypatch.setattr(judging, "selector", lambda *_: Selector(blue, stored("selecting-0b.pt")))
     monkeypatch.setattr(Bench, "_of_model", no_model)
 
 
@@ -990,14 +989,14 @@ def test_the_selecting_recognisers_share_by_hand() -> None:
     images[:, :2] = torch.tensor(seen)[:, :, None, None]
     shown: list[Tensor] = []
 
-    def logits(images: Tensor) -> Tensor:
+    def look(images: Tensor) -> tuple[Tensor, None]:
         shown.append(images)
-        return 3 * (images[:, :2].mean((2, 3)) - 0.5)
+        return 3 * (images[:, :2].mean((2, 3)) - 0.5), None
 
     bench = object.__new__(Bench)
     bench.inception, bench.device, bench.settings = None, torch.device("cpu"), {"threshold": 0.5}
     bench.judge_of_images = SimpleNamespace(judge=lambda *_: SimpleNamespace(figures={}))  # type: ignore[assignment]
-    bench.selects = Selector((logits, None), stored())
+    bench.selects = Selector(look, stored())
     for given in (images, (255 * images).byte()):
         share = bench._verdict(given).figures["recognised_selecting"]
         assert share.value == 3 / 8

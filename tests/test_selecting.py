@@ -113,7 +113,6 @@ def test_realism_by_hand(asked: list[Any], monkeypatch: pytest.MonkeyPatch, coun
     monkeypatch.setattr(selecting, "load_split", lambda data, split: noise(count))
     chosen = selector(settings("auto"), DATA, CPU)
     assert chosen is not None
-    logits, realism = chosen.functions
     images = to_float(in_mixed_order(noise(count)).images)
     bank, others = images[: min(40, count - held)], images[-held:]
 
@@ -126,17 +125,21 @@ def test_realism_by_hand(asked: list[Any], monkeypatch: pytest.MonkeyPatch, coun
     assert usual.max() < 0  # none of these is its own neighbour
     judged = torch.cat([bank[:2], others[:2], to_float(noise(2, key=9).images), torch.ones(1, 3, 32, 32)])
     wanted = F.logsigmoid((closeness(judged) - usual.mean()) / usual.std())
-    torch.testing.assert_close(realism(judged), wanted, rtol=1e-3, atol=1e-3)
-    assert realism(judged).argmin() == 6  # white is like none of them
-    assert torch.equal(logits(judged), ByPlace()(judged))
+    logits, realism = chosen.look(judged)
+    assert realism is not None
+    torch.testing.assert_close(realism, wanted, rtol=1e-3, atol=1e-3)
+    assert realism.argmin() == 6  # white is like none of them
+    torch.testing.assert_close(logits, ByPlace()(judged))
 
 
 def test_a_search_can_climb_on_both(asked: list[Any]) -> None:
     chosen = selector(settings("auto"), DATA, CPU)
     assert chosen is not None
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    for function in chosen.functions:
-        (gradient,) = torch.autograd.grad(function(images).sum(), images)
+    for index in range(2):
+        said = chosen.look(images)[index]
+        assert said is not None
+        (gradient,) = torch.autograd.grad(said.sum(), images)
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0
 
@@ -162,4 +165,4 @@ def test_the_committee_that_guides_selects_where_it_is_asked_for(
     assert made == [((DATA, ("plain", "averaging")), {"device": CPU, "folder": Path("kept")})]
     assert asked == []
     images = torch.rand(3, 3, 32, 32)
-    torch.testing.assert_close(chosen.functions[0](images), ByPlace()(images))
+    torch.testing.assert_close(chosen.look(images)[0], ByPlace()(images))

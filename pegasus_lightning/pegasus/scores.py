@@ -13,6 +13,9 @@ from torch import Tensor
 from pegasus_lightning.pegasus.mixing import Mixes, in_batches
 
 Score = Callable[[Mixes], Mapping[str, Tensor]]
+# Images to a recogniser's logits (B, 2), one a class, each of a sigmoid of its own, and to how real they look (B,), at
+# most 0, higher for more real; None: it does not say. Both out of one look at the images, the dearest part of a search.
+Look = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
@@ -27,8 +30,8 @@ class CriticScore:
     saturating, since a critic that is raised without end is fooled, not pleased.
 
     Args:
-        critic: images (B, 3, 32, 32) to one number an image (B,), higher for more real.
-        reference: images (N, 3, 32, 32), N at least 2: the model's reconstructions, say.
+        critic: images (B, 3, 32, 32), or features of images, to one number each (B,), higher for more real.
+        reference: N images or features, N at least 2: the model's reconstructions, say.
     """
 
     def __init__(self, critic: Callable[[Tensor], Tensor], reference: Tensor) -> None:
@@ -88,30 +91,30 @@ class RecognisedAndReal:
     recognised_weight * (log p_first + log p_second) + realism_weight * realism(image)
 
     Args:
-        logits: images to a recogniser's logits (B, 2), one a class, each of a sigmoid of its own.
-        realism: images to (B,), at most 0, higher for more real: a `CriticScore` over distances in features, say.
+        look: see `Look`.
+        realism: images to (B,), at most 0, higher for more real, where `look` does not say it; None: nobody does.
         recognised_weight, realism_weight, overlap_weight: of the three terms.
         margin: see `overlap`.
     """
 
     def __init__(
         self,
-        logits: Callable[[Tensor], Tensor],
-        realism: Callable[[Tensor], Tensor],
+        look: Look,
+        realism: Callable[[Tensor], Tensor] | None = None,
         *,
         recognised_weight: float = 1.0,
         realism_weight: float = 1.0,
         overlap_weight: float = 2.0,
         margin: float = 0.02,
     ) -> None:
-        self.logits, self.realism = logits, realism
+        self.look, self.realism = look, realism
         self.recognised_weight, self.realism_weight = recognised_weight, realism_weight
         self.overlap_weight, self.margin = overlap_weight, margin
 
     def __call__(self, mixes: Mixes) -> dict[str, Tensor]:
-        both = torch.nn.functional.logsigmoid(self.logits(mixes.images)).sum(1)
-        terms = {
-            "recognised": self.recognised_weight * both,
-            "realism": self.realism_weight * self.realism(mixes.images),
-        }
+        logits, real = self.look(mixes.images)
+        if real is None:
+            real = logits.new_zeros(len(logits)) if self.realism is None else self.realism(mixes.images)
+        both = torch.nn.functional.logsigmoid(logits).sum(1)
+        terms = {"recognised": self.recognised_weight * both, "realism": self.realism_weight * real}
         return terms | overlap(mixes, self.overlap_weight, self.margin)

@@ -146,10 +146,15 @@ def two_levels(images: Tensor) -> Tensor:
     return torch.stack([4 * level(images), 1 - 2 * level(images)], 1)
 
 
+def look(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The darker, the more real."""
+    return two_levels(images), -level(images)
+
+
 def test_the_terms_of_recognised_and_real_by_hand() -> None:
     mixes = mixes_of(greys(0.75, 0.5), greys(0, 0.2), greys(1, 0.6), 0.25, 0.5)  # linearity .5 and .1
     score = RecognisedAndReal(
-        two_levels, lambda x: -level(x), recognised_weight=3, realism_weight=5, overlap_weight=7, margin=0.1
+        look, lambda x: 1e6 * level(x), recognised_weight=3, realism_weight=5, overlap_weight=7, margin=0.1
     )
     terms = score(mixes)
     assert [*terms] == ["recognised", "realism", "overlap"]
@@ -157,24 +162,31 @@ def test_the_terms_of_recognised_and_real_by_hand() -> None:
     assert terms["recognised"].tolist() == pytest.approx([3 * value for value in both])
     assert terms["realism"].tolist() == pytest.approx([-5 * 0.75, -5 * 0.5])
     assert terms["overlap"].tolist() == pytest.approx([-7 * math.exp(-5), -7 * math.exp(-1)])
-    default = RecognisedAndReal(two_levels, lambda x: -level(x))(mixes)
+    default = RecognisedAndReal(look)(mixes)
     assert default["recognised"].tolist() == pytest.approx(both)
     assert default["realism"].tolist() == pytest.approx([-0.75, -0.5])
     assert default["overlap"].tolist() == pytest.approx([-2 * math.exp(-25), -2 * math.exp(-5)], rel=1e-4)
     assert overlap(mixes, 7, 0.1)["overlap"].tolist() == terms["overlap"].tolist()
 
 
+def test_where_a_look_does_not_say_how_real_an_image_is_another_says_it() -> None:
+    mixes = mixes_of(greys(0.75), greys(0), greys(1), 0.25)
+    said = RecognisedAndReal(lambda x: (two_levels(x), None), lambda x: 3 * level(x), realism_weight=5)(mixes)
+    assert said["realism"].tolist() == pytest.approx([5 * 3 * 0.75])
+    assert RecognisedAndReal(lambda x: (two_levels(x), None))(mixes)["realism"].tolist() == [0]
+
+
 def test_both_classes_must_be_seen() -> None:
     """One class for certain and the other not at all is worse than both half and half."""
     logits = torch.tensor([[9.0, -9.0], [0.0, 0.0], [2.0, 2.0]])
     mixes = mixes_of(greys(0.5, 0.5, 0.5), greys(0, 0, 0), greys(1, 1, 1), 0.5, 0.5, 0.5)
-    found = RecognisedAndReal(lambda x: logits, level)(mixes)["recognised"]
+    found = RecognisedAndReal(lambda x: (logits, level(x)))(mixes)["recognised"]
     assert found.argsort().tolist() == [0, 1, 2]
 
 
 def test_a_gradient_climbs_to_where_both_are_seen() -> None:
     images = greys(0.3).requires_grad_()
-    score = RecognisedAndReal(two_levels, lambda x: torch.zeros(len(x)), overlap_weight=0)
+    score = RecognisedAndReal(lambda x: (two_levels(x), None), overlap_weight=0)
     (gradient,) = torch.autograd.grad(total(score(mixes_of(images, greys(0), greys(1), 0.5))).sum(), images)
     # d/dl: 4 sigmoid(-4 l) - 2 sigmoid(2 l - 1), over 12 pixels.
     wanted = (4 / (1 + math.exp(1.2)) - 2 / (1 + math.exp(0.4))) / 12
