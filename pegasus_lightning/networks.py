@@ -260,6 +260,18 @@ def frozen(network: nn.Module) -> Iterator[None]:
             module.train()
 
 
+@contextmanager
+def as_in_inference(network: nn.Module) -> Iterator[None]:
+    """In eval mode and `frozen`: gradients pass through the very function that inference uses."""
+    was_training = network.training
+    network.eval()
+    try:
+        with frozen(network):
+            yield
+    finally:
+        network.train(was_training)
+
+
 def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
     """A frozen copy of `critic` whose BatchNorm normalises by the statistics of `images` (B, 3, 32, 32).
 

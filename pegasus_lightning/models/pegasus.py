@@ -18,7 +18,7 @@ from pegasus_lightning.latent import lerp
 from pegasus_lightning.mixing_network import MixNetwork
 from pegasus_lightning.models.adversarial_vae import blind_loss
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.networks import frozen
+from pegasus_lightning.networks import as_in_inference
 from pegasus_lightning.randomness import Stream, derived_seed
 
 GUIDED_BY = tuple(OPERATIONS)  # what the guide is shown is altered by all of them, as what it learned from
@@ -101,6 +101,8 @@ class Pegasus(TwoPlayerModel):
     with learned mixing also: stay * mean |MixNetwork(z_1, z_2, r) - z_m|^2 + chimera * (-log C(chimera))
     critic: real from fake, by cross-entropies or hinge losses, each kind of fake with its share
 
+    With it K are decoded as in inference: by the averaged weights, with the running statistics.
+
     Without learned mixing the terms for the chimeras teach the autoencoder; with it they teach the mixing alone, and
     the decoder stays honest: one that is guided itself soon draws one pattern over all mixes, which the guide takes for
     both classes, and nobody else does.
@@ -161,8 +163,11 @@ class Pegasus(TwoPlayerModel):
         if self.mixer is not None:
             learned = self.mixer(first, second, self._ratios)
             self._way = learned - parts["mix"]
-            with frozen(self.decoder):
-                further["chimera"] = torch.sigmoid(self.decode_logits(learned))
+            # A batch of chimeras has other BatchNorm statistics than the running ones: mixes that are learned with
+            # their own look worse with those.
+            decoder = self.decoder if self.averaged is None else self.averaged["decoder"]
+            with as_in_inference(decoder):
+                further["chimera"] = torch.sigmoid(decoder(learned))
         return Step(images, posterior, codes, decoded["reconstruction"], labels, further)
 
     def _opposites(self, images: Tensor, labels: Tensor) -> _Pairs:

@@ -572,7 +572,7 @@ def test_the_mixing_steps_on_the_chimeras_terms_and_the_rest_as_if_there_were_no
 
 @pytest.mark.parametrize("decoder", ["plain", "residual"])
 def test_decoding_chimeras_leaves_the_decoder_as_it_was(decoder, tiny, eight) -> None:
-    """They are normalised by themselves, and the running statistics are of what it learns from."""
+    """Its running statistics are of what it learns from."""
     config = {"networks": {"decoder": decoder}}
     model, twin = (tiny("pegasus", config | {"learned_mixing": learned}) for learned in (True, False))
     before = {name: value.clone() for name, value in model.decoder.named_buffers()}
@@ -586,9 +586,29 @@ def test_decoding_chimeras_leaves_the_decoder_as_it_was(decoder, tiny, eight) ->
     torch.testing.assert_close(step.further["mix"], other.further["mix"])
     torch.testing.assert_close(step.reconstructions, other.reconstructions)
     assert all(p.requires_grad for p in model.decoder.parameters())
+    assert model.decoder.training
+
+
+@pytest.mark.parametrize("averaged", [None, 0.9])
+def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
+    """By the averaged weights where there are any, with BatchNorm's running statistics; nothing is left behind."""
+    model = leaning(tiny("pegasus", {"learned_mixing": True, "ema_decay": averaged}))
+    for network in (model.decoder, *([] if averaged is None else [model.averaged["decoder"]])):
+        for index, (name, buffer) in enumerate(network.named_buffers()):
+            if "running" in name:
+                buffer += 0.1 * (1 + index) + (0.3 if network is model.decoder else 0)
+    other = None if averaged is None else {k: v.clone() for k, v in model.averaged["decoder"].state_dict().items()}
+    step = model.forward_batch(eight, LABELS)
     learned = leant(step.codes[FIRST], step.codes[SECOND], model._ratios, 1.0)
-    alone = torch.sigmoid(model.decoder(learned))  # a batch of chimeras alone
-    torch.testing.assert_close(step.further["chimera"], alone, rtol=1e-4, atol=1e-5)
+    batch = step.further["chimera"]
+    with model.inference():
+        torch.testing.assert_close(batch, model.decode(learned), rtol=1e-4, atol=1e-5)
+    if other is not None:
+        assert all(torch.equal(value, other[name]) for name, value in model.averaged["decoder"].state_dict().items())
+        assert not any(p.requires_grad for p in model.averaged.parameters())
+        assert model.averaged["decoder"].training
+    alone = torch.sigmoid(model.decoder(learned))  # normalised by themselves
+    assert (alone - batch).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("learned", [False, True])
