@@ -27,7 +27,7 @@ from pegasus_lightning.checkpoints import find_checkpoint, load_model
 from pegasus_lightning.config import ModelConfig
 from pegasus_lightning.errors import UserError
 from pegasus_lightning.exporting_onnx import check_onnx, decoder_onnx, largest_difference
-from pegasus_lightning.files import sha256, whole_folder, write_json
+from pegasus_lightning.files import sha256, sorted_header, whole_folder, write_json
 from pegasus_lightning.latent import Posterior, lerp
 from pegasus_lightning.mixing_network import MixNetwork
 from pegasus_lightning.models import model_class
@@ -256,19 +256,6 @@ def _about(model: TwoPlayerModel, digest: str) -> dict[str, Any]:
 def _strings(about: dict[str, Any]) -> dict[str, str]:
     """The same for formats whose metadata are strings: everything but strings as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-
-
-def sorted_header(data: bytes) -> bytes:
-    """A safetensors file with its metadata in order: the library writes them in another one each time.
-
-    The format: 8 bytes little-endian length, a JSON header padded with spaces to a multiple of 8, the tensors.
-    """
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 # Loading.

@@ -110,3 +110,16 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes them in another one each time.
+
+    The format: 8 bytes little-endian length, a JSON header padded with spaces to a multiple of 8, the tensors.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]

@@ -19,8 +19,7 @@ from torch import Tensor
 from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.evaluation.committee import Committee
 from pegasus_lightning.evaluation.recogniser import Recogniser
-from pegasus_lightning.exporting import sorted_header
-from pegasus_lightning.files import sha256, write_atomically
+from pegasus_lightning.files import sha256, sorted_header, write_atomically
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.pegasus.mixing import in_batches

@@ -19,9 +19,9 @@ CRITIC = [*CRITIC, "model.r1=0.05"]
 ADAM = [f"model.autoencoder_optimizer.{field}" for field in ("lr=4e-4", "beta1=0.5", "beta2=0.99")]
 MIXING = [
     "model.learned_mixing=true",
-    "model.weights.guidance=1",
-    "model.weights.layout=0.5",
-    "model.weights.stay=0.02",
+    "model.weights.guidance=0.4",
+    "model.weights.layout=2",
+    "model.weights.stay=0.01",
 ]
 # (name, what it adds to the rung before); the first on model=adversarial_vae, from `mixes` on on model=pegasus.
 RUNGS: list[tuple[str, list[str]]] = [
