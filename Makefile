@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install run pegasus judge demo test test-all lint types format tensorboard wheel clean
+.PHONY: help install run pretrained pegasus judge demo test test-all lint types format tensorboard wheel clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ install: $(BIN)/.installed ## Make .venv and install the package and its tools
 
 run: install ## Train a small adversarial VAE on drawn horses and birds (about five minutes on two cores)
 	$(BIN)/python -m pegasus_lightning experiment=first_run
+
+pretrained: install ## Make pegasi at once, out of the model that comes with the package
+	$(BIN)/python -m pegasus_lightning.generate pretrained=pegasus
 
 pegasus: install ## Make pegasi out of what `make run` trained: drawn, searched for, guided
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run

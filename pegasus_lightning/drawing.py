@@ -14,7 +14,7 @@ from pegasus_lightning.figures.diagram import diagram_figure, plan
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.pegasus.mixing import Recipes
 from pegasus_lightning.trained import TrainedRun
-from pegasus_lightning.workshop import Pegasi, Workshop
+from pegasus_lightning.workshop import Pegasi, Workshop, mixing_of
 
 SHOWN = 64  # in the figure of many
 GALLERY = 16
@@ -32,7 +32,8 @@ def how(settings: dict[str, Any]) -> str:
     pegasus = settings["pegasus"]
     low, high = pegasus["ratio"]
     pairs = "two image files" if settings["first"] else f"{pegasus['pairs']} pairs"
-    mixing = pegasus["mixing"] + (" (second parents unused)" if pegasus["mixing"] == "direction" else "")
+    named = "mixed as each model does" if pegasus["mixing"] == "auto" else pegasus["mixing"]
+    mixing = named + (" (second parents unused)" if pegasus["mixing"] == "direction" else "")
     return f"{pairs}, {mixing}, ratio {low:g} to {high:g}"
 
 
@@ -42,7 +43,9 @@ def _footer(run: TrainedRun, settings: dict[str, Any], tried: int) -> str:
     sought = {"none": "no search", "best_of": f"best of {tried:,}", "guided": f"best of {tried:,}, then guided"}[method]
     judge = "" if run.model.critic is not None else ", scored without a critic"
     seed = f"seed {settings['seed']}"
-    return f"{run.name}, batch {run.model.batches_done}, {how(settings)}, {drawn}, {sought}{judge}, {seed}"
+    mixing = mixing_of(run.model, settings["pegasus"]["mixing"])
+    done = how(settings | {"pegasus": settings["pegasus"] | {"mixing": mixing}})
+    return f"{run.name}, batch {run.model.batches_done}, {done}, {drawn}, {sought}{judge}, {seed}"
 
 
 def draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str, Any]) -> dict[str, np.ndarray]:

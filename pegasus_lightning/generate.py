@@ -18,6 +18,7 @@ def help_text() -> str:
     return f"""Mix the codes of two images, one of each class, and decode: pegasi out of a trained model.
 
 Examples
+  {command} pretrained=pegasus                          from the model that comes along: no data, no training
   {command} run=runs/first_run/...                      64 mixes, the best, further good ones, ...
   {command} run=RUN search=best_of search.pairs=25000   the best 64 of 100,000 mixes
   {command} run=RUN search=guided pegasus.pairs=matched the best, improved by gradient ascent

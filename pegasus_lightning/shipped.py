@@ -28,7 +28,7 @@ from pegasus_lightning.trained import TrainedRun
 from pegasus_lightning.workshop import Parents, encode
 
 FOLDER = Path(__file__).with_name("pretrained")
-SHIPPED: dict[str, str] = {}  # each file's SHA-256, by its name; none comes along yet
+SHIPPED = {"pegasus": "5b1fa4e83896c09d66f506e3c257a4684a3fb49c2e45e5d7f79ed524d27779b5"}  # SHA-256 of each file
 NETWORKS = ("encoder", "decoder", "mixer")  # the averaged weights, where an average was kept
 STEADY = 1e-4  # added to the diagonal of a covariance, so that it has a root
 
@@ -107,8 +107,6 @@ def open_shipped(name: str, device: torch.device | str = "cpu") -> Shipped:
     Raises:
         UserError: there is none of that name, or its file is missing or corrupt.
     """
-    if not SHIPPED:
-        raise UserError(f"pretrained={name}: no weights come with this version. Name a run of your own: run=FOLDER.")
     if name not in SHIPPED:
         raise UserError(f"pretrained={name} is none of {', '.join(SHIPPED)}.{did_you_mean(name, SHIPPED)}")
     path = FOLDER / f"{name}.safetensors"

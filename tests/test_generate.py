@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pegasus_lightning import generation, selecting, shipped
+from pegasus_lightning import drawing, generation, selecting, shipped
 from pegasus_lightning.checkpoints import load_model
 from pegasus_lightning.cli import quote_paths, run_program
 from pegasus_lightning.composing import GENERATE, compose_config
@@ -608,6 +608,14 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
         assert np.abs(to_uint8(made)[0].transpose(2, 0, 1).astype(int) - image).max() <= 1
         both = torch.nn.functional.logsigmoid(in_the_package.committee(made)).sum().item()
         assert pegasus["scores"]["recognised"] == pytest.approx(both, abs=1e-3)
+
+
+@pytest.mark.parametrize(("asked", "told"), [("auto", "learned"), ("slerp", "slerp")])
+def test_a_figure_says_how_its_codes_were_mixed(in_the_package: shipped.Shipped, asked: str, told: str) -> None:
+    pegasus = {"pairs": "colour", "mixing": asked, "ratio": [0.4, 0.6], "codes": "mean"}
+    settings = {"first": None, "pegasus": pegasus, "search": {"method": "none"}, "seed": 3}
+    footer = drawing._footer(in_the_package.run, settings, 1)
+    assert footer == f"pegasus, batch 0, colour pairs, {told}, ratio 0.4 to 0.6, codes not sampled, no search, seed 3"
 
 
 def test_the_packages_own_model_takes_two_files_or_data_too(

@@ -20,6 +20,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     presets = {f"pegasus_lightning/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert presets
     assert presets <= inside
+    assert {"pegasus_lightning/pretrained/pegasus.safetensors", "pegasus_lightning/pretrained/pegasus.md"} <= inside
 
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)

@@ -111,3 +111,42 @@ def test_a_file_of_something_else_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="no model of this package"):
         read_shipped(tmp_path / "x.safetensors", "x")
+
+
+# The weights that do come along.
+
+
+@pytest.fixture(scope="module")
+def pegasus() -> shipped.Shipped:
+    return open_shipped("pegasus")
+
+
+def test_every_file_that_comes_along_is_known_small_and_has_its_card() -> None:
+    files = {path.stem: path for path in shipped.FOLDER.glob("*.safetensors")}
+    assert files.keys() == shipped.SHIPPED.keys()
+    for name, path in files.items():
+        assert path.stat().st_size < 12e6
+        assert shipped.SHIPPED[name] in path.with_suffix(".md").read_text()
+
+
+def test_the_model_that_comes_along_shows_both_classes_in_what_it_mixes(pegasus: shipped.Shipped) -> None:
+    """Its guide sees both in most of its chimeras and in few of its straight mixes, and each parent for what it is."""
+    parents = pegasus.imagined_parents(64, seed=1)
+    model, guide = pegasus.run.model, pegasus.committee
+    half = torch.full((64,), 0.5)
+    with torch.no_grad():
+        codes = [model.encode(images.float() / 255).mean for images in (parents.first, parents.second)]
+        seen = {
+            name: guide(model.decode(mixed)) > 0
+            for name, mixed in {
+                "chimeras": model.mix(*codes, half),
+                "straight": torch.lerp(*codes, 0.5),
+                "first": codes[0],
+                "second": codes[1],
+            }.items()
+        }
+    both = {name: found.all(1).float().mean().item() for name, found in seen.items()}
+    assert both["chimeras"] > 0.4
+    assert max(both["straight"], both["first"], both["second"]) < 0.2
+    assert (seen["first"][:, 0].float().mean() - seen["first"][:, 1].float().mean()).item() > 0.4
+    assert (seen["second"][:, 1].float().mean() - seen["second"][:, 0].float().mean()).item() > 0.4

@@ -94,7 +94,8 @@ def validate(config: DictConfig) -> None:
     """
     if not config.run and config.pretrained is None:
         raise UserError(
-            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..."
+            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..., or "
+            "pretrained=pegasus, which comes along."
         )
     if config.run and config.pretrained is not None:
         raise UserError("run= and pretrained= both name a model: leave one of them out.")

@@ -1,0 +1,50 @@
+"""What the reporting recogniser, which has no part in a search, says of what `generate` made:
+
+    python experiments/pegasus/reported.py --data cifar10-images FOLDER [FOLDER ...]
+
+FOLDER holds `pegasi.npz`. Prints for each the share of its pegasi that show both classes, by B (with the 95 % interval)
+and by each that guides (A), and their mean distance from one another in pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from pegasus_lightning.config import ImageFolderConfig
+from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.evaluation.judge import figure
+from pegasus_lightning.evaluation.recogniser import COMMITTEE, REPORTS, predict
+from pegasus_lightning.evaluation.recogniser_store import committee_for, recogniser_for
+from pegasus_lightning.evaluation.recogniser_training import independent_recipe
+
+
+def main() -> None:
+    """Print a line a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="the folder of photographs, as in data.root=")
+    parser.add_argument("folders", type=Path, nargs="+")
+    options = parser.parse_args()
+    data = OmegaConf.structured(ImageFolderConfig(root=options.data))
+    reports = recogniser_for(data, REPORTS, recipe=independent_recipe(REPORTS)).recogniser
+    guides = committee_for(data, COMMITTEE).recogniser.members
+    for folder in options.folders:
+        images = to_float(torch.tensor(np.load(folder / "pegasi.npz")["images"]))
+        both = [(predict(one, images) > 0).all(1) for one in (reports, *guides)]
+        share = figure(both[0])
+        by_guides = ", ".join(
+            f"{name} {seen.float().mean():.1%}" for name, seen in zip(COMMITTEE, both[1:], strict=True)
+        )
+        apart = torch.pdist(images.flatten(1)).mean().item() / images[0].numel() ** 0.5
+        print(
+            f"{folder}: {len(images)} pegasi, B {share.value:.1%} ({share.low:.1%} to {share.high:.1%}), A: {by_guides}"
+        )
+        print(f"  {apart:.3f} from one another")
+
+
+if __name__ == "__main__":
+    main()
