@@ -25,13 +25,14 @@ Examples
   {command} run=RUN first=horse.jpg second=bird.png     one pegasus from two image files
   {command} run=runs/first_light                        every run in there, and all side by side
 
-run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can be given several times.
+run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can be given several times. pretrained=
+is in its place: the model that comes with the package. Without data= its parents are decoded from drawn codes.
 
 Choices
 {describe_presets(GENERATE)}
 
 Fields, for example
-  count=64  seed=0  out=FOLDER (default: inside the run's folder)  split=test  'figures=[pegasi,best]'
+  count=64  seed=0  out=FOLDER (default: inside the run's folder, or pegasi/)  split=test  'figures=[pegasi,best]'
   pegasus.pairs=random, colour, matched  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
   pegasus.mixing=auto (as the model has learned it, else lerp), learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]' (0 first class, 1 second)  pegasus.codes=sampled, mean

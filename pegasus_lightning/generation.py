@@ -60,7 +60,10 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         parents = Parents.of(load_common(runs, data, settings["split"], data_overrides))
         origin = {"split": settings["split"]} | images_of(data)
         pairs = wanted_pairs(parents, settings)
-    judge = selector(settings, data, device) if shipped is None else shipped_selector(shipped, settings)
+    if shipped is None or settings["score"]["judge"] == "recogniser":
+        judge = selector(settings, data, device)
+    else:
+        judge = shipped_selector(shipped, settings)
     settings |= {"score": settings["score"] | {"judge": judge.stored.path.stem if judge else "critic"}}
     folders = [_place(run, settings, origin, several=len(runs) > 1) for run in runs]
     beside = _place_beside(runs, settings, origin)

@@ -262,7 +262,11 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_in_inference(network: nn.Module) -> Iterator[None]:
-    """In eval mode and `frozen`: gradients pass through the very function that inference uses."""
+    """In eval mode and `frozen`: gradients pass through the very function that inference uses.
+
+    BatchNorm's backward pass reads the running statistics anew: nothing may change them between what is computed in
+    here and its backward pass, no forward in training mode and no update of an average.
+    """
     was_training = network.training
     network.eval()
     try:

@@ -59,7 +59,9 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     if judge == "critic" or (judge == "auto" and data is None):
         return None
     if data is None:
-        raise UserError(f"score.judge={judge} needs images to learn from: leave it out with first= and second=.")
+        raise UserError(
+            f"score.judge={judge} needs images to learn from: leave it out with first= and second=, or name data=... ."
+        )
     stored: StoredRecogniser | None
     if judge == "recogniser":
         stored = recogniser_for(data, SELECTS, device=device, folder=store(settings))

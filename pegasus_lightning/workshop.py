@@ -150,6 +150,10 @@ class Workshop:
         sign = 1.0 if self.model.real_is_high else -1.0
         return CriticScore(lambda images: sign * judge(images), reference)
 
+    def _critic_says(self, images: Tensor) -> Tensor:
+        """The critic's opinion (B,), made ready when it is first asked for; 0 where there is no critic."""
+        return images.new_zeros(len(images)) if self.critic is None else self.critic(images)
+
     def score(self, look: Look | None = None) -> Score:
         """What a search among these mixes raises.
 
@@ -161,7 +165,7 @@ class Workshop:
         if look is not None:
             return RecognisedAndReal(
                 look,
-                self.critic,
+                self._critic_says,
                 recognised_weight=weights["recognised"],
                 realism_weight=weights["realism"],
                 overlap_weight=weights["overlap"],

@@ -636,6 +636,9 @@ def test_a_run_and_the_packages_own_model_exclude_each_other(run: Path, generate
     answer = generate(f"run={run}", "pretrained=pegasus")
     assert answer.code == 2
     assert "run= and pretrained=" in answer.err
+    answer = generate("pretrained=pegasus", "score.judge=recogniser")  # it brings a committee, and no data
+    assert answer.code == 2
+    assert "score.judge=recogniser needs images to learn from" in answer.err
     answer = generate("pretrained=pegasos")
     assert answer.code == 2
     assert "pegasus" in answer.err

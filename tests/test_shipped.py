@@ -146,7 +146,7 @@ def test_the_model_that_comes_along_shows_both_classes_in_what_it_mixes(pegasus:
             }.items()
         }
     both = {name: found.all(1).float().mean().item() for name, found in seen.items()}
-    assert both["chimeras"] > 0.4
-    assert max(both["straight"], both["first"], both["second"]) < 0.2
+    assert both["chimeras"] > 0.5
+    assert max(both["straight"], both["first"], both["second"]) < both["chimeras"] / 4
     assert (seen["first"][:, 0].float().mean() - seen["first"][:, 1].float().mean()).item() > 0.4
     assert (seen["second"][:, 1].float().mean() - seen["second"][:, 0].float().mean()).item() > 0.4

@@ -5,7 +5,8 @@
     python experiments/pegasus/table.py runs/pegasus_ladder
 
 Each rung is trained by the command itself, one after another; a run that was finished is left alone, so that the same
-command goes on where it was stopped. `--list` prints the commands.
+command goes on where it was stopped. `--list` prints the commands. (The last rung is the preset but
+for the adversarial weight: 3 here, 2 there.)
 """
 
 from __future__ import annotations

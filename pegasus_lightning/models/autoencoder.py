@@ -125,7 +125,19 @@ class Autoencoder(pl.LightningModule):
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """The averaged weights come a little nearer to the present ones, BatchNorm's statistics too."""
+        """The averaged weights come a little nearer to the present ones, BatchNorm's statistics too.
+
+        Those are first made the same in all processes (each has seen its own part of the batch; only one saves them).
+        """
+        if self._world_size > 1:
+            buffers = [b for network in (self.encoder, self.decoder) for b in network.buffers()]
+            statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
+            if statistics:
+                flat = torch.cat([buffer.reshape(-1) for buffer in statistics])
+                torch.distributed.all_reduce(flat)
+                pieces = (flat / self._world_size).split([buffer.numel() for buffer in statistics])
+                for buffer, piece in zip(statistics, pieces, strict=True):
+                    buffer.copy_(piece.view(buffer.shape))
         if self.averaged is None:
             return
         # The usual warm-up: the average forgets the random start within the first batches.

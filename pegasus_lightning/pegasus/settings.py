@@ -70,7 +70,7 @@ class GenerateConfig:
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
     pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.SHIPPED`)
-    out: str | None = None  # folder for the results; null: inside the run's folder
+    out: str | None = None  # folder for the results; null: inside the run's folder; pegasi/ for pretrained
     count: int = 64  # pegasi to make
     seed: int = 0
     split: str = "test"  # where the parents come from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -505,9 +506,11 @@ def test_without_learned_mixing_mixes_teach_the_decoder_and_not_the_encoder(term
     assert reached(model, loss, model.decoder)
 
 
+@pytest.mark.parametrize("averaged", [None, 0.9])
 @pytest.mark.parametrize("term", CHIMERAS)
-def test_with_it_chimeras_teach_the_mixing_alone(term, tiny, eight) -> None:
-    model = guided(leaning(tiny("pegasus", {"learned_mixing": True, "weights": WEIGHTS, **ALONE})))
+def test_with_it_chimeras_teach_the_mixing_alone(term, averaged, tiny, eight) -> None:
+    config = {"learned_mixing": True, "weights": WEIGHTS, "ema_decay": averaged, **ALONE}
+    model = guided(leaning(tiny("pegasus", config)))
     loss = model.autoencoder_losses(model.forward_batch(eight, LABELS))[term]
     assert not reached(model, loss, model.encoder)
     assert not reached(model, loss, model.decoder)
@@ -609,6 +612,23 @@ def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
         assert model.averaged["decoder"].training
     alone = torch.sigmoid(model.decoder(learned))  # normalised by themselves
     assert (alone - batch).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("averaged", [None, 0.9])
+def test_the_mixing_steps_on_gradients_through_the_function_of_inference(
+    averaged, tiny, fit, optimizer_steps, assert_gradients, eight
+) -> None:
+    """With BatchNorm: nothing alters its running statistics between the chimeras and their backward pass."""
+    config = {"learned_mixing": True, "weights": WEIGHTS | {"chimera": 0.0}, "ema_decay": averaged}
+    model, twin = (guided(leaning(tiny("pegasus", config), 0.6, -0.4)) for _ in range(2))
+    steps = optimizer_steps(model)
+    fit(model, [(eight, LABELS)])
+    step = twin.forward_batch(eight, LABELS)  # its statistics are now those of inference
+    decoder = copy.deepcopy(twin.decoder if averaged is None else twin.averaged["decoder"]).eval()
+    mixed = twin.mixer(step.codes.detach()[FIRST], step.codes.detach()[SECOND], twin._ratios)
+    step.further["chimera"] = torch.sigmoid(decoder(mixed))
+    terms = twin.autoencoder_losses(step)
+    assert_gradients(steps[0], "mixer", twin.mixer, sum(terms[name] for name in CHIMERAS))
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -691,3 +691,32 @@ def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, kind, ti
 
 def test_without_a_critic_no_blind_loss_is_known(tiny) -> None:
     assert tiny("vae").blind_critic_loss() is None
+
+
+def test_before_they_are_averaged_statistics_are_made_the_same_in_all_processes(
+    tiny, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process normalises by its own part of a batch, and one alone saves: else a resumed run were another."""
+    model, alone = (tiny("pegasus", {"ema_decay": 0.5}) for _ in range(2))
+    for one in (model, alone):
+        one.forward_batch(images)  # the running statistics of this process
+    own = [b.clone() for n in (model.encoder, model.decoder) for b in n.buffers() if b.is_floating_point()]
+    monkeypatch.setattr(type(model), "_world_size", property(lambda self: 2 if self is model else 1))
+    shown: list[Tensor] = []
+
+    def all_reduce(tensor: Tensor) -> None:  # the other process has 3 everywhere
+        shown.append(tensor.clone())
+        tensor.add_(3.0)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    for one in (model, alone):
+        one.update_average()
+    assert len(shown) == 1
+    assert torch.equal(shown[0], torch.cat([buffer.flatten() for buffer in own]))
+    after = [b for n in (model.encoder, model.decoder) for b in n.buffers() if b.is_floating_point()]
+    for buffer, before in zip(after, own, strict=True):
+        torch.testing.assert_close(buffer, (before + 3) / 2)
+    kept = [b for b in alone.decoder.buffers() if b.is_floating_point()]
+    assert all(torch.equal(b, before) for b, before in zip(kept, own[-len(kept) :], strict=True))
+    pairs = zip(model.averaged["decoder"].buffers(), alone.averaged["decoder"].buffers(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)  # and the average is one of these
