@@ -499,8 +499,11 @@ class _Blue(torch.nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3))
 
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return 20 * (features[:, 2:] - 0.5).repeat(1, 2)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return 20 * (self.features(images)[:, 2:] - 0.5).repeat(1, 2)
+        return self.classify(self.features(images))
 
 
 BLUE = StoredRecogniser(_Blue(), Path("store") / "blue-0a.pt", {})  # type: ignore[arg-type]
