@@ -49,8 +49,10 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     """The recogniser that a search is to be scored by; None where the model's critic has to do.
 
     With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be, with
-    `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. Its realism is
-    how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
+    `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. A recogniser's
+    realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
+    Of a committee, which climbs much higher, the model's critic says it: features that one asks for both classes and
+    for realism too lead to pictures that please nobody else.
 
     Raises:
         UserError: a recogniser is asked for, and there is no data to train it on.
@@ -74,8 +76,10 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
             return None
     if stored is None:
         return None
-    images = in_mixed_order(load_split(data, "train")).images.to(device)
     recogniser = stored.recogniser
+    if judge == "committee":
+        return Selector(lambda images: (recogniser(images), None), stored)
+    images = in_mixed_order(load_split(data, "train")).images.to(device)
     held = min(HELD, len(images) // 2)  # none of them in the bank, where each would be its own nearest
     with torch.no_grad():
         bank, others = (
