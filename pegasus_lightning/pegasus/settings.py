@@ -38,8 +38,8 @@ class PegasusConfig:
 class ScoreConfig:
     """The score that picks the best, and the weights of its terms: see `pegasus/scores.py`."""
 
-    # recogniser: recognisability and realism; committee: the recognisers that guide model=pegasus, and the model's critic
-    # for realism; critic: the model's critic alone; auto: the recogniser if it is trained
+    # recogniser: recognisability and realism; committee: those that guide model=pegasus, and the model's critic for
+    # realism; critic: the model's critic alone; auto: the recogniser if it is trained
     judge: str = "auto"
     recognised: float = 1.0
     realism: float = 1.0
