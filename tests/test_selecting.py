@@ -168,3 +168,14 @@ def test_the_committee_that_guides_selects_where_it_is_asked_for(
     logits, realism = chosen.look(images)
     torch.testing.assert_close(logits, ByPlace()(images))
     assert realism is None  # the model's critic says it
+
+
+def test_one_look_gives_both_answers(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    features = ByPlace.features
+    monkeypatch.setattr(ByPlace, "features", lambda self, images: looks.append(len(images)) or features(self, images))
+    chosen = selector(settings("auto"), DATA, CPU)
+    assert chosen is not None
+    looks.clear()
+    chosen.look(torch.rand(3, 3, 32, 32))
+    assert looks == [3]
