@@ -1,11 +1,27 @@
-"""Running means of named scalars, kept on the device and read back once an interval."""
+"""Running means of named scalars, kept on the device and read back once an interval; means over processes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@torch.no_grad()
+def average_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Put the mean over all processes into each tensor, in place: one transfer for all of them.
+
+    Shapes and order must be the same in every process, and the process group initialised.
+    """
+    if not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    pieces = (flat / torch.distributed.get_world_size()).split([tensor.numel() for tensor in tensors])
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        tensor.copy_(piece.view(tensor.shape))
 
 
 class Averages:
@@ -45,7 +61,6 @@ class Averages:
         names = sorted(self._sums)
         means = torch.stack([self._sums[name] / self._counts[name] for name in names])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(means)
-            means /= torch.distributed.get_world_size()
+            average_over_processes([means])
         self._sums, self._counts = {}, {}
         return dict(zip(names, means.tolist(), strict=True))

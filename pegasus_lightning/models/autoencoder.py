@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from pegasus_lightning.averages import average_over_processes
 from pegasus_lightning.config import ModelConfig
 from pegasus_lightning.latent import Posterior, lerp
 from pegasus_lightning.networks import Critic, Decoder, Encoder
@@ -131,13 +132,7 @@ class Autoencoder(pl.LightningModule):
         """
         if self._world_size > 1:
             buffers = [b for network in (self.encoder, self.decoder) for b in network.buffers()]
-            statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
-            if statistics:
-                flat = torch.cat([buffer.reshape(-1) for buffer in statistics])
-                torch.distributed.all_reduce(flat)
-                pieces = (flat / self._world_size).split([buffer.numel() for buffer in statistics])
-                for buffer, piece in zip(statistics, pieces, strict=True):
-                    buffer.copy_(piece.view(buffer.shape))
+            average_over_processes([buffer for buffer in buffers if buffer.is_floating_point()])
         if self.averaged is None:
             return
         # The usual warm-up: the average forgets the random start within the first batches.

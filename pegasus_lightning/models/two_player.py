@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pegasus_lightning import losses
 from pegasus_lightning.augmentation import NUMBERS, augment
-from pegasus_lightning.averages import Averages
+from pegasus_lightning.averages import Averages, average_over_processes
 from pegasus_lightning.config import AdamConfig
 from pegasus_lightning.errors import NonFiniteLoss
 from pegasus_lightning.finite import FiniteWatch
@@ -128,8 +128,7 @@ class TwoPlayerModel(Autoencoder):
             norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (total, wanted)]
             ratio = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4)
             if self._world_size > 1:
-                torch.distributed.all_reduce(ratio)
-                ratio = ratio / self._world_size
+                average_over_processes([ratio])
             self.adversarial_scale.lerp_(ratio, 1.0 if self.batches_done == 0 else 0.2)
         self.watch("adversarial_scale", self.adversarial_scale)
         return total + self.adversarial_scale.clone() * wanted
@@ -202,11 +201,7 @@ class TwoPlayerModel(Autoencoder):
         """Average the gradients over the processes, clip, step."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self._world_size > 1:
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            torch.distributed.all_reduce(flat)
-            pieces = (flat / self._world_size).split([gradient.numel() for gradient in gradients])
-            for gradient, piece in zip(gradients, pieces, strict=True):
-                gradient.copy_(piece.view(gradient.shape))
+            average_over_processes(gradients)
         clip = getattr(self.config, f"{player}_optimizer").clip
         if clip is not None or measure_norm:
             norm = torch.nn.utils.get_total_norm(gradients, foreach=True)

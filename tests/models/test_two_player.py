@@ -709,6 +709,7 @@ def test_before_they_are_averaged_statistics_are_made_the_same_in_all_processes(
         tensor.add_(3.0)
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     for one in (model, alone):
         one.update_average()
     assert len(shown) == 1
