@@ -568,3 +568,32 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(theirs[name], weights, rtol=1e-3, atol=1e-4, msg=name)
     moved = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
     assert moved < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.promise(1)
+def test_pegasus_in_two_processes_goes_on_to_the_weights_of_the_unbroken_run(tmp_path: Path) -> None:
+    """BatchNorm's statistics differ between processes until they are shared, and one process alone saves them."""
+    overrides = ["model=pegasus", "model.networks.latent_dim=16", "trainer.cpu_processes=2"]
+    overrides += ["model.weights.guidance=0", "model.weights.perceptual=0"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+    def train(runs: str, epochs: int) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "pegasus_lightning", *SETTINGS, *overrides]
+            + [f"trainer.max_epochs={epochs}", f"runs_dir={runs}"],
+            cwd=tmp_path, env=environment, capture_output=True, timeout=240, check=True,
+        )  # fmt: skip
+
+    train("unbroken", 2)
+    train("broken", 1)
+    half = checkpoint_of(the_run(tmp_path, "broken"))
+    train("broken", 2)
+    whole, resumed = (checkpoint_of(the_run(tmp_path, runs))["state_dict"] for runs in ("unbroken", "broken"))
+    assert half["batches_done"] == BATCHES_PER_EPOCH
+    assert whole.keys() == resumed.keys()
+    ours = [name for name in whole if not name.startswith("critic.")]
+    assert any("running_mean" in name for name in ours)
+    assert any(not torch.equal(half["state_dict"][name], whole[name]) for name in ours)
+    for name in ours:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=1e-4, atol=1e-5, msg=name)
