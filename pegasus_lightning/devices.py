@@ -23,6 +23,11 @@ class Devices:
     def count(self) -> int:
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
+    @property
+    def first(self) -> torch.device:
+        """Where what is done once is done."""
+        return torch.device("cpu") if isinstance(self.devices, int) else torch.device("cuda", self.devices[0])
+
 
 def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1, *, key: str = "trainer.gpus") -> Devices:
     """`gpus`: null (one GPU if there is one, else the CPU), 0 (the CPU), N, or a list of indices.

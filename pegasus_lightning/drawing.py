@@ -43,7 +43,7 @@ def _footer(run: TrainedRun, settings: dict[str, Any], tried: int) -> str:
     sought = {"none": "no search", "best_of": f"best of {tried:,}", "guided": f"best of {tried:,}, then guided"}[method]
     judge = "" if run.model.critic is not None else ", scored without a critic"
     seed = f"seed {settings['seed']}"
-    mixing = mixing_of(run.model, settings["pegasus"]["mixing"])
+    mixing = mixing_of(run.model, settings["pegasus"])
     done = how(settings | {"pegasus": settings["pegasus"] | {"mixing": mixing}})
     return f"{run.name}, batch {run.model.batches_done}, {done}, {drawn}, {sought}{judge}, {seed}"
 

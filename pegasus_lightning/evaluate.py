@@ -21,10 +21,12 @@ Examples
   {command} run=runs/ablation                    every run in there; then means over seeds
   {command} run=RUN search=guided search.pairs=1000 count=500
   {command} run=RUN pegasus.pairs=random seed=1
+  {command} pretrained=pegasus data=image_folder data.root=FOLDER reporter=independent
 
-run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can be given several times. What was judged
-in just this way before is read, not judged again. The recogniser that reports is trained on the same images the first
-time (photographs: 15 minutes on a CPU) and kept. Then `python -m pegasus_lightning.report runs/...` makes a page of it.
+run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can be given several times. pretrained=
+is in its place: the model that comes with the package, on images that data= names. What was judged in just this way
+before is read, not judged again. The recogniser that reports is trained on the same images the first time
+(photographs: 15 minutes on a CPU) and kept. Then `python -m pegasus_lightning.report runs/...` makes a page of it.
 
 Choices
 {describe_presets(EVALUATE)}

@@ -24,8 +24,26 @@ from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.pegasus.settings import FIGURES
 from pegasus_lightning.selecting import selector, shipped_selector
 from pegasus_lightning.shipped import FOLDER, open_shipped
-from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
-from pegasus_lightning.workshop import Parents, Pegasi, Workshop, make_pegasi, mixing_of, pairs_for, title, wanted_pairs
+from pegasus_lightning.trained import (
+    TrainedRun,
+    common_data,
+    common_guide,
+    find_runs,
+    images_of,
+    load_common,
+    open_runs,
+)
+from pegasus_lightning.workshop import (
+    REFERENCE,
+    Parents,
+    Pegasi,
+    Workshop,
+    make_pegasi,
+    mixing_of,
+    pairs_for,
+    title,
+    wanted_pairs,
+)
 
 COMPARED = 8
 IMAGINED = 1000  # parents a class where none are given
@@ -45,12 +63,13 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     shipped = None if settings["pretrained"] is None else open_shipped(settings["pretrained"], device)
     runs = open_runs(find_runs(settings["run"]), device) if shipped is None else [shipped.run]
     for run in runs:
-        mixing_of(run.model, settings["pegasus"]["mixing"])  # or none of them is begun
-    data = None
+        mixing_of(run.model, settings["pegasus"])  # or none of them is begun
+    data = others = None
     if settings["first"] is not None:
         parents, origin = _two_files(runs, settings, data_overrides)
         settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}
         pairs = choose_pairs(parents.first, parents.second, 1, method="random")
+        others = None if shipped is None else shipped.imagined_parents(REFERENCE // 2, settings["seed"])
     elif shipped is not None and not data_overrides:
         parents, origin = shipped.imagined_parents(IMAGINED, settings["seed"]), {"codes": "drawn"}
         settings |= {"originals": False}  # there are none
@@ -61,7 +80,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         origin = {"split": settings["split"]} | images_of(data)
         pairs = wanted_pairs(parents, settings)
     if shipped is None or settings["score"]["judge"] == "recogniser":
-        judge = selector(settings, data, device)
+        judge = selector(settings, data, device, common_guide(runs))
     else:
         judge = shipped_selector(shipped, settings)
     settings |= {"score": settings["score"] | {"judge": judge.stored.path.stem if judge else "critic"}}
@@ -72,7 +91,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
 
     for run, folder in zip(runs, folders, strict=True):
         with run.model.inference():
-            workshop = Workshop(run.model, parents, pairs, settings)
+            workshop = Workshop(run.model, parents, pairs, settings, others)
             score = workshop.score(judge.look if judge else None)
             pegasi = make_pegasi(workshop, settings["count"], score)
             pictures = draw(run, workshop, pegasi, settings)

@@ -24,12 +24,21 @@ from pegasus_lightning.evaluation.tables import comparison_table, console_table
 from pegasus_lightning.files import sha256, whole_folder
 from pegasus_lightning.runs import read_status
 from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
-from pegasus_lightning.selecting import selector, store
-from pegasus_lightning.trained import TrainedRun, common_data, find_runs, images_of, load_common, open_runs
+from pegasus_lightning.selecting import selector, shipped_selector, store
+from pegasus_lightning.shipped import open_shipped
+from pegasus_lightning.trained import (
+    TrainedRun,
+    common_data,
+    common_guide,
+    find_runs,
+    images_of,
+    load_common,
+    open_runs,
+)
 from pegasus_lightning.workshop import Parents, mixing_of, title, wanted_pairs
 
 # What changes nothing but where results go and what is kept beside the figures.
-NOT_FIGURES = ("run", "out", "originals", "gpus", "again", "recognisers")
+NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "recognisers")
 EVENTS = ".evaluation"  # ends the name of the event file that holds the figures
 
 
@@ -41,9 +50,10 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     """
     settings = plain(config)
     device = one_device(settings["gpus"])
-    runs = open_runs(find_runs(settings["run"]), device)
+    shipped = None if settings["pretrained"] is None else open_shipped(settings["pretrained"], device)
+    runs = open_runs(find_runs(settings["run"]), device) if shipped is None else [shipped.run]
     for run in runs:
-        mixing_of(run.model, settings["pegasus"]["mixing"])  # or none of them is begun
+        mixing_of(run.model, settings["pegasus"])  # or none of them is begun
     data = common_data(runs, data_overrides, "images from")
     split = load_common(runs, data, settings["split"], data_overrides)
     # What is wrong with these shows before a recogniser is trained.
@@ -53,7 +63,10 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     inception = inception_network() if settings["inception"] else None
     recipe = independent_recipe(REPORTS) if settings["reporter"] == "independent" else None
     reports = recogniser_for(data, REPORTS, device=device, folder=store(settings), recipe=recipe)
-    selects = selector(settings, data, device)
+    if shipped is None or settings["score"]["judge"] == "recogniser":
+        selects = selector(settings, data, device, common_guide(runs))
+    else:
+        selects = shipped_selector(shipped, settings)
     origin = {"split": settings["split"]} | images_of(data)
     identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}
     judge = selects.stored.path.name if selects else "critic"
@@ -95,6 +108,8 @@ def _home(run: TrainedRun, settings: dict[str, Any], *, several: bool) -> Path:
         home = Path(settings["out"]).expanduser() / (run.name if several else "")
     elif run.folder is not None:
         home = run.folder / "evaluation"
+    elif settings["pretrained"] is not None:  # not into the installed package
+        home = Path("pegasi") / run.name / "evaluation"
     else:
         home = run.checkpoint.with_name(f"{run.checkpoint.stem}-evaluation")
     place = home.absolute()

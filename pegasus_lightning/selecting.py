@@ -45,14 +45,19 @@ class Selector:
     stored: StoredRecogniser
 
 
-def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.device) -> Selector | None:
+def selector(
+    settings: dict[str, Any], data: DictConfig | None, device: torch.device, guide: dict[str, Any] | None = None
+) -> Selector | None:
     """The recogniser that a search is to be scored by; None where the model's critic has to do.
 
     With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be, with
     `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. A recogniser's
     realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
     Of a committee, which climbs much higher, the model's critic says it: features that one asks for both classes and
-    for realism too lead to pictures that please nobody else.
+    for realism too lead to pictures that please a stranger less (experiments/pegasus has both).
+
+    Args:
+        guide: a `GuideConfig` as a plain dict, the models' own; None: the usual committee.
 
     Raises:
         UserError: a recogniser is asked for, and there is no data to train it on.
@@ -68,7 +73,8 @@ def selector(settings: dict[str, Any], data: DictConfig | None, device: torch.de
     if judge == "recogniser":
         stored = recogniser_for(data, SELECTS, device=device, folder=store(settings))
     elif judge == "committee":
-        stored = committee_for(data, COMMITTEE, device=device, folder=store(settings))
+        own = guide or {"architectures": COMMITTEE, "images": None}
+        stored = committee_for(data, own["architectures"], images=own["images"], device=device, folder=store(settings))
     else:
         try:
             stored = find_recogniser(data, SELECTS, device=device, folder=store(settings))

@@ -29,7 +29,7 @@ from pegasus_lightning.workshop import Parents, encode
 
 FOLDER = Path(__file__).with_name("pretrained")
 SHIPPED = {"pegasus": "5b1fa4e83896c09d66f506e3c257a4684a3fb49c2e45e5d7f79ed524d27779b5"}  # SHA-256 of each file
-NETWORKS = ("encoder", "decoder", "mixer")  # the averaged weights, where an average was kept
+NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those a model has; averaged weights, where they were kept
 STEADY = 1e-4  # added to the diagonal of a covariance, so that it has a root
 
 
@@ -75,10 +75,10 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
         about: what the file says of itself, beside the model's configuration.
     """
     tensors: dict[str, Tensor] = {}
-    for name in NETWORKS:
-        network = getattr(model, name) if model.averaged is None else model.averaged[name]
+    for name in _networks(model):
+        averaged = {} if model.averaged is None else dict(model.averaged.items())
+        network = averaged.get(name, getattr(model, name))
         tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-    tensors |= {f"critic.{key}": value for key, value in model.critic.state_dict().items()}
     for index, member in enumerate(committee.members):
         own = {key: value for key, value in member.state_dict().items() if not key.startswith("kinds_head")}
         tensors |= {f"guide.{index}.{key}": value for key, value in own.items()}
@@ -124,7 +124,7 @@ def read_shipped(path: Path, name: str, device: torch.device | str = "cpu") -> S
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
         model = model_class(about["model"]["name"])(about["model"], seed=about["seed"], classes=about["classes"])
-        for part in (*NETWORKS, "critic"):
+        for part in _networks(model):
             getattr(model, part).load_state_dict(_under(tensors, part))
             if model.averaged is not None and part in model.averaged:
                 model.averaged[part].load_state_dict(_under(tensors, part))
@@ -132,7 +132,8 @@ def read_shipped(path: Path, name: str, device: torch.device | str = "cpu") -> S
         members = []
         for index, architecture in enumerate(about["guide"]):
             member = Recogniser(architecture, tuple(about["classes"]))
-            member.load_state_dict(_under(tensors, f"guide.{index}"), strict=False)  # the head for kinds is left out
+            unused = {key: value for key, value in member.state_dict().items() if key.startswith("kinds_head")}
+            member.load_state_dict(unused | _under(tensors, f"guide.{index}"))
             members.append(member.freeze())
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no model of this package ({type(error).__name__}).") from error
@@ -140,6 +141,10 @@ def read_shipped(path: Path, name: str, device: torch.device | str = "cpu") -> S
     committee = Committee(members).to(memory_format=torch.channels_last).to(device)
     codes = [(tensors[f"codes.{label}.mean"], tensors[f"codes.{label}.root"]) for label in (0, 1)]
     return Shipped(TrainedRun(path, path, model, None, name), committee, codes)
+
+
+def _networks(model: TwoPlayerModel) -> list[str]:
+    return [name for name in NETWORKS if getattr(model, name) is not None]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

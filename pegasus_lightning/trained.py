@@ -163,6 +163,12 @@ def common_data(runs: Sequence[TrainedRun], overrides: Sequence[str], purpose: s
     return config
 
 
+def common_guide(runs: Sequence[TrainedRun]) -> dict[str, Any] | None:
+    """The `model.guide` that all runs have alike; None where one has none or another."""
+    guides = [None if run.config is None else plain(run.config).get("model", {}).get("guide") for run in runs]
+    return guides[0] if all(guide == guides[0] for guide in guides) else None
+
+
 def load_common(runs: Sequence[TrainedRun], config: DictConfig, split: str, overrides: Sequence[str]) -> ImageSet:
     """One split of `common_data`. Raises UserError where it is not to be had, or no longer."""
     try:

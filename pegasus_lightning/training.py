@@ -30,7 +30,7 @@ from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.devices import Devices, choose_devices, hide_gpus, lightning_precision
 from pegasus_lightning.errors import Interrupted, NonFiniteLoss, UserError
 from pegasus_lightning.evaluation.committee import Committee
-from pegasus_lightning.evaluation.recogniser_store import committee_for
+from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser, committee_for, identity_of
 from pegasus_lightning.files import clear_leftovers, write_text
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -88,7 +88,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
             torch.set_num_threads(settings["trainer"]["threads"])
     # Before the folder: missing data creates nothing, and a test split that cannot be read costs no training.
     data = ImageDataModule(config.data, settings["seed"], with_test=settings["trainer"]["evaluate_test"])
-    guide = guide_for(settings, config.data)
+    guide = guide_for(settings, config.data, devices.first)
+    check_guide(guide, checkpoint)
     run_status = RunStatus()
     if not is_first_process():
         run_status.listen()
@@ -182,21 +183,43 @@ def build_model(settings: dict[str, Any]) -> TwoPlayerModel:
     return model.to(memory_format=torch.channels_last)
 
 
-def guide_for(settings: dict[str, Any], data_config: DictConfig) -> Committee | None:
+def guide_for(
+    settings: dict[str, Any], data_config: DictConfig, device: torch.device | str = "cpu"
+) -> StoredRecogniser | None:
     """The recognisers that the model is to be guided by, trained now if they must be; None where it needs none."""
     weights, guide = settings["model"]["weights"], settings["model"].get("guide")
     if guide is None or not (weights["guidance"] or weights["perceptual"]):
         return None
-    first = is_first_process()  # another process finds them done
-    say = print if first else log.debug
-    found: Committee = committee_for(data_config, guide["architectures"], images=guide["images"], say=say).recogniser
-    return found
+    architectures, images = guide["architectures"], guide["images"]
+    if not is_first_process():  # it finds them done
+        return committee_for(data_config, architectures, images=images, say=log.debug)
+    return committee_for(data_config, architectures, images=images, device=device)
 
 
-def give_guide(model: TwoPlayerModel, guide: Committee) -> None:
-    """Let the model ask the guide, on whatever device it comes to; no part of its state, as it is never trained."""
-    guide = guide.to(memory_format=torch.channels_last)
-    object.__setattr__(model, "guide", guide)
+def check_guide(guide: StoredRecogniser | None, checkpoint: Path | None) -> None:
+    """A run goes on with the guide that it began with, or not at all.
+
+    Raises:
+        UserError: the checkpoint was guided by others: they have been trained anew since.
+    """
+    if guide is None or checkpoint is None:
+        return
+    known = read_checkpoint(checkpoint).get("guide")
+    if known is not None and known != identity_of(guide):
+        raise UserError(
+            f"{checkpoint} was guided by other recognisers than those in {guide.path.parent}, which were trained anew "
+            "since: going on with them would make another model. Put the former back, or begin with another run_name."
+        )
+
+
+def give_guide(model: TwoPlayerModel, guide: StoredRecogniser) -> None:
+    """Let the model ask the guide, on whatever device it comes to; no part of its state, as it is never trained.
+
+    Its checkpoints name it.
+    """
+    committee: Committee = guide.recogniser.to(memory_format=torch.channels_last)
+    object.__setattr__(model, "guide", committee)
+    object.__setattr__(model, "guide_identity", identity_of(guide))
 
 
 def build_trainer(settings: dict[str, Any], devices: Devices, **arguments: Any) -> pl.Trainer:
@@ -228,7 +251,7 @@ def _fit(
     folder: Path,
     checkpoint: Path | None,
     run_status: RunStatus,
-    guide: Committee | None,
+    guide: StoredRecogniser | None,
 ) -> TwoPlayerModel:
     """Build and fit; `run_status` is listening."""
     callbacks_config, trainer_config = settings["callbacks"], settings["trainer"]

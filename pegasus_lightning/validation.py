@@ -18,7 +18,8 @@ LATENTS = ("flat", "spatial")
 STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
 MIX_PAIRS = ("random", "alike")
-GUIDES = ("plain", "averaging", "residual")  # evaluation.recogniser.ARCHITECTURES, which lies above
+GUIDES = ("plain", "averaging")  # evaluation.recogniser.ARCHITECTURES, which lies above, but for the one that reports
+REAL = "real from fake"  # what a critic tells, where its variant says nothing else
 RECONSTRUCTION = ("bce", "mse")
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
@@ -102,10 +103,11 @@ def _validate_model(model: Any) -> None:
     for name in model.critic_augmentation:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
-    if model.name == "acai" and (model.adversarial_loss != "bce" or model.adaptive_adversarial):
+    told = getattr(OmegaConf.get_type(model), "critic_tells", REAL)
+    if told != REAL and (model.adversarial_loss != "bce" or model.adaptive_adversarial):
         raise UserError(
-            "ACAI's critic tells a coefficient, not real from fake: model.adversarial_loss and "
-            "model.adaptive_adversarial mean nothing with model=acai. Leave them out."
+            f"The critic of {model.name} tells {told}, not {REAL}: model.adversarial_loss and "
+            f"model.adaptive_adversarial mean nothing with model={model.name}. Leave them out."
         )
     if "mix_pairs" in model:
         _validate_mixes(model)

@@ -78,18 +78,28 @@ def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
     return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
 
 
-def mixing_of(model: TwoPlayerModel, asked: str) -> str:
+def mixing_of(model: TwoPlayerModel, settings: dict[str, Any]) -> str:
     """How codes are mixed: as asked, or for `auto` as the model has learned it, or else along the straight line.
 
+    Args:
+        settings: a `PegasusConfig` as a plain dict.
+
     Raises:
-        UserError: what the model has not learned is asked for.
+        UserError: what the model has not learned is asked for, or what lies beyond the parents of a learned mixing.
     """
+    asked, (low, high) = settings["mixing"], settings["ratio"]
     if asked == "learned" and model.mixer is None:
         raise UserError(
             "pegasus.mixing=learned needs a model that has learned to mix (model.learned_mixing=true, as model=pegasus "
             "has it). Leave it out: the best that a model can is taken."
         )
-    return asked if asked != "auto" else "lerp" if model.mixer is None else "learned"
+    how = asked if asked != "auto" else "lerp" if model.mixer is None else "learned"
+    if how == "learned" and not 0 <= low <= high <= 1:
+        raise UserError(
+            f"pegasus.ratio=[{low},{high}] lies beyond the parents, and a learned mixing ends at them: stay within 0 "
+            "to 1, or say pegasus.mixing=lerp too."
+        )
+    return how
 
 
 class Workshop:
@@ -100,10 +110,18 @@ class Workshop:
 
     Args:
         settings: a `GenerateConfig` as a plain dict.
+        others: images like the parents, where some are at hand: what few parents cannot say of all is asked of them.
     """
 
-    def __init__(self, model: TwoPlayerModel, parents: Parents, pairs: Pairs, settings: dict[str, Any]) -> None:
-        self.model, self.parents, self.settings = model, parents, settings
+    def __init__(
+        self,
+        model: TwoPlayerModel,
+        parents: Parents,
+        pairs: Pairs,
+        settings: dict[str, Any],
+        others: Parents | None = None,
+    ) -> None:
+        self.model, self.parents, self.settings, self.others = model, parents, settings, others
         pegasus = settings["pegasus"]
         self.indices, posteriors, own = [], [], []
         for images, chosen in ((parents.first, pairs.first), (parents.second, pairs.second)):
@@ -118,7 +136,7 @@ class Workshop:
         self.mixer = Mixer(
             model.decode,
             *posteriors,
-            how=mixing_of(model, pegasus["mixing"]),
+            how=mixing_of(model, pegasus),
             sampled=pegasus["codes"] == "sampled",
             seed=settings["seed"],
             direction=direction,
@@ -139,16 +157,24 @@ class Workshop:
         """The model's critic as a judge of single images, measured against its opinion of reconstructions."""
         if self.model.critic is None:
             return None
-        few = sum(len(images) for images in self.mixer.parents) < LEAST_REFERENCE
-        if few and not self.model.config.sample_codes:
+        few = sum(len(images) for images in self.mixer.parents) < LEAST_REFERENCE  # two image files, say
+        if few and not self.model.config.sample_codes and self.others is None:
             return None  # its codes follow no prior that more images could be drawn from
         reference = torch.cat([images[: REFERENCE // 2] for images in self.mixer.parents])
-        if len(reference) < LEAST_REFERENCE:  # two image files, say
+        if few and self.others is not None:
+            more = [in_batches(self.model.decode, posterior.mean) for posterior in self._posteriors_of_others]
+            reference = torch.cat([reference, *(images[: REFERENCE // 2] for images in more)])
+        elif few:
             noise = generator(self.settings["seed"], Stream.PICTURES, 0, self.model.device)
             reference = torch.cat([reference, self.model.sample_prior(REFERENCE, noise)])
         judge = with_statistics_of(self.model.critic, reference)
         sign = 1.0 if self.model.real_is_high else -1.0
         return CriticScore(lambda images: sign * judge(images), reference)
+
+    @cached_property
+    def _posteriors_of_others(self) -> list[Posterior]:
+        assert self.others is not None
+        return [encode(self.model, images[: REFERENCE // 2]) for images in (self.others.first, self.others.second)]
 
     def _critic_says(self, images: Tensor) -> Tensor:
         """The critic's opinion (B,), made ready when it is first asked for; 0 where there is no critic."""
@@ -190,13 +216,16 @@ class Workshop:
         return in_batches(self.model.decode, codes).unflatten(0, (len(pair), len(ratios)))
 
     def prior(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and deviation of the parents' drawn codes (latent_dim,); None, for the standard normal, of a few.
+        """Mean and deviation of the parents' drawn codes (latent_dim,); of a few, the others'; None: standard normal.
 
-        (With a small KL weight, or none, codes are far from the standard normal that they were to follow.)
+        (With a small KL weight, or none, codes need not follow the standard normal.)
         """
-        parents = (self.mixer.first, self.mixer.second)
+        parents = [self.mixer.first, self.mixer.second]
         means = torch.cat([parent.mean for parent in parents])
-        if len(means) < LEAST_REFERENCE and self.model.config.sample_codes:
+        if len(means) < LEAST_REFERENCE and self.others is not None:
+            parents = self._posteriors_of_others
+            means = torch.cat([parent.mean for parent in parents])
+        elif len(means) < LEAST_REFERENCE and self.model.config.sample_codes:
             return None
         variance = means.var(0)
         if self.model.config.sample_codes:

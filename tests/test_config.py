@@ -56,7 +56,7 @@ def test_every_preset_composes_and_validates(group: str, name: str) -> None:
 def test_every_search_preset_composes_and_validates(name: str) -> None:
     config = compose_config([f"search={name}", "run=[somewhere]"], GENERATE)
     settings.validate(config)
-    assert plain(config)["search"]["method"] == name
+    assert plain(config)["search"]["method"] == {"matched": "best_of"}.get(name, name)
     assert OmegaConf.get_type(config) is settings.GenerateConfig  # typed: typos are refused
 
 
@@ -294,7 +294,8 @@ def of_model(name: str, *settings: str) -> DictConfig:
         ("margin=-3", "margin=inf", "finite"),
         ("margin=0", "margin=-inf", "finite"),
         ("margin=100", "margin=nan", "finite"),
-        ("guide.architectures=[residual]", "guide.architectures=[]", "is empty"),
+        ("guide.architectures=[averaging]", "guide.architectures=[]", "is empty"),
+        ("guide.architectures=[plain]", "guide.architectures=[residual]", "Choose from: plain, averaging"),
         ("guide.architectures=[plain,plain]", "guide.architectures=[plain,plane]", "Did you mean 'plain'?"),
         ("guide.images=1", "guide.images=0", "at least 1"),
         ("guide.images=null", "guide.images=-5", "at least 1"),

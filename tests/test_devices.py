@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from pegasus_lightning import devices
-from pegasus_lightning.devices import choose_devices, has_fast_bf16, hide_gpus, lightning_precision, one_device
+from pegasus_lightning.devices import (
+    Devices,
+    choose_devices,
+    has_fast_bf16,
+    hide_gpus,
+    lightning_precision,
+    one_device,
+)
 from pegasus_lightning.errors import UserError
 
 
@@ -143,3 +150,8 @@ def test_a_command_that_is_to_have_a_gpu_is_told_by_its_own_setting(monkeypatch:
     assert str(error.value).startswith("gpus=1 asks for a GPU")
     assert "Type gpus=0" in str(error.value)
     assert "trainer" not in str(error.value)
+
+
+def test_what_is_done_once_is_done_on_the_first_device() -> None:
+    assert Devices("cpu", 2, "").first == torch.device("cpu")
+    assert Devices("cuda", [3, 1], "").first == torch.device("cuda", 3)

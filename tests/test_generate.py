@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ from pegasus_lightning.generate import _work
 from pegasus_lightning.latent import lerp
 from pegasus_lightning.models import model_class
 from pegasus_lightning.pegasus.mixing import code_noise
+from pegasus_lightning.pegasus.settings import validate
 from pegasus_lightning.training import train
 from pegasus_lightning.workshop import Parents
 
@@ -622,17 +623,35 @@ def test_a_figure_says_how_its_codes_were_mixed(in_the_package: shipped.Shipped,
 
 
 def test_the_packages_own_model_takes_two_files_or_data_too(
-    in_the_package: shipped.Shipped, tmp_path: Path, generate: Callable[..., Answer]
+    in_the_package: shipped.Shipped, tmp_path: Path, generate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = load(["horse", "bird"], "test", 8, 0)
     for name, label in (("horse", 0), ("bird", 1)):
         Image.fromarray(images[labels == label][0].permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
-    answer = generate("pretrained=pegasus", "first=horse.png", "second=bird.png", "out=two", "figures=[best]")
+    others: list[Any] = []
+    make = generation.Workshop
+
+    def workshop(*given: Any) -> Any:
+        others.extend((given[4].first, given[4].second))
+        return make(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "Workshop", workshop)
+        answer = generate("pretrained=pegasus", "first=horse.png", "second=bird.png", "out=two", "figures=[best]")
     assert answer.code == 0, answer.err
     assert record(tmp_path / "two")["parents"] == {"files": ["horse.png", "bird.png"]}
+    assert [len(images) for images in others] == [256, 256]  # the critic is measured against imagined parents
     answer = generate("pretrained=pegasus", *DRAWN, "out=drawn", "count=2", "figures=[best]", FAR)
     assert answer.code == 0, answer.err
     assert record(tmp_path / "drawn")["parents"]["source"] == "silhouettes"
+
+
+def test_the_preset_for_matched_pairs() -> None:
+    config = compose_config(["search=matched", "pretrained=pegasus", "search.pairs=10"], GENERATE)
+    validate(config)
+    assert (config.search.method, config.search.pairs, config.search.ratios) == ("best_of", 10, 2)
+    assert (config.pegasus.pairs, config.pegasus.codes, list(config.pegasus.ratio)) == ("matched", "mean", [0.35, 0.5])
+    assert (config.score.judge, config.score.realism) == ("committee", 0)
 
 
 def test_a_run_and_the_packages_own_model_exclude_each_other(run: Path, generate: Callable[..., Answer]) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from pegasus_lightning import judging
+from pegasus_lightning import judging, shipped
 from pegasus_lightning.bench import Bench, kind_of
 from pegasus_lightning.checkpoints import load_model, save_atomically
 from pegasus_lightning.cli import run_program
@@ -29,11 +29,14 @@ from pegasus_lightning.data import silhouettes
 from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import load
 from pegasus_lightning.evaluate import _work, help_text
+from pegasus_lightning.evaluation.committee import Committee
 from pegasus_lightning.evaluation.controls import cutmix
 from pegasus_lightning.evaluation.judge import Judge
+from pegasus_lightning.evaluation.recogniser import Recogniser
 from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
 from pegasus_lightning.evaluation.recogniser_training import independent_recipe
 from pegasus_lightning.figures import to_uint8
+from pegasus_lightning.models import model_class
 from pegasus_lightning.pegasus.mixing import code_noise, recipes
 from pegasus_lightning.randomness import Stream, generator
 from pegasus_lightning.scorecards import (
@@ -656,6 +659,33 @@ def test_who_reports_is_as_it_is_asked_for(
     standard, independent = (read_scorecard(folder / FILE) for folder in folders(run / "evaluation"))
     assert standard.key != independent.key
     assert len(quick) == 2
+
+
+def test_the_packages_own_model_is_judged_on_images_that_are_named(
+    evaluate: Callable[..., Answer], quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the committee that came with it, into a folder where one stands."""
+    networks = {"channels": 4, "latent_dim": 16, "latent": "spatial"}
+    model = model_class("pegasus")({"networks": networks, "learned_mixing": True}, classes=["horse", "bird"]).eval()
+    committee = Committee([Recogniser("plain", ("horse", "bird"))])
+    images, labels = load(["horse", "bird"], "train", 40, 0)
+    parents = Parents(images[labels == 0], images[labels == 1], ("horse", "bird"))
+    digest = shipped.pack(model, committee, parents, {}, tmp_path / "pegasus.safetensors")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "SHIPPED", {"pegasus": digest})
+    monkeypatch.chdir(tmp_path)
+    judges: list[Any] = []
+    bench = judging.Bench
+    monkeypatch.setattr(judging, "Bench", lambda *given: judges.append(given[5]) or bench(*given))
+    answer = evaluate("pretrained=pegasus", *DRAWN, "score.judge=committee")
+    assert answer.code == 0, answer.err
+    assert quick == ["pegasus"]
+    assert [member.architecture for member in judges[0].stored.recogniser.members] == ["plain"]
+    assert list((tmp_path / "pegasi" / "pegasus" / "evaluation").glob(f"*/{FILE}"))
+    for wrong, told in ((["pretrained=pegasus"], "data="), (["pretrained=pegasus", "run=x"], "leave one of them out")):
+        answer = evaluate(*wrong)
+        assert answer.code == 2
+        assert told in answer.err
 
 
 def test_results_lie_where_they_are_wanted(

@@ -162,12 +162,14 @@ def test_the_committee_that_guides_selects_where_it_is_asked_for(
     monkeypatch.setattr(selecting, "committee_for", lambda *given, **more: made.append((given, more)) or STORED)
     chosen = selector(settings("committee", "kept"), DATA, CPU)
     assert chosen is not None
-    assert made == [((DATA, ("plain", "averaging")), {"device": CPU, "folder": Path("kept")})]
+    assert made == [((DATA, ("plain", "averaging")), {"images": None, "device": CPU, "folder": Path("kept")})]
     assert asked == []
     images = torch.rand(3, 3, 32, 32)
     logits, realism = chosen.look(images)
     torch.testing.assert_close(logits, ByPlace()(images))
     assert realism is None  # the model's critic says it
+    selector(settings("committee"), DATA, CPU, {"architectures": ["plain"], "images": 900})  # the models' own
+    assert made[1] == ((DATA, ["plain"]), {"images": 900, "device": CPU, "folder": None})
 
 
 def test_one_look_gives_both_answers(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

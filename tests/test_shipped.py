@@ -62,6 +62,24 @@ def test_what_is_read_back_does_what_the_model_and_its_guide_did(model, committe
     assert (found.run.name, found.run.classes, read.batches_done) == ("pegasus", ["cat", "ship"], 7)
 
 
+def test_a_model_without_mixing_averages_or_critic_comes_along_too(committee, tmp_path: Path) -> None:
+    model = model_class("vae")({"networks": {"channels": 4, "latent_dim": 16}}, seed=5, classes=["cat", "ship"]).eval()
+    pack(model, committee, parents(), {}, tmp_path / "vae.safetensors")
+    read = read_shipped(tmp_path / "vae.safetensors", "vae").run.model
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(read.encode(images).mean, model.encode(images).mean)
+    assert (read.critic, read.mixer) == (None, None)
+
+
+def test_a_guide_that_lacks_a_weight_is_refused(model, committee, tmp_path: Path) -> None:
+    """Or it would guide with a random one."""
+    del committee.members[1].head.bias
+    pack(model, committee, parents(), {}, tmp_path / "pegasus.safetensors")
+    with pytest.raises(UserError, match="is no model of this package"):
+        read_shipped(tmp_path / "pegasus.safetensors", "pegasus")
+
+
 def test_the_same_model_gives_the_same_bytes(model, committee, packed: Path, tmp_path: Path) -> None:
     again = pack(model, committee, parents(), {"trained_from": "noise"}, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == packed.read_bytes()

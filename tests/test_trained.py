@@ -20,6 +20,7 @@ from pegasus_lightning.trained import (
     TrainedRun,
     check_classes,
     common_data,
+    common_guide,
     find_runs,
     images_of,
     load_common,
@@ -383,3 +384,15 @@ def test_images_that_have_moved_are_asked_for(tmp_path: Path) -> None:
     assert "had its images there" not in str(error.value)
     drawn = data_settings(None, ["data=silhouettes", "data.test_per_class=3"])
     assert len(load_common(runs, drawn, "test", [])) == 6
+
+
+def test_runs_have_a_guide_in_common_where_all_have_the_same(run: Save, tmp_path: Path) -> None:
+    one, other = ({"architectures": [name], "images": 900} for name in ("plain", "averaging"))
+    guides = {"a": one, "b": one, "c": other, "d": None}
+    opened = {}
+    for name, guide in guides.items():
+        model = {} if guide is None else {"guide": guide}
+        config = {"data": {"source": "cifar10", "classes": ["horse", "bird"]}, "seed": 0, "model": model}
+        opened[name] = open_run(run(tmp_path / name, config=OmegaConf.to_yaml(OmegaConf.create(config))))
+    for names, wanted in (("a", one), ("ab", one), ("ac", None), ("ad", None), ("d", None), ("c", other)):
+        assert common_guide([opened[name] for name in names]) == wanted, names

@@ -575,8 +575,8 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 def test_pegasus_in_two_processes_goes_on_to_the_weights_of_the_unbroken_run(tmp_path: Path) -> None:
     """BatchNorm's statistics differ between processes until they are shared, and one process alone saves them."""
     overrides = ["model=pegasus", "model.networks.latent_dim=16", "trainer.cpu_processes=2"]
-    overrides += ["model.weights.guidance=0", "model.weights.perceptual=0"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    overrides += ["model.guide.architectures=[averaging]", "model.guide.images=64"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
 
     def train(runs: str, epochs: int) -> None:
         subprocess.run(
@@ -592,8 +592,6 @@ def test_pegasus_in_two_processes_goes_on_to_the_weights_of_the_unbroken_run(tmp
     whole, resumed = (checkpoint_of(the_run(tmp_path, runs))["state_dict"] for runs in ("unbroken", "broken"))
     assert half["batches_done"] == BATCHES_PER_EPOCH
     assert whole.keys() == resumed.keys()
-    ours = [name for name in whole if not name.startswith("critic.")]
-    assert any("running_mean" in name for name in ours)
-    assert any(not torch.equal(half["state_dict"][name], whole[name]) for name in ours)
-    for name in ours:
-        torch.testing.assert_close(resumed[name], whole[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert any("running_mean" in name for name in whole)
+    assert any(not torch.equal(half["state_dict"][name], whole[name]) for name in whole)
+    assert [name for name in whole if not torch.equal(resumed[name], whole[name])] == []

@@ -23,7 +23,7 @@ from pegasus_lightning.pegasus.mixing import Mixes, Recipes
 from pegasus_lightning.pegasus.pairs import Pairs
 from pegasus_lightning.pegasus.search import Ascent
 from pegasus_lightning.randomness import Stream, generator
-from pegasus_lightning.workshop import Parents, Pegasi, Workshop, encode, make_pegasi, pairs_for
+from pegasus_lightning.workshop import Parents, Pegasi, Workshop, encode, make_pegasi, mixing_of, pairs_for
 
 ADVERSARIAL = [("acai", -1), ("adversarial_vae", 1), ("vae_gan", 1)]
 
@@ -283,6 +283,25 @@ def test_how_many_parents_are_few(build: Build, count: int, helped: bool, monkey
     assert asked == ([512] if helped else [])
 
 
+def test_few_parents_are_helped_out_by_others_where_there_are_some(tiny: Callable[..., TwoPlayerModel]) -> None:
+    model = lively(tiny("adversarial_vae"))
+    model.critic = Level()
+    others = Parents(photos(50, 4), photos(40, 5), ("horse", "bird"))
+    with model.inference():
+        workshop = Workshop(model, PARENTS, pairs_of(CHOSEN), composed(()), others)
+        own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
+        every = torch.cat([own, others.first, others.second])
+        opinions = model.decode(means_of(model, every)).mean((1, 2, 3))
+        posterior = model.encode(to_float(every[8:]))
+        mean, deviation = workshop.prior()
+        critic = workshop.critic
+    assert critic.mean.item() == pytest.approx(opinions.mean().item(), rel=1e-4)
+    assert critic.deviation.item() == pytest.approx(opinions.std().item(), rel=1e-3)
+    torch.testing.assert_close(mean, posterior.mean.mean(0), rtol=1e-4, atol=1e-5)
+    wanted = (posterior.mean.var(0) + posterior.log_variance.exp().mean(0)).sqrt()
+    torch.testing.assert_close(deviation, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_without_a_critic_is_judged_by_the_overlap_alone(build: Build) -> None:
     weights = ("score.critic=3", "score.overlap=5", "score.overlap_margin=0.01")
     chosen = recipes_of((0, 1, 0.5), (3, 2, 0.4))
@@ -297,6 +316,17 @@ def test_a_model_without_a_critic_is_judged_by_the_overlap_alone(build: Build) -
         off = (made.images - blend).square().mean((1, 2, 3)).sqrt()
         torch.testing.assert_close(terms["overlap"], -5 * torch.exp(-off / 0.01), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(terms["critic"], 3 * judged.critic(made.images))
+
+
+def test_a_learned_mixing_ends_at_the_parents(tiny: Callable[..., TwoPlayerModel]) -> None:
+    learned, straight = tiny("pegasus", {"learned_mixing": True}), tiny("pegasus")
+    for mixing in ("auto", "learned"):
+        assert mixing_of(learned, {"mixing": mixing, "ratio": [0.0, 1.0]}) == "learned"
+        for ratio in ([-0.1, 0.5], [0.5, 1.1]):
+            with pytest.raises(UserError, match=r"lies beyond the parents.*or say pegasus.mixing=lerp"):
+                mixing_of(learned, {"mixing": mixing, "ratio": ratio})
+    assert mixing_of(learned, {"mixing": "lerp", "ratio": [-1.0, 2.0]}) == "lerp"
+    assert mixing_of(straight, {"mixing": "auto", "ratio": [-1.0, 2.0]}) == "lerp"
 
 
 # The prior.

@@ -15,6 +15,7 @@ from pegasus_lightning.data.module import load_split
 from pegasus_lightning.evaluation.recogniser_store import committee_for
 from pegasus_lightning.shipped import FOLDER, pack
 from pegasus_lightning.trained import open_run
+from pegasus_lightning.training import check_guide
 from pegasus_lightning.workshop import Parents
 
 
@@ -29,11 +30,12 @@ def main() -> None:
     if run.config is None:
         raise SystemExit(f"{options.run} is no run's folder.")
     guide = run.config.model.guide
-    committee = committee_for(run.config.data, list(guide.architectures), images=guide.images).recogniser
+    stored = committee_for(run.config.data, list(guide.architectures), images=guide.images)
+    check_guide(stored, run.checkpoint)
     parents = Parents.of(load_split(run.config.data, "train"))
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{options.name}.safetensors"
-    digest = pack(run.model, committee, parents, {"trained_from": options.trained_from}, path)
+    digest = pack(run.model, stored.recogniser, parents, {"trained_from": options.trained_from}, path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n{digest}")
 
 

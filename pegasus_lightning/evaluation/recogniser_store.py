@@ -58,6 +58,11 @@ class StoredRecogniser(NamedTuple):
     quality: dict[str, Any]
 
 
+def identity_of(committee: StoredRecogniser) -> list[str]:
+    """SHA-256 of each member of a `committee_for`; empty for one that could not be kept."""
+    return [member.get("sha256", "") for member in committee.quality["members"]]
+
+
 def default_folder() -> Path:
     """`recognisers` in the user's cache folder."""
     return (tensor_cache.default_folder() / "recognisers").expanduser()
@@ -237,6 +242,8 @@ def _train(
     first, second = kinds.classes
     own = learned_from(kinds, config)
     _, kept = hold_out(own, config.held_out, config.seed)
+    if not kept.targets.bool().any(0).all():
+        raise UserError(f"There are too few training images to learn {first} and {second} from: {len(own)} in all.")
     shown = len(training_order(kept, config))
     say(f"Training the {config.architecture} recogniser of {first} and {second} on {len(own)} images (once; kept in "
         f"{path.parent}): {_duration(shown * (2 if config.adversarial else 1), device)}.")  # fmt: skip

@@ -15,6 +15,7 @@ from pegasus_lightning.pegasus.settings import (
     ScoreConfig,
     SearchConfig,
     validate_gpus,
+    validate_model_named,
     validate_pegasus,
     validate_score,
     validate_search,
@@ -31,6 +32,7 @@ class EvaluateConfig:
     """The whole configuration of `python -m pegasus_lightning.evaluate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.SHIPPED`)
     out: str | None = None  # folder for the results; null: inside the run's folder
     count: int = 2000  # pegasi to judge
     seed: int = 0
@@ -54,8 +56,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: what is wrong, what was meant, what to type.
     """
-    if not config.run:
-        raise UserError("Which model? Say run=FOLDER, a run's folder or a folder of runs, such as run=runs/single.")
+    validate_model_named(config)
     check_at_least("count", config.count, FEWEST_PEGASI)
     check_at_most("count", config.count, MOST_PEGASI)
     if not 0 <= config.seed < 2**63:

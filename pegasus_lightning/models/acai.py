@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class ACAIWeights:
 
 @dataclass
 class ACAIConfig(ModelConfig):
+    critic_tells: ClassVar[str] = "a coefficient"
     name: str = "acai"
     weights: ACAIWeights = field(default_factory=ACAIWeights)
 

@@ -20,6 +20,7 @@ from pegasus_lightning.networks import Critic, Decoder, Encoder
 from pegasus_lightning.randomness import Stream, derived_seed, generator
 
 PARTS, PART_SHIFT = 8, 40  # draws of one stream for one batch are told apart by bits above any count of batches
+STATISTICS = ("running_mean", "running_var")  # of BatchNorm
 
 
 class Autoencoder(pl.LightningModule):
@@ -131,8 +132,8 @@ class Autoencoder(pl.LightningModule):
         Those are first made the same in all processes (each has seen its own part of the batch; only one saves them).
         """
         if self._world_size > 1:
-            buffers = [b for network in (self.encoder, self.decoder) for b in network.buffers()]
-            average_over_processes([buffer for buffer in buffers if buffer.is_floating_point()])
+            buffers = [item for network in (self.encoder, self.decoder) for item in network.named_buffers()]
+            average_over_processes([buffer for name, buffer in buffers if name.endswith(STATISTICS)])
         if self.averaged is None:
             return
         # The usual warm-up: the average forgets the random start within the first batches.
@@ -140,10 +141,10 @@ class Autoencoder(pl.LightningModule):
         for name, average in self.averaged.items():
             network = getattr(self, name)
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-            for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
-                if kept.is_floating_point():  # BatchNorm's statistics: those of this batch's weights fit no average
+            for (key, kept), buffer in zip(average.named_buffers(), network.buffers(), strict=True):
+                if key.endswith(STATISTICS):  # those of this batch's weights fit no average
                     kept.lerp_(buffer, 1 - decay)
-                else:
+                else:  # spectral norm's vectors, say: the mean of unit vectors is none
                     kept.copy_(buffer)
 
     def _network(self, name: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Our own: an adversarial VAE that is trained on the chimeras themselves."""
+"""Our own: an adversarial VAE with a learned mixing that is trained on the chimeras themselves."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PegasusWeights:
     chimera: float = 0.3  # learned mixing: chimeras that the critic does not take for real
     critic_real: float = 1.0
     critic_fake: float = 1.0
-    fake_reconstruction: float = 1.0  # these four: shares in what the critic takes for fake, where there are any
+    fake_reconstruction: float = 1.0  # these four: shares in the fakes, of both players' terms
     fake_mix: float = 0.5
     fake_sample: float = 0.25
     fake_chimera: float = 0.25
@@ -95,7 +95,8 @@ class Pegasus(TwoPlayerModel):
     M: mixes z_m = (1 - r) z_1 + r z_2, one for two images; A: the recogniser that guides (never the one that reports);
     K: the chimeras, which are D(M), or with learned mixing D(MixNetwork(z_1, z_2, r)).
 
-    autoencoder: pixel term + KL + feature and perceptual distance of x and x~ + sum of shares * (-log C(fake))
+    autoencoder: pixel term + KL + feature distance of x and x~, perceptual distance of every second x and its x~
+        + sum of shares * (-log C(fake))
     for the chimeras: guidance * mean over K of the sum over both classes of softplus(margin - A(chimera))
         + layout * mean |t(chimera) - (1 - r) t(x_1) - r t(x_2)|^2, t: thumbnails of 4 x 4 pixels
     with learned mixing also: stay * mean |MixNetwork(z_1, z_2, r) - z_m|^2 + chimera * (-log C(chimera))
@@ -103,7 +104,7 @@ class Pegasus(TwoPlayerModel):
 
     With it K are decoded as in inference: by the averaged weights, with the running statistics.
 
-    Without learned mixing the terms for the chimeras teach the autoencoder; with it they teach the mixing alone, and
+    Without learned mixing the terms for the chimeras teach the decoder; with it they teach the mixing alone, and
     the decoder stays honest: one that is guided itself soon draws one pattern over all mixes, which the guide takes for
     both classes, and nobody else does.
 
@@ -114,6 +115,7 @@ class Pegasus(TwoPlayerModel):
 
     Config = PegasusModelConfig
     guide: Guide | None = None
+    guide_identity: list[str] | None = None  # which guide it is: kept in checkpoints
 
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
@@ -136,9 +138,20 @@ class Pegasus(TwoPlayerModel):
         return self.config.weights.guidance > 0 or self.config.weights.perceptual > 0
 
     def on_fit_start(self) -> None:
-        """The guide follows the model to its device."""
+        """The guide follows the model to its device.
+
+        Raises:
+            RuntimeError: a term asks the guide, and nobody has given one (`training.give_guide`).
+        """
         if self.guide is not None:
             self.guide.to(self.device)
+        elif self.needs_guide:
+            raise RuntimeError("guidance and the perceptual term ask a guide, and the model has none")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.guide_identity is not None:
+            checkpoint["guide"] = self.guide_identity
 
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
         if self.mixer is None:

@@ -92,13 +92,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: what is wrong, what was meant, what to type.
     """
-    if not config.run and config.pretrained is None:
-        raise UserError(
-            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..., or "
-            "pretrained=pegasus, which comes along."
-        )
-    if config.run and config.pretrained is not None:
-        raise UserError("run= and pretrained= both name a model: leave one of them out.")
+    validate_model_named(config)
     for key, most in (("count", MOST_PEGASI), ("image_scale", 16)):
         check_at_least(key, config[key], 1)
         check_at_most(key, config[key], most)
@@ -127,6 +121,17 @@ def validate(config: DictConfig) -> None:
     validate_pegasus(config.pegasus)
     validate_search(config.search)
     validate_score(config.score)
+
+
+def validate_model_named(config: Any) -> None:
+    """Raise UserError unless either `run` or `pretrained` names a model."""
+    if not config.run and config.pretrained is None:
+        raise UserError(
+            "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..., or "
+            "pretrained=pegasus, which comes along."
+        )
+    if config.run and config.pretrained is not None:
+        raise UserError("run= and pretrained= both name a model: leave one of them out.")
 
 
 def validate_gpus(gpus: Any) -> None:

@@ -322,3 +322,16 @@ def test_a_committee_is_trained_once_and_found_again(tmp_path: Path, trainings: 
     get_committee("residual", images=9)
     assert trainings[-1].most == 9
     assert len(trainings) == 4
+
+
+def test_too_few_images_to_learn_from_are_told_in_one_sentence(
+    tmp_path: Path, trainings: list[RecogniserConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three a class a half is one, and that is held out for the calibration."""
+    few = load_kinds(SOURCE, "train")
+    few = few.take(torch.cat([torch.nonzero(few.kinds == kind).flatten()[:3] for kind in range(2)]))
+    monkeypatch.setattr(recogniser_store, "load_kinds", lambda *_: few)
+    with pytest.raises(UserError, match="too few training images to learn horse and bird from: 2 in all"):
+        get(tmp_path, recipe=dataclasses.replace(RECIPE, half=0))
+    assert trainings == []
+    assert not list(tmp_path.glob("*.pt"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +16,10 @@ from torch.nn import functional
 from pegasus_lightning import training
 from pegasus_lightning.augmentation import OPERATIONS, augment
 from pegasus_lightning.composing import compose_config
+from pegasus_lightning.errors import UserError
 from pegasus_lightning.evaluation.committee import Committee
 from pegasus_lightning.evaluation.recogniser import Recogniser
+from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
 from pegasus_lightning.randomness import Stream, generator
 
 LABELS = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0])
@@ -446,8 +448,9 @@ def test_the_perceptual_term_is_that_of_images_0_2_4(tiny, eight) -> None:
     assert moved.tolist() == [True, False] * 4
 
 
-def committee() -> Committee:
-    return Committee([Recogniser("averaging", ("horse", "bird"), seed=n) for n in range(2)])
+def committee() -> StoredRecogniser:
+    members = [Recogniser("averaging", ("horse", "bird"), seed=n) for n in range(2)]
+    return StoredRecogniser(Committee(members), Path("store/c.pt"), {"members": [{"sha256": "one"}, {"sha256": "two"}]})
 
 
 def test_the_guide_is_no_part_of_the_models_state(tiny, eight, fit) -> None:
@@ -457,8 +460,9 @@ def test_the_guide_is_no_part_of_the_models_state(tiny, eight, fit) -> None:
         return [*model.state_dict(), *(name for name, _ in model.named_parameters()), *map(str, model.modules())]
 
     own = contents()
-    guide = committee()
-    training.give_guide(model, guide)
+    given = committee()
+    guide = given.recogniser
+    training.give_guide(model, given)
     assert model.guide is guide
     assert contents() == own
     before = {name: value.clone() for name, value in guide.state_dict().items()}
@@ -475,7 +479,7 @@ def test_who_weighs_no_guide_gets_none(monkeypatch, tiny) -> None:
 
     def found(*given, **more):
         asked.append((given, more))
-        return SimpleNamespace(recogniser="guide")
+        return "guide"
 
     monkeypatch.setattr(training, "committee_for", found)
     model = {"weights": {"guidance": 0.0, "perceptual": 0.0}, "guide": {"architectures": ["plain"], "images": 7}}
@@ -484,10 +488,35 @@ def test_who_weighs_no_guide_gets_none(monkeypatch, tiny) -> None:
     assert asked == []
     for name in ("guidance", "perceptual"):
         settings = {"model": model | {"weights": model["weights"] | {name: 0.1}}}
-        assert training.guide_for(settings, "data") == "guide"
+        assert training.guide_for(settings, "data", torch.device("meta")) == "guide"
     ((given, more), _) = asked
     assert given == ("data", ["plain"])
-    assert more["images"] == 7
+    assert (more["images"], more["device"].type) == (7, "meta")  # it is trained where the model is
+
+
+def test_a_model_that_needs_a_guide_is_not_trained_without(tiny, fit, eight) -> None:
+    with pytest.raises(RuntimeError, match="ask a guide, and the model has none"):
+        fit(tiny("pegasus", {"weights": {"guidance": 1.0}}), [(eight, LABELS)])
+
+
+def test_a_run_goes_on_with_its_own_guide_or_not_at_all(tiny, fit, eight, tmp_path) -> None:
+    model, file = tiny("pegasus", {"weights": {"guidance": 1.0}}), tmp_path / "last.ckpt"
+    training.give_guide(model, committee())
+    fit(model, [(eight, LABELS)])
+    checkpoint: dict = {}
+    model.on_save_checkpoint(checkpoint)
+    assert checkpoint["guide"] == ["one", "two"]
+    torch.save(checkpoint | {"state_dict": {}, "hyper_parameters": {}}, file)
+    training.check_guide(committee(), file)
+    training.check_guide(None, file)
+    training.check_guide(committee(), None)
+    other = committee()
+    other.quality["members"][1]["sha256"] = "three"
+    with pytest.raises(UserError, match="was guided by other recognisers than those in store"):
+        training.check_guide(other, file)
+    del checkpoint["guide"]
+    torch.save(checkpoint | {"state_dict": {}, "hyper_parameters": {}}, file)
+    training.check_guide(other, file)  # one of before says nothing
 
 
 # Whom the mixes teach.

@@ -209,6 +209,19 @@ def test_ema_follows_its_recurrence(tiny, fit, images) -> None:
             assert kept.is_floating_point() or torch.equal(kept, buffer)  # how many batches there were
 
 
+def test_an_average_of_spectrally_normalised_weights_is_normalised_too(tiny, fit, images) -> None:
+    """The power iteration's vectors are unit vectors; the mean of turning ones is shorter, and sigma too small then."""
+    config = {"ema_decay": 0.99, "networks": {"spectral_norm": "all"}, "autoencoder_optimizer": {"lr": 0.1}}
+    model = tiny("vae", config)
+    vectors = [(key, vector) for key, vector in model.averaged.named_buffers() if key.endswith(("._u", "._v"))]
+    begun = [vector.clone() for _, vector in vectors]
+    fit(model, [images] * 12)
+    assert len(vectors) > 4
+    for key, vector in vectors:
+        assert vector.norm().item() == pytest.approx(1, abs=1e-4), key
+    assert any((vector @ before).abs() < 0.9 for (_, vector), before in zip(vectors, begun, strict=True))
+
+
 def test_ema_warms_up(tiny, fit, images) -> None:
     model = tiny("vae", {"ema_decay": 0.999, "autoencoder_optimizer": {"lr": 1e-2}})
     average = weights(model.decoder)
