@@ -60,7 +60,7 @@ class ModelConfig:
     critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
     reconstruction: str = "bce"  # the pixel term: bce or mse, summed over the pixels of an image
     sample_codes: bool = True  # false: the code is the posterior's mean (a plain autoencoder)
-    ema_decay: float | None = None  # of encoder, decoder and mixing, for all but training (and for chimeras); null: none
+    ema_decay: float | None = None  # of encoder, decoder and mixing, for all but training (and chimeras); null: none
     critic_augmentation: list[str] = field(default_factory=list)  # of all that the critic sees: augmentation.OPERATIONS
     adversarial_loss: str = "bce"  # bce (the source document's, non-saturating) or hinge
     adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient
