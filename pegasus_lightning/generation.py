@@ -22,7 +22,7 @@ from pegasus_lightning.files import whole_folder, write_json
 from pegasus_lightning.pegasus.mixing import recipes
 from pegasus_lightning.pegasus.pairs import choose_pairs
 from pegasus_lightning.pegasus.settings import FIGURES
-from pegasus_lightning.selecting import selector, shipped_selector
+from pegasus_lightning.selecting import selector
 from pegasus_lightning.shipped import FOLDER, open_shipped
 from pegasus_lightning.trained import (
     TrainedRun,
@@ -79,10 +79,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         parents = Parents.of(load_common(runs, data, settings["split"], data_overrides))
         origin = {"split": settings["split"]} | images_of(data)
         pairs = wanted_pairs(parents, settings)
-    if shipped is None or settings["score"]["judge"] == "recogniser":
-        judge = selector(settings, data, device, common_guide(runs))
-    else:
-        judge = shipped_selector(shipped, settings)
+    judge = selector(settings, data, device, common_guide(runs), shipped)
     settings |= {"score": settings["score"] | {"judge": judge.stored.path.stem if judge else "critic"}}
     folders = [_place(run, settings, origin, several=len(runs) > 1) for run in runs]
     beside = _place_beside(runs, settings, origin)

@@ -24,7 +24,7 @@ from pegasus_lightning.evaluation.tables import comparison_table, console_table
 from pegasus_lightning.files import sha256, whole_folder
 from pegasus_lightning.runs import read_status
 from pegasus_lightning.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
-from pegasus_lightning.selecting import selector, shipped_selector, store
+from pegasus_lightning.selecting import selector, store
 from pegasus_lightning.shipped import open_shipped
 from pegasus_lightning.trained import (
     TrainedRun,
@@ -63,10 +63,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     inception = inception_network() if settings["inception"] else None
     recipe = independent_recipe(REPORTS) if settings["reporter"] == "independent" else None
     reports = recogniser_for(data, REPORTS, device=device, folder=store(settings), recipe=recipe)
-    if shipped is None or settings["score"]["judge"] == "recogniser":
-        selects = selector(settings, data, device, common_guide(runs))
-    else:
-        selects = shipped_selector(shipped, settings)
+    selects = selector(settings, data, device, common_guide(runs), shipped)
     origin = {"split": settings["split"]} | images_of(data)
     identity = {key: value for key, value in settings.items() if key not in NOT_FIGURES}
     judge = selects.stored.path.name if selects else "critic"

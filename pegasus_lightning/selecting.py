@@ -46,7 +46,11 @@ class Selector:
 
 
 def selector(
-    settings: dict[str, Any], data: DictConfig | None, device: torch.device, guide: dict[str, Any] | None = None
+    settings: dict[str, Any],
+    data: DictConfig | None,
+    device: torch.device,
+    guide: dict[str, Any] | None = None,
+    shipped: Shipped | None = None,
 ) -> Selector | None:
     """The recogniser that a search is to be scored by; None where the model's critic has to do.
 
@@ -58,11 +62,16 @@ def selector(
 
     Args:
         guide: a `GuideConfig` as a plain dict, the models' own; None: the usual committee.
+        shipped: a model that comes with the package: its own committee judges, unless another is asked for.
 
     Raises:
         UserError: a recogniser is asked for, and there is no data to train it on.
     """
     judge = settings["score"]["judge"]
+    if shipped is not None and judge in ("auto", "committee"):
+        return Selector(
+            lambda images: (shipped.committee(images), None), StoredRecogniser(shipped.committee, shipped.run.path, {})
+        )
     if judge == "critic" or (judge == "auto" and data is None):
         return None
     if data is None:
@@ -98,12 +107,3 @@ def selector(
         return recogniser.classify(features), realism(features)
 
     return Selector(look, stored)
-
-
-def shipped_selector(shipped: Shipped, settings: dict[str, Any]) -> Selector | None:
-    """The recognisers that came with a model's weights; None where its critic is asked for."""
-    if settings["score"]["judge"] == "critic":
-        return None
-    return Selector(
-        lambda images: (shipped.committee(images), None), StoredRecogniser(shipped.committee, shipped.run.path, {})
-    )

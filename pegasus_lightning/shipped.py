@@ -75,8 +75,8 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
         about: what the file says of itself, beside the model's configuration.
     """
     tensors: dict[str, Tensor] = {}
+    averaged = {} if model.averaged is None else dict(model.averaged.items())
     for name in _networks(model):
-        averaged = {} if model.averaged is None else dict(model.averaged.items())
         network = averaged.get(name, getattr(model, name))
         tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
     for index, member in enumerate(committee.members):
