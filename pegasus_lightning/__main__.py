@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pegasus_lightning.cli import run_command
+from pegasus_lightning.launch.command import run_command
 
 
 def main() -> None:

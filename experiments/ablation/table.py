@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pegasus_lightning.scorecards import (
+from pegasus_lightning.runs.scorecards import (
     MEASURES,
     MODEL_MEASURES,
     PEGASI,

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from pegasus_lightning.callbacks.images import fixed_pairs, interpolation_grid, pegasus_grid, prior_grid
-from pegasus_lightning.checkpoints import load_model
 from pegasus_lightning.data.batches import EvaluationBatches
 from pegasus_lightning.data.module import in_mixed_order, load_split, split_validation
-from pegasus_lightning.figures import save_png
-from pegasus_lightning.losses import active_dimensions
+from pegasus_lightning.models.losses import active_dimensions
+from pegasus_lightning.runs.checkpoints import load_model
+from pegasus_lightning.train.callbacks.images import fixed_pairs, interpolation_grid, pegasus_grid, prior_grid
+from pegasus_lightning.utils.image_grid import save_png
 
 ORDER = ["vae", "adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm"]
 ORDER += ["vae_gan", "acai", "acai_paper"]

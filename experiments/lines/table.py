@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pegasus_lightning.composing import GENERATE, compose_config
-from pegasus_lightning.config import plain
 from pegasus_lightning.data import lines
 from pegasus_lightning.data.batches import to_float
-from pegasus_lightning.evaluation.criteria import bootstrap_interval, line_statistics
-from pegasus_lightning.figures import image_grid, save_png
-from pegasus_lightning.pegasus.mixing import recipes
-from pegasus_lightning.trained import find_runs, open_runs
-from pegasus_lightning.workshop import Parents, Workshop, pairs_for
+from pegasus_lightning.evaluate.criteria import bootstrap_interval, line_statistics
+from pegasus_lightning.generate.mixing import recipes
+from pegasus_lightning.generate.sampler import Parents, Workshop, pairs_for
+from pegasus_lightning.runs.trained import find_runs, open_runs
+from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.compose import GENERATE, compose_config
+from pegasus_lightning.utils.image_grid import image_grid, save_png
 
 COUNT, FRAMES, SHOWN = 1000, 16, 6
 

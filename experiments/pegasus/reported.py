@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from pegasus_lightning.config import ImageFolderConfig
 from pegasus_lightning.data.batches import to_float
-from pegasus_lightning.evaluation.judge import figure
-from pegasus_lightning.evaluation.recogniser import COMMITTEE, REPORTS, predict
-from pegasus_lightning.evaluation.recogniser_store import committee_for, recogniser_for
-from pegasus_lightning.evaluation.recogniser_training import independent_recipe
+from pegasus_lightning.evaluate.image_sets import figure
+from pegasus_lightning.recognisers.network import COMMITTEE, REPORTS, predict
+from pegasus_lightning.recognisers.store import committee_for, recogniser_for
+from pegasus_lightning.recognisers.training import independent_recipe
+from pegasus_lightning.train.settings import ImageFolderConfig
 
 
 def main() -> None:

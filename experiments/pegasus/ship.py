@@ -1,4 +1,4 @@
-"""Write a trained run as the weights that come with the package (`pegasus_lightning/shipped.py`):
+"""Write a trained run as the weights that come with the package (`pegasus_lightning/generate/pretrained.py`):
 
     python experiments/pegasus/ship.py runs/pegasus/... --name pegasus --trained-from "JPEG copies ..."
 
@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 from pegasus_lightning.data.module import load_split
-from pegasus_lightning.evaluation.recogniser_store import committee_for
-from pegasus_lightning.shipped import FOLDER, pack
-from pegasus_lightning.trained import open_run
-from pegasus_lightning.training import check_guide
-from pegasus_lightning.workshop import Parents
+from pegasus_lightning.generate.pretrained import FOLDER, pack
+from pegasus_lightning.generate.sampler import Parents
+from pegasus_lightning.recognisers.store import committee_for
+from pegasus_lightning.runs.trained import open_run
+from pegasus_lightning.train.trainer import check_guide
 
 
 def main() -> None:

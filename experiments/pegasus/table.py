@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ladder import ALTERNATIVES, RUNGS
 
-from pegasus_lightning.scorecards import (
+from pegasus_lightning.runs.scorecards import (
     CUTMIX,
     MEASURES,
     MODEL_MEASURES,

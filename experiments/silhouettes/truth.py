@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from pegasus_lightning.composing import GENERATE, compose_config
-from pegasus_lightning.config import plain
 from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import draw
-from pegasus_lightning.pegasus.mixing import recipes
-from pegasus_lightning.trained import find_runs, open_run
-from pegasus_lightning.workshop import Parents, Workshop, pairs_for
+from pegasus_lightning.generate.mixing import recipes
+from pegasus_lightning.generate.sampler import Parents, Workshop, pairs_for
+from pegasus_lightning.runs.trained import find_runs, open_run
+from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.compose import GENERATE, compose_config
 
 COUNT, BANK = 1000, 4000
 SEED, BANK_SEED = 7, 8

@@ -26,9 +26,9 @@ import pytorch_lightning as pl
 import torch
 from contenders import SEED, Result, Setting, bare, lightning, real, student
 
-from pegasus_lightning.composing import compose_config
-from pegasus_lightning.config import plain
-from pegasus_lightning.devices import has_fast_bf16
+from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.utils.devices import has_fast_bf16
 
 TARGETS = {"student": 2.0, "bare": 0.95, "lightning": 2.4}
 Contender = Callable[[Setting], Result]

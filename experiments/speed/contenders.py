@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pegasus_lightning import training
-from pegasus_lightning.composing import compose_config
-from pegasus_lightning.config import NetworksConfig, plain
 from pegasus_lightning.data import module as data_module
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.devices import has_fast_bf16, hide_gpus
-from pegasus_lightning.networks import Critic, Decoder, Encoder, frozen
-from pegasus_lightning.randomness import Stream, derived_seed
-from pegasus_lightning.validation import validate
+from pegasus_lightning.models.networks import Critic, Decoder, Encoder, frozen
+from pegasus_lightning.models.settings import validate
+from pegasus_lightning.train import trainer as training
+from pegasus_lightning.train.settings import NetworksConfig, plain
+from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.utils.devices import has_fast_bf16, hide_gpus
+from pegasus_lightning.utils.randomness import Stream, derived_seed
 
 SEED = 0
 CLASSES = ("horse", "bird")
@@ -137,7 +137,7 @@ Result = dict[str, float]
 
 
 def real(setting: Setting, *more_overrides: str) -> Result:
-    """`pegasus_lightning.training.train`, which the command calls: everything on, into a temporary folder."""
+    """`pegasus_lightning.train.trainer.train`, which the command calls: everything on, into a temporary folder."""
     labels = torch.arange(len(setting.images)) % 2
     data = ImageSet(setting.images, labels, CLASSES)
     callback = StopwatchCallback(setting.stopwatch())

@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from pegasus_lightning.runs import read_status
-from pegasus_lightning.sweeps.jobs import read_jobs
+from pegasus_lightning.launch.jobs import read_jobs
+from pegasus_lightning.runs.folder import read_status
 
 VERDICTS = ("dominated critic", "collapsed posterior", "collapsed modes")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from commands import BATCHES_PER_EPOCH, ENVIRONMENT, SETTINGS, Process, outcome, the_run
 
-from pegasus_lightning.checkpoints import LAST, PREVIOUS, is_intact, read_checkpoint
+from pegasus_lightning.runs.checkpoints import LAST, PREVIOUS, is_intact, read_checkpoint
 
 EPOCHS = 4
 SMALL = ["callbacks.images=false", "model.networks.channels=16"]

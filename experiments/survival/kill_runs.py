@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from commands import BATCHES_PER_EPOCH, Process, batches_logged, duplicate_steps, outcome, the_run
 
-from pegasus_lightning.checkpoints import LAST, latest_checkpoint, read_checkpoint
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.runs.checkpoints import LAST, latest_checkpoint, read_checkpoint
+from pegasus_lightning.utils.errors import UserError
 
 KILLS_A_RUN = 6
 POLL_SECONDS = 0.001

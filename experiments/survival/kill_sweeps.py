@@ -24,7 +24,7 @@ from commands import SETTINGS, duplicate_steps, outcome
 
 SWEEP = ["-m", *SETTINGS, "seed=0,1,2", "trainer.max_epochs=8", "hydra.launcher.slots=2", "hydra.launcher.report=false"]
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
-JOB = "pegasus_lightning.sweep_job"
+JOB = "pegasus_lightning.launch.job_process"
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:

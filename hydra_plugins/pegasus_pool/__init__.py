@@ -1,1 +1,1 @@
-"""Hydra finds launchers in this namespace alone; the code behind it is `pegasus_lightning.sweeps`."""
+"""Hydra finds launchers in this namespace alone; the code behind it is `pegasus_lightning.launch`."""

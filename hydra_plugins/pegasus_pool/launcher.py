@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from pegasus_lightning.sweeps.settings import PoolSettings
+from pegasus_lightning.launch.settings import PoolSettings
 
 
 @dataclass
@@ -25,7 +25,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConfi
 
 
 class PoolLauncher(Launcher):
-    """Runs each job as `python -m pegasus_lightning` in a process of its own (`pegasus_lightning/sweeps/pool.py`)."""
+    """Runs each job as `python -m pegasus_lightning` in a process of its own (`pegasus_lightning/launch/pool.py`)."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -37,9 +37,11 @@ class PoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Raises SweepEnded unless every run is finished."""
-        from pegasus_lightning.errors import SweepEnded  # imports that Hydra's search for plugins should not wait for
-        from pegasus_lightning.sweeps.planning import plan
-        from pegasus_lightning.sweeps.sweep import run_sweep
+        from pegasus_lightning.launch.planning import plan
+        from pegasus_lightning.launch.sweep import run_sweep
+        from pegasus_lightning.utils.errors import (
+            SweepEnded,  # imports that Hydra's search for plugins should not wait for
+        )
 
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pegasus_lightning.randomness import Stream, generator
+from pegasus_lightning.utils.randomness import Stream, generator
 
 
 @dataclass(frozen=True)

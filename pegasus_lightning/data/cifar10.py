@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pegasus_lightning.data.cifar10_archive import OFFICIAL, Archive, ensure, md5_of
 from pegasus_lightning.data.common import IMAGE_SIZE, check_split, index_classes
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.utils.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -21,8 +21,8 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
-from pegasus_lightning.errors import UserError
-from pegasus_lightning.files import whole_file
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.files import whole_file
 
 CHUNK_BYTES = 1 << 20
 NETWORK_TIMEOUT_SECONDS = 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pegasus_lightning.errors import UserError, did_you_mean
+from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 IMAGE_SIZE = 32
 SPLITS = ("train", "test")

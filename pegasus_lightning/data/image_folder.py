@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.common import IMAGE_SIZE, SPLITS, check_split, index_classes, listing
-from pegasus_lightning.errors import UserError, did_you_mean
+from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SMALLEST_SIDE = 8

@@ -22,7 +22,7 @@ from torch import Tensor
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.common import IMAGE_SIZE, index_classes
 from pegasus_lightning.data.module import load_split
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.utils.errors import UserError
 
 WORTH_KEEPING = 1000  # drawn images: two seconds and a half
 

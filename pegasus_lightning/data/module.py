@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from pegasus_lightning.data.batches import EvaluationBatches, ImageSet, TrainBatches
-from pegasus_lightning.errors import UserError
-from pegasus_lightning.randomness import Stream, generator
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.randomness import Stream, generator
 
 EVALUATION_BATCH = 256
 ROOM_FACTOR = 4  # the images must take less than a quarter of the device's free memory

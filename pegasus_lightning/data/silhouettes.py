@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pegasus_lightning.data.outlines import Array, curve, ellipse, limb, mix, turned, unit
-from pegasus_lightning.errors import UserError, did_you_mean
+from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 CLASSES: tuple[str, ...] = ("horse", "bird", "pegasus")
 SCENE = "scene"  # no class to train on: the picture without an animal

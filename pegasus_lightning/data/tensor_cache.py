@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pegasus_lightning.files import whole_file
+from pegasus_lightning.utils.files import whole_file
 
 MARK = b"PGSCACH1"
 KEY_BYTES = 32

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pegasus_lightning.errors import UserError, did_you_mean
 from pegasus_lightning.models.acai import ACAI
 from pegasus_lightning.models.adversarial_vae import AdversarialVAE
 from pegasus_lightning.models.pegasus import Pegasus
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.models.vae import VAE
 from pegasus_lightning.models.vae_gan import VAEGAN
+from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 MODELS: dict[str, type[TwoPlayerModel]] = {
     "vae": VAE,

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pegasus_lightning.config import ModelConfig
-from pegasus_lightning.latent import lerp
-from pegasus_lightning.losses import coefficient_error, mean_square
+from pegasus_lightning.models.latent import lerp
+from pegasus_lightning.models.losses import coefficient_error, mean_square
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.randomness import Stream
+from pegasus_lightning.train.settings import ModelConfig
+from pegasus_lightning.utils.randomness import Stream
 
 
 @dataclass

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pegasus_lightning.config import ModelConfig
-from pegasus_lightning.losses import passes_for_real, taken_for_fake, taken_for_real
+from pegasus_lightning.models.losses import passes_for_real, taken_for_fake, taken_for_real
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
+from pegasus_lightning.train.settings import ModelConfig
 
 
 @dataclass

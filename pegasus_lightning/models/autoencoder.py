@@ -13,11 +13,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pegasus_lightning.averages import average_over_processes
-from pegasus_lightning.config import ModelConfig
-from pegasus_lightning.latent import Posterior, lerp
-from pegasus_lightning.networks import Critic, Decoder, Encoder
-from pegasus_lightning.randomness import Stream, derived_seed, generator
+from pegasus_lightning.models.averages import average_over_processes
+from pegasus_lightning.models.latent import Posterior, lerp
+from pegasus_lightning.models.networks import Critic, Decoder, Encoder
+from pegasus_lightning.train.settings import ModelConfig
+from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 
 PARTS, PART_SHIFT = 8, 40  # draws of one stream for one batch are told apart by bits above any count of batches
 STATISTICS = ("running_mean", "running_var")  # of BatchNorm

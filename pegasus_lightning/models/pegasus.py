@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pegasus_lightning import losses
-from pegasus_lightning.augmentation import NUMBERS, OPERATIONS, augment
-from pegasus_lightning.config import ModelConfig
-from pegasus_lightning.latent import lerp
-from pegasus_lightning.mixing_network import MixNetwork
+from pegasus_lightning.data.augmentation import NUMBERS, OPERATIONS, augment
+from pegasus_lightning.models import losses
 from pegasus_lightning.models.adversarial_vae import blind_loss
+from pegasus_lightning.models.latent import lerp
+from pegasus_lightning.models.mixing_network import MixNetwork
+from pegasus_lightning.models.networks import as_in_inference
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.networks import as_in_inference
-from pegasus_lightning.randomness import Stream, derived_seed
+from pegasus_lightning.train.settings import ModelConfig
+from pegasus_lightning.utils.randomness import Stream, derived_seed
 
 GUIDED_BY = tuple(OPERATIONS)  # what the guide is shown is altered by all of them, as what it learned from
 THUMBNAIL = 4  # side of what parents are compared by, and of what their mix keeps of them

@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pegasus_lightning import losses
-from pegasus_lightning.augmentation import NUMBERS, augment
-from pegasus_lightning.averages import Averages, average_over_processes
-from pegasus_lightning.config import AdamConfig
-from pegasus_lightning.errors import NonFiniteLoss
-from pegasus_lightning.finite import FiniteWatch
-from pegasus_lightning.latent import Posterior
+from pegasus_lightning.data.augmentation import NUMBERS, augment
+from pegasus_lightning.models import losses
 from pegasus_lightning.models.autoencoder import PARTS, Autoencoder
-from pegasus_lightning.networks import as_in_training, frozen
-from pegasus_lightning.randomness import Stream
+from pegasus_lightning.models.averages import Averages, average_over_processes
+from pegasus_lightning.models.finite import FiniteWatch
+from pegasus_lightning.models.latent import Posterior
+from pegasus_lightning.models.networks import as_in_training, frozen
+from pegasus_lightning.train.settings import AdamConfig
+from pegasus_lightning.utils.errors import NonFiniteLoss
+from pegasus_lightning.utils.randomness import Stream
 
 BALANCE_EVERY, R1_EVERY = 8, 4  # batches
 

@@ -18,7 +18,7 @@ import torchvision
 
 from pegasus_lightning.data.cifar10 import CLASSES, load
 from pegasus_lightning.data.cifar10_archive import OFFICIAL, Archive
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.utils.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
 BIRD, DOG, HORSE = 2, 5, 7

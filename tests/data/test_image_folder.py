@@ -15,7 +15,7 @@ from PIL import Image
 
 from pegasus_lightning.data import image_folder, tensor_cache
 from pegasus_lightning.data.image_folder import decode, load
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.utils.errors import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

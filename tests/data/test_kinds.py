@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pegasus_lightning.config import CIFAR10Config, ImageFolderConfig, LinesConfig, SilhouettesConfig
 from pegasus_lightning.data import cifar10, silhouettes
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import load_split
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.train.settings import CIFAR10Config, ImageFolderConfig, LinesConfig, SilhouettesConfig
+from pegasus_lightning.utils.errors import UserError
 
 
 def save(root: Path, split: str, kind: str, red: int) -> None:

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from pegasus_lightning.composing import compose_config
-from pegasus_lightning.config import LinesConfig
 from pegasus_lightning.data.lines import CLASSES, line_images, load
 from pegasus_lightning.data.module import load_split
-from pegasus_lightning.errors import UserError
-from pegasus_lightning.validation import validate
+from pegasus_lightning.models.settings import validate
+from pegasus_lightning.train.settings import LinesConfig
+from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.utils.errors import UserError
 
 
 def test_level_and_upright_lines_by_hand() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pegasus_lightning.data.silhouettes import CLASSES, draw, load, load_scenes
-from pegasus_lightning.errors import UserError
+from pegasus_lightning.utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", CLASSES)

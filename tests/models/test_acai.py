@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from pegasus_lightning.randomness import Stream
+from pegasus_lightning.utils.randomness import Stream
 
 WEIGHTS = {
     "reconstruction": 0.01,

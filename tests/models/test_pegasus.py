@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from pegasus_lightning import training
-from pegasus_lightning.augmentation import OPERATIONS, augment
-from pegasus_lightning.composing import compose_config
-from pegasus_lightning.errors import UserError
-from pegasus_lightning.evaluation.committee import Committee
-from pegasus_lightning.evaluation.recogniser import Recogniser
-from pegasus_lightning.evaluation.recogniser_store import StoredRecogniser
-from pegasus_lightning.randomness import Stream, generator
+from pegasus_lightning.data.augmentation import OPERATIONS, augment
+from pegasus_lightning.recognisers.committee import Committee
+from pegasus_lightning.recognisers.network import Recogniser
+from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.train import trainer
+from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.randomness import Stream, generator
 
 LABELS = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0])
 FIRST, SECOND = [1, 2, 5, 7], [6, 4, 3, 0]  # the horses in turn, the birds from the last to the first
@@ -462,7 +462,7 @@ def test_the_guide_is_no_part_of_the_models_state(tiny, eight, fit) -> None:
     own = contents()
     given = committee()
     guide = given.recogniser
-    training.give_guide(model, given)
+    trainer.give_guide(model, given)
     assert model.guide is guide
     assert contents() == own
     before = {name: value.clone() for name, value in guide.state_dict().items()}
@@ -481,14 +481,14 @@ def test_who_weighs_no_guide_gets_none(monkeypatch, tiny) -> None:
         asked.append((given, more))
         return "guide"
 
-    monkeypatch.setattr(training, "committee_for", found)
+    monkeypatch.setattr(trainer, "committee_for", found)
     model = {"weights": {"guidance": 0.0, "perceptual": 0.0}, "guide": {"architectures": ["plain"], "images": 7}}
-    assert training.guide_for({"model": model}, "data") is None
-    assert training.guide_for({"model": {"weights": {"kl": 1.0}}}, "data") is None  # another variant
+    assert trainer.guide_for({"model": model}, "data") is None
+    assert trainer.guide_for({"model": {"weights": {"kl": 1.0}}}, "data") is None  # another variant
     assert asked == []
     for name in ("guidance", "perceptual"):
         settings = {"model": model | {"weights": model["weights"] | {name: 0.1}}}
-        assert training.guide_for(settings, "data", torch.device("meta")) == "guide"
+        assert trainer.guide_for(settings, "data", torch.device("meta")) == "guide"
     ((given, more), _) = asked
     assert given == ("data", ["plain"])
     assert (more["images"], more["device"].type) == (7, "meta")  # it is trained where the model is
@@ -501,22 +501,22 @@ def test_a_model_that_needs_a_guide_is_not_trained_without(tiny, fit, eight) -> 
 
 def test_a_run_goes_on_with_its_own_guide_or_not_at_all(tiny, fit, eight, tmp_path) -> None:
     model, file = tiny("pegasus", {"weights": {"guidance": 1.0}}), tmp_path / "last.ckpt"
-    training.give_guide(model, committee())
+    trainer.give_guide(model, committee())
     fit(model, [(eight, LABELS)])
     checkpoint: dict = {}
     model.on_save_checkpoint(checkpoint)
     assert checkpoint["guide"] == ["one", "two"]
     torch.save(checkpoint | {"state_dict": {}, "hyper_parameters": {}}, file)
-    training.check_guide(committee(), file)
-    training.check_guide(None, file)
-    training.check_guide(committee(), None)
+    trainer.check_guide(committee(), file)
+    trainer.check_guide(None, file)
+    trainer.check_guide(committee(), None)
     other = committee()
     other.quality["members"][1]["sha256"] = "three"
     with pytest.raises(UserError, match="was guided by other recognisers than those in store"):
-        training.check_guide(other, file)
+        trainer.check_guide(other, file)
     del checkpoint["guide"]
     torch.save(checkpoint | {"state_dict": {}, "hyper_parameters": {}}, file)
-    training.check_guide(other, file)  # one of before says nothing
+    trainer.check_guide(other, file)  # one of before says nothing
 
 
 # Whom the mixes teach.
@@ -799,7 +799,7 @@ def test_the_whole_of_the_preset_trains(tiny, fit) -> None:
     config["networks"] |= {"channels": 4, "latent_dim": 16}
     config["autoencoder_optimizer"]["lr"] = 0.01
     model = tiny("pegasus", config)
-    training.give_guide(model, committee())
+    trainer.give_guide(model, committee())
     dark = torch.where(LABELS[:, None, None, None] == 0, torch.arange(32) < 16, torch.arange(32) >= 16)
     halves = (0.03 + 0.94 * dark.float()).expand(8, 3, 32, 32).contiguous()  # of the two classes one each
     history = fit(model, [(halves, LABELS)] * 16)

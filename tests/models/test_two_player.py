@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from pegasus_lightning.augmentation import augment
-from pegasus_lightning.errors import UserError
-from pegasus_lightning.latent import Posterior
+from pegasus_lightning.data.augmentation import augment
 from pegasus_lightning.models import MODELS, model_class
+from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.two_player import NonFiniteLoss, Step
-from pegasus_lightning.randomness import Stream, generator
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.randomness import Stream, generator
 
 WITH_CRITIC = [name for name in MODELS if name != "vae"]
 
@@ -427,7 +427,7 @@ def test_the_penalty_is_taken_at_every_fourth_batch(tiny, fit, optimizer_steps, 
 def test_a_penalty_that_is_not_finite_stops_the_training_by_its_name(harmed, tiny, fit, images, monkeypatch) -> None:
     model = tiny("adversarial_vae", {"r1": 1.0})
     monkeypatch.setattr(
-        "pegasus_lightning.losses.gradient_penalty",
+        "pegasus_lightning.models.losses.gradient_penalty",
         lambda outputs, images: outputs.mean() * (math.nan if model.batches_done == harmed else 1),
     )
     with pytest.raises(NonFiniteLoss, match=r"critic_penalty/r1"):

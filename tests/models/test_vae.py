@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from pegasus_lightning.randomness import Stream
+from pegasus_lightning.utils.randomness import Stream
 
 
 def by_hand(model, images):

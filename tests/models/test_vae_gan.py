@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from pegasus_lightning.randomness import Stream
+from pegasus_lightning.utils.randomness import Stream
 
 WEIGHTS = {
     "kl": 3.0,

@@ -39,10 +39,10 @@ SETTINGS = [
 SERVER = """
 import json, os, signal, sys
 from pegasus_lightning import __main__, checkpoints, training
-from pegasus_lightning.callbacks.images import ImageGrids
-from pegasus_lightning.callbacks.run_logger import RunLogger
+from pegasus_lightning.train.callbacks.images import ImageGrids
+from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.runs import Status
+from pegasus_lightning.runs.folder import Status
 
 OWNERS = {"checkpoints": checkpoints, "torch": checkpoints.torch, "ImageGrids": ImageGrids, "RunLogger": RunLogger,
           "TwoPlayerModel": TwoPlayerModel, "Status": Status}

@@ -11,9 +11,9 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from pegasus_lightning.composing import compose_config
-from pegasus_lightning.config import plain
-from pegasus_lightning.runs import run_name
+from pegasus_lightning.runs.folder import run_name
+from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.compose import compose_config
 
 
 def hparams_of(run: Path) -> list[HParamsPluginData]:

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from pegasus_lightning.checkpoints import latest_checkpoint, read_checkpoint
+from pegasus_lightning.runs.checkpoints import latest_checkpoint, read_checkpoint
 
 # A save a turn, the last number on stdout; `sys.argv`: run folder, first number, size of the weights.
 SAVER = """
 import sys
 from pathlib import Path
 import torch
-from pegasus_lightning.checkpoints import AtomicCheckpointIO
+from pegasus_lightning.runs.checkpoints import AtomicCheckpointIO
 
 def save(run, number, size):
     content = {"state_dict": {"weights": torch.full((size,), float(number))}, "hyper_parameters": {}}
@@ -123,7 +123,7 @@ def test_killed_at_any_moment_of_its_saves_an_intact_checkpoint_is_there_and_no_
 
 FILL = f"""{SAVER}
 import os
-from pegasus_lightning.checkpoints import latest_checkpoint, read_checkpoint, is_intact
+from pegasus_lightning.runs.checkpoints import latest_checkpoint, read_checkpoint, is_intact
 run = Path(sys.argv[1])
 size, page = 100_000, os.statvfs(run).f_bsize
 save(run, 1, size)
@@ -178,7 +178,7 @@ def test_a_full_file_system_keeps_the_old_checkpoint_however_little_room_there_i
 
 LIMITED = f"""{SAVER}
 import resource
-from pegasus_lightning.checkpoints import latest_checkpoint, read_checkpoint
+from pegasus_lightning.runs.checkpoints import latest_checkpoint, read_checkpoint
 run = Path(sys.argv[1])
 for number in (1, 2):
     save(run, number, 100_000)

@@ -18,11 +18,11 @@ import torch
 from omegaconf import OmegaConf
 
 import pegasus_lightning
-from pegasus_lightning.cli import run_program
-from pegasus_lightning.composing import EVALUATE, GENERATE
-from pegasus_lightning.evaluate import _work as evaluate
-from pegasus_lightning.files import sha256
-from pegasus_lightning.generate import _work as generate
+from pegasus_lightning.evaluate.__main__ import _work as evaluate
+from pegasus_lightning.generate.__main__ import _work as generate
+from pegasus_lightning.launch.command import run_program
+from pegasus_lightning.utils.compose import EVALUATE, GENERATE
+from pegasus_lightning.utils.files import sha256
 
 pytestmark = pytest.mark.promise(11)
 

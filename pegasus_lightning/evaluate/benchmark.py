@@ -1,0 +1,309 @@
+"""The bench that runs are judged on: one data set, one judge, the controls; and on it one run after another."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.kinds import load_kinds
+from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.evaluate.controls import cutmix, pixel_average
+from pegasus_lightning.evaluate.criteria import PrincipalComponents, line_statistics, path_statistics
+from pegasus_lightning.evaluate.criteria import reconstruction as reconstruction_figures
+from pegasus_lightning.evaluate.image_sets import TOO_NEAR, Judge, Verdict, figure
+from pegasus_lightning.evaluate.inception import inception_figures
+from pegasus_lightning.generate.judge import Selector
+from pegasus_lightning.generate.mixing import Recipes, in_batches
+from pegasus_lightning.generate.pairs import Pairs
+from pegasus_lightning.generate.sampler import Parents, Pegasi, Workshop, make_pegasi
+from pegasus_lightning.generate.scores import linearity
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.runs.folder import config_hash
+from pegasus_lightning.runs.scorecards import (
+    CUTMIX,
+    NORMAL_QUANTILE,
+    PEGASI,
+    PIXEL_AVERAGE,
+    PRIOR,
+    RECONSTRUCTIONS,
+    TRUE_PEGASI,
+    Figure,
+    Scorecard,
+)
+from pegasus_lightning.runs.trained import TrainedRun
+from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.image_grid import to_uint8
+from pegasus_lightning.utils.randomness import Stream, generator
+
+PATHS, PATH_FRAMES = 200, 11
+LINE_FRAMES = 16  # the ACAI paper's
+GALLERY_PAIRS, GALLERY_FRAMES, GALLERY_PEGASI = 8, 21, 16
+FEWEST_IMAGES = 8  # of each class and split
+COLLAPSED = 0.5  # of the pixel averages' variety
+
+
+class Bench:
+    """Everything that does not depend on the run: made once, however many are judged.
+
+    Args:
+        settings: an `EvaluateConfig` as a plain dict.
+        data: the `data` configuration; split: the images that parents are taken from, of its two classes.
+        pairs: of those, to be mixed.
+        reports, selects: the recognisers.
+        inception: Inception's features, see `inception_network`; None: FID and KID over them are left out.
+
+    Raises:
+        UserError: there are too few images to judge by.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        data: DictConfig,
+        split: ImageSet,
+        pairs: Pairs,
+        reports: StoredRecogniser,
+        selects: Selector | None,
+        device: torch.device,
+        inception: nn.Module | None = None,
+    ) -> None:
+        self.inception = inception
+        self.settings, self.data, self.reports, self.selects, self.device = settings, data, reports, selects, device
+        self.train = in_mixed_order(load_split(data, "train"))
+        self.test = in_mixed_order(split if settings["split"] == "test" else load_split(data, "test"))
+        for name, images in (("train", self.train), ("test", self.test)):
+            fewest, label = min((len(images.of_class(label)), label) for label in (0, 1))
+            if fewest < FEWEST_IMAGES:
+                raise UserError(
+                    f"There are {fewest} {name} images of {images.classes[label]}: to judge by takes at least "
+                    f"{FEWEST_IMAGES} of each class."
+                )
+        self.judge_of_images = Judge(reports.recogniser, self.train, self.test, threshold=settings["threshold"])
+        self.parents, self.pairs = Parents.of(split), pairs
+        self.components: PrincipalComponents | None = None
+        self._judged: dict[tuple[str, bytes], Verdict] = {}  # sets of images that no model made
+        self._yardsticks: dict[int, dict[str, Figure]] = {}
+
+    def judge(
+        self, run: TrainedRun, key: str, identity: dict[str, Any], origin: dict[str, Any]
+    ) -> tuple[Scorecard, dict[str, np.ndarray]]:
+        """A run's scorecard, and the pictures that go with it: see `_gallery`.
+
+        Args:
+            key, identity, origin: what `Scorecard` calls key, settings and parents.
+        """
+        with run.model.inference():
+            workshop = Workshop(run.model, self.parents, self.pairs, self.settings)
+            score = workshop.score(self.selects.look if self.selects else None)
+            pegasi = make_pegasi(workshop, self.settings["count"], score)
+            decoded = in_batches(lambda part: run.model.reconstruct(to_float(part.to(self.device))), self.test.images)
+            rows, counts, verdict = self._rows(run.model, workshop, pegasi, decoded)
+            figures = self._of_model(run.model, workshop, pegasi, decoded)
+            pictures = self._gallery(workshop, pegasi, verdict)
+        group, variant = kind_of(run)
+        card = Scorecard(
+            run=str(run.path),
+            name=run.name,
+            group=group,
+            seed=None if run.config is None else int(run.config.seed),
+            batches=run.model.batches_done,
+            classes=list(self.parents.classes),
+            key=key,
+            settings=identity,
+            parents=origin,
+            recognisers={
+                "reports": _described(self.reports),
+                "selects": _described(self.selects.stored) if self.selects else None,
+            },
+            rows=rows,
+            counts=counts,
+            model=figures,
+            alarms=_alarms(rows),
+            variant=variant,
+        )
+        return card, pictures
+
+    def _rows(
+        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi, decoded: Tensor
+    ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Verdict]:
+        """Figures and sizes of all sets of images, the pegasi first; `decoded` are the test images' reconstructions."""
+        first, second = (to_float(images) for images in workshop.originals(pegasi.chosen))
+        ratios = pegasi.chosen.ratios.clamp(0, 1)
+        count = self.settings["count"]
+        verdicts = {PEGASI: self._verdict(pegasi.mixes.images, (first, second))}
+        verdicts[PEGASI].figures["linearity"] = figure(linearity(pegasi.mixes))
+        sizes = {PEGASI: len(first)}
+        recipe = torch.stack([*workshop.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
+        blend = pixel_average(first, second, ratios)
+        for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings["seed"]))):
+            verdicts[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
+        verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._verdict(decoded[:count]), len(decoded[:count])
+        if model.config.sample_codes:  # a plain autoencoder has no prior
+            noise = generator(self.settings["seed"], Stream.PRIOR, 0, self.device)
+            verdicts[PRIOR], sizes[PRIOR] = self._verdict(model.sample_prior(count, noise)), count
+        for name, images in self._real_images().items():
+            verdicts[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
+        return {name: verdict.figures for name, verdict in verdicts.items()}, sizes, verdicts[PEGASI]
+
+    def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
+        """The judge's verdict; with Inception also FID and KID against as many training images, for whole sets."""
+        verdict = self.judge_of_images.judge(images, parents)
+        selects = self.selects
+        if selects is not None:
+            with torch.no_grad():
+                logits = in_batches(partial(_seen, selects), images.to(self.device))
+            verdict.figures["recognised_selecting"] = figure((logits.sigmoid() > self.settings["threshold"]).all(1))
+        if self.inception is not None and len(images) == self.settings["count"]:
+            found = inception_figures(
+                self.train.images[: len(images)], images.cpu(), device=self.device, network=self.inception
+            )
+            half = NORMAL_QUANTILE * found.kid_deviation
+            verdict.figures["inception_fid"] = Figure(found.fid, math.nan, math.nan)
+            verdict.figures["inception_kid"] = Figure(found.kid, found.kid - half, found.kid + half)
+        return verdict
+
+    def _once(
+        self, name: str, images: Tensor, recipe: bytes = b"", parents: tuple[Tensor, Tensor] | None = None
+    ) -> Verdict:
+        """The verdict on a set that is the same for every run with the same recipe."""
+        key = (name, recipe)
+        if key not in self._judged:
+            self._judged[key] = self._verdict(images, parents)
+        return self._judged[key]
+
+    def _real_images(self) -> dict[str, Tensor]:
+        """The test images, of each class and of both; and true chimeras, where the source can draw them."""
+        first, second = self.parents.classes
+        real = {
+            f"real {name}": self.test.images[self.test.of_class(label)] for label, name in enumerate((first, second))
+        }
+        real[f"real {first} and {second}"] = self.test.images
+        kinds = load_kinds(self.data, "test")
+        both = kinds.images[kinds.targets.all(1)]
+        return real | ({TRUE_PEGASI: both} if len(both) else {})
+
+    def _of_model(
+        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi, decoded: Tensor
+    ) -> dict[str, Figure]:
+        """Figures of reconstruction and of interpolation."""
+        images = self.test.images
+        latents = min(model.config.networks.latent_dim, images[0].numel())  # there are no more components
+        if self.components is None or len(self.components.components) < latents:
+            self.components = PrincipalComponents.fit(self.train.images, latents)
+        if latents not in self._yardsticks:
+            yardstick = reconstruction_figures(self.components.reconstruct(images, latents), images)
+            self._yardsticks[latents] = {f"pca_{name}": figure(values) for name, values in yardstick._asdict().items()}
+        found = reconstruction_figures(decoded.cpu(), images)
+        figures = {name: figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
+        chosen = pegasi.chosen.take(torch.arange(min(PATHS, len(pegasi.chosen))))
+        paths = workshop.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES))
+        found_paths = path_statistics(paths)
+        names = ("path_length", "largest_step", "midpoint", "relative_midpoint")
+        figures |= {name: figure(values) for name, values in zip(names, found_paths, strict=True)}
+        if self.data.source == "lines":
+            lines = line_statistics(workshop.interpolations(chosen, torch.linspace(0, 1, LINE_FRAMES)))
+            figures |= {"line_distance": figure(lines.distance), "line_smoothness": figure(lines.smoothness)}
+        return figures
+
+    def _gallery(self, workshop: Workshop, pegasi: Pegasi, verdict: Verdict) -> dict[str, np.ndarray]:
+        """Pictures, uint8 (..., 3, 32, 32), and what belongs to them.
+
+        P pairs: first, second (photographs), first_reconstructed, second_reconstructed, frames (P, F, ...) at `ratios`
+        (F,), blend and cutmix at 1/2, pair_indices (P, 2) into the split's classes. G pegasi: pegasi, pegasi_ratios,
+        pegasi_probabilities (G, 2), pegasi_selected (G,) (False: the first ones as they came; True: the best by the
+        selecting recogniser), neighbours (photographs), neighbour_distances (G,), and neighbour_limit, under which one
+        test image in a hundred lies. Without `originals` there are no photographs.
+        """
+        originals = self.settings["originals"]
+        few = Recipes(
+            workshop.pairs.first[:GALLERY_PAIRS],
+            workshop.pairs.second[:GALLERY_PAIRS],
+            torch.full((min(GALLERY_PAIRS, len(workshop.pairs)),), 0.5),
+            torch.arange(min(GALLERY_PAIRS, len(workshop.pairs))),
+        )
+        first, second = (to_float(images) for images in workshop.originals(few))
+        ratios = torch.linspace(0, 1, GALLERY_FRAMES)
+        plain = torch.arange(min(GALLERY_PEGASI, len(pegasi.chosen)))
+        shown, selected = plain, torch.zeros(len(plain), dtype=torch.bool)
+        selects = self.selects
+        if selects is not None:
+            with torch.no_grad():
+                logits = in_batches(partial(_seen, selects), pegasi.mixes.images)
+            both = logits.sigmoid().amin(1).cpu()
+            best = both.argsort(descending=True, stable=True)[:GALLERY_PEGASI]
+            shown, selected = torch.cat([shown, best]), torch.cat([selected, torch.ones(len(best), dtype=torch.bool)])
+        here = shown.to(self.device)
+        pictures = {
+            "first_reconstructed": workshop.mixer.parents[0][few.first.to(self.device)],
+            "second_reconstructed": workshop.mixer.parents[1][few.second.to(self.device)],
+            "frames": workshop.interpolations(few, ratios),
+            "blend": pixel_average(first, second, few.ratios),
+            "cutmix": cutmix(first, second, few.ratios, self.settings["seed"]),
+            "pegasi": pegasi.mixes.images[here],
+        }
+        if originals:
+            neighbours = self.train.images[verdict.neighbours[here].cpu()]
+            pictures |= {"first": first, "second": second, "neighbours": to_float(neighbours)}
+        else:
+            del pictures["blend"], pictures["cutmix"]  # made of photographs
+        gallery = {name: _bytes(images) for name, images in pictures.items()}
+        numbers: dict[str, np.ndarray] = {
+            "ratios": ratios.numpy(),
+            "pair_indices": torch.stack(workshop.parent_indices(few), 1).numpy(),
+            "pegasi_ratios": pegasi.chosen.ratios[shown].numpy(),
+            "pegasi_probabilities": verdict.probabilities[here].cpu().numpy(),
+            "pegasi_selected": selected.numpy(),
+            "neighbour_distances": verdict.distances[here].cpu().numpy(),
+            "neighbour_limit": np.array(self.judge_of_images.pixel_limit),
+        }
+        return gallery | numbers
+
+
+def kind_of(run: TrainedRun) -> tuple[str, str]:
+    """What runs that differ in their seed alone have in common: the name without the seed, and a hash of the rest."""
+    if run.config is None:
+        return run.name, ""
+    group = re.sub(rf"-s{run.config.seed}(-[0-9a-f]{{8}})?(-\w+)?$", "", run.name)
+    return group, config_hash(plain(run.config) | {"seed": None})
+
+
+def _seen(selects: Selector, images: Tensor) -> Tensor:
+    """Logits (B, 2) by the selecting recogniser, of uint8 images or floats in [0, 1]."""
+    return selects.look(to_float(images) if images.dtype == torch.uint8 else images)[0]
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    """Images (..., 3, 32, 32) in [0, 1] as uint8."""
+    flat = to_uint8(images.reshape(-1, *images.shape[-3:])).transpose(0, 3, 1, 2)
+    return flat.reshape(images.shape)
+
+
+def _described(stored: StoredRecogniser) -> dict[str, Any]:
+    return {"file": stored.path.name} | stored.quality
+
+
+def _alarms(rows: dict[str, dict[str, Figure]]) -> list[str]:
+    """What a reader must not overlook, a sentence each."""
+    pegasi, alarms = rows[PEGASI], []
+    if pegasi["memorised"].low > TOO_NEAR:
+        alarms.append(
+            f"{pegasi['memorised'].value:.1%} of the pegasi lie nearer to a training image, in pixels and in features, "
+            f"than all but {TOO_NEAR:.0%} of the test images: memorised?"
+        )
+    control = rows[PIXEL_AVERAGE]["variety"].value
+    if pegasi["variety"].value < COLLAPSED * control:
+        alarms.append(
+            f"The pegasi lie {pegasi['variety'].value:.3f} apart, pixel averages of the same pairs {control:.3f}: have "
+            "modes collapsed?"
+        )
+    return alarms

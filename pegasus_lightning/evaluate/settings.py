@@ -1,0 +1,80 @@
+"""What `evaluate` can be told: a dataclass schema for Hydra, and one `validate` for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pegasus_lightning.generate.settings import (
+    MOST_PEGASI,
+    SPLITS,
+    PegasusConfig,
+    ScoreConfig,
+    SearchConfig,
+    validate_gpus,
+    validate_model_named,
+    validate_pegasus,
+    validate_score,
+    validate_search,
+)
+from pegasus_lightning.models.settings import check_at_least, check_at_most, check_choice, check_fraction
+from pegasus_lightning.utils.errors import UserError
+
+FEWEST_PEGASI = 64
+REPORTERS = ("standard", "independent")
+FEWEST_FOR_FID = 2000
+
+
+@dataclass
+class EvaluateConfig:
+    """The whole configuration of `python -m pegasus_lightning.evaluate`."""
+
+    run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.SHIPPED`)
+    out: str | None = None  # folder for the results; null: inside the run's folder
+    count: int = 2000  # pegasi to judge
+    seed: int = 0
+    split: str = "test"  # where the parents come from
+    threshold: float = 0.5  # that both probabilities must exceed for a pegasus to count as recognised
+    # who reports. standard: learned from all photographs; independent: from the half that score.judge=committee has not
+    reporter: str = "standard"
+    inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
+    again: bool = False  # judge a run even if it was judged in just this way before
+    originals: bool = True  # keep photographs (parents, nearest training images) beside the figures, for the report
+    gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
+    recognisers: str | None = None  # folder of trained recognisers; null: in the user's cache folder
+    pegasus: PegasusConfig = field(default_factory=PegasusConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def validate(config: DictConfig) -> None:
+    """Check ranges and combinations; touches nothing on disk.
+
+    Raises:
+        UserError: what is wrong, what was meant, what to type.
+    """
+    validate_model_named(config)
+    check_at_least("count", config.count, FEWEST_PEGASI)
+    check_at_most("count", config.count, MOST_PEGASI)
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
+    check_choice("split", config.split, SPLITS)
+    if config.inception and config.count < FEWEST_FOR_FID:
+        raise UserError(
+            f"inception=true takes count={FEWEST_FOR_FID} or more: a FID of fewer images measures their number."
+        )
+    check_choice("reporter", config.reporter, REPORTERS)
+    check_fraction("threshold", config.threshold, low_open=True)
+    validate_gpus(config.gpus)
+    validate_pegasus(config.pegasus)
+    validate_search(config.search)
+    validate_score(config.score)
+    search = config.search
+    if search.method != "none" and search.pairs * search.ratios < config.count:
+        raise UserError(
+            f"count={config.count} pegasi cannot be found among {search.pairs * search.ratios} candidates: raise "
+            "search.pairs, or lower count."
+        )

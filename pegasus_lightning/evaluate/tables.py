@@ -1,0 +1,88 @@
+"""Scorecards as text for a terminal: a table of one run's sets of images, and one of several runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pegasus_lightning.runs.scorecards import (
+    MEASURES,
+    MODEL_MEASURES,
+    PEGASI,
+    Figure,
+    Measure,
+    Scorecard,
+    Spread,
+    format_figure,
+    groups,
+    over_seeds,
+)
+
+TABLES = (
+    ("recognised", "recognised_selecting", "chimera", "p_first", "p_second")
+    + ("kid", "density", "coverage", "precision", "recall"),
+    ("nearest_pixels", "nearest_features", "memorised", "variety", "variety_features", "parent_distance", "linearity"),
+)
+INCEPTION = ("inception_fid", "inception_kid")
+COMPARED = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
+COMPARED_MODEL = ("psnr", "midpoint")
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+
+
+def _cell(measure: Measure, figure: Figure | Spread | None) -> str:
+    """`value ±half`, the half width of its 95 % interval."""
+    if figure is None:
+        return ""
+    value = figure.mean if isinstance(figure, Spread) else figure.value
+    half = (figure.high - figure.low) / 2
+    text = format_figure(measure, value)
+    return text if math.isnan(half) else f"{text} ±{format_figure(measure, half).removesuffix('%')}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return lines
+
+
+def console_table(card: Scorecard) -> str:
+    """One run: its sets of images as rows, with 95 % intervals; then the model's own figures and the alarms."""
+    reports = card.recognisers["reports"]
+    lines = [f"{card.name}, batch {card.batches}, judged by {reports['file']} (features of its own where there is a *)"]
+    titles = {"p_first": f"p {card.classes[0]}", "p_second": f"p {card.classes[1]}"}
+    inception = tuple(name for name in INCEPTION if name in card.rows[PEGASI])
+    for table in (*TABLES, inception) if inception else TABLES:
+        hidden = [] if "recognised_selecting" in card.rows[PEGASI] else ["recognised_selecting"]
+        names = [name for name in table if name not in hidden]
+        head = [titles.get(name, MEASURES[name].title) + ARROWS[MEASURES[name].better] for name in names]
+        rows = [["", *head]]
+        rows += [
+            [f"{row} ({card.counts[row]:,})", *(_cell(MEASURES[name], figures.get(name)) for name in names)]
+            for row, figures in card.rows.items()
+        ]
+        lines += ["", *_aligned(rows)]
+    lines.append("")
+    lines += _aligned([[MODEL_MEASURES[name].title, _cell(MODEL_MEASURES[name], f)] for name, f in card.model.items()])
+    lines += [f"ALARM: {alarm}" for alarm in card.alarms]
+    return "\n".join(lines)
+
+
+def comparison_table(cards: Sequence[Scorecard]) -> str:
+    """Several runs: means over seeds with 95 % intervals, and the spread over seeds where there are several."""
+    columns = [(PEGASI, name, MEASURES[name]) for name in COMPARED]
+    columns += [("", name, MODEL_MEASURES[name]) for name in COMPARED_MODEL]
+    rows = [["pegasi of", "seeds", *(measure.title + ARROWS[measure.better] for _, _, measure in columns)]]
+    for group, members in groups(cards).items():
+        cells = []
+        for row, name, measure in columns:
+            found = [(card.rows[row] if row else card.model)[name] for card in members]
+            spread = over_seeds(found)
+            seeds = "" if math.isnan(spread.spread) else f" ({format_figure(measure, spread.spread).removesuffix('%')})"
+            cells.append(_cell(measure, spread) + seeds)
+        rows.append([group, str(len(members)), *cells])
+    note = "± is half of a 95 % interval; in brackets the standard deviation over seeds."
+    return "\n".join([*_aligned(rows), note])

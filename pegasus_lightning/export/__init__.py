@@ -1,0 +1,1 @@
+"""`python -m pegasus_lightning.export`: trained networks as files that need no checkpoint."""

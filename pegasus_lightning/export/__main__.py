@@ -1,0 +1,83 @@
+"""`python -m pegasus_lightning.export PLACE...`: trained encoders and decoders as safetensors and ONNX files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pegasus_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from pegasus_lightning.export.model_files import Written
+
+USAGE_ERROR = 2
+EXAMPLES = """
+examples
+  python -m pegasus_lightning.export runs/first_run           every run in there, each into its own folder export
+  python -m pegasus_lightning.export RUN --onnx --out shared  one run, the decoder also as ONNX
+  python -m pegasus_lightning.export 'runs/*/vae*' --out all  patterns (in quotes): a folder in all for each run
+
+from Python
+  from pegasus_lightning.export.model_files import load_export
+  model = load_export("shared")                               encode, decode, config, classes
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be said on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pegasus_lightning.export",
+        description="Write the encoder and decoder of trained runs to files that need no checkpoint to be used.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, a pattern, or a checkpoint file"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="default: export in the run's folder")
+    parser.add_argument("--onnx", action="store_true", help="decoder.onnx too: codes to images, for other runtimes")
+    return parser
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def describe(written: Written) -> str:
+    """What the command says of one export: its folder, its files and their sizes."""
+    if not written.new:
+        return f"{written.folder}: already there, and the checkpoint has not changed since"
+    lines = [f"{written.folder}: batch {written.batches_done:,}"]
+    lines += [f"  {name:<20} {_size(size):>8}" for name, size in written.sizes.items()]
+    if written.difference is not None:
+        lines.append(f"  decoder.onnx: pixels differ from PyTorch's by at most {written.difference:.1g} (of 1)")
+    elif "decoder.onnx" in written.sizes:
+        lines.append("  decoder.onnx is not compared with PyTorch: onnxruntime is not installed")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A user's mistake is told in one message on stderr."""
+    options = parser().parse_args(arguments)
+    try:
+        from pegasus_lightning.export import model_files  # torch is slow to import
+
+        if options.onnx:
+            model_files.check_onnx()
+        for checkpoint, folder in model_files.plan_exports(options.places, options.out):
+            written = model_files.export_checkpoint(checkpoint, folder, onnx=options.onnx)
+            print(describe(written), flush=True)
+    except UserError as error:
+        print(f"pegasus_lightning: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,343 @@
+"""Trained encoders and decoders as files that need no checkpoint: safetensors, and ONNX for other runtimes.
+
+An export is a folder: `encoder.safetensors`, `decoder.safetensors`, of a model that has learned to mix also
+`mixer.safetensors`, `config.json`, if asked for `decoder.onnx`, and `SHA256SUMS` over them. The same checkpoint gives
+the same bytes. Loading one runs no code in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from pegasus_lightning import __version__
+from pegasus_lightning.export.onnx import check_onnx, decoder_onnx, largest_difference
+from pegasus_lightning.models import model_class
+from pegasus_lightning.models.latent import Posterior, lerp
+from pegasus_lightning.models.mixing_network import MixNetwork
+from pegasus_lightning.models.networks import Decoder, Encoder
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
+from pegasus_lightning.runs.trained import find_runs
+from pegasus_lightning.train.settings import ModelConfig
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.files import sha256, sorted_header, whole_folder, write_json
+
+PACKAGE = "pegasus_lightning"
+FORMAT_VERSION = 1  # raise when this code could not read what the next one writes, or the other way round
+NETWORKS = ("encoder", "decoder")
+CONFIG, SUMS, ONNX, MIXER = "config.json", "SHA256SUMS", "decoder.onnx", "mixer.safetensors"
+FILES = {
+    "encoder.safetensors": "images (B, 3, 32, 32) in [0, 1] to mean and log-variance of q(z|x), each (B, latent_dim)",
+    "decoder.safetensors": "codes (B, latent_dim) to logits (B, 3, 32, 32); their sigmoid is the image",
+    MIXER: "codes (B, latent_dim) of two parents and ratios (B,) to the codes of their chimeras, (B, latent_dim)",
+    CONFIG: "what was trained, how and on what, in one place; the two above carry the same as strings",
+    ONNX: "codes (batch, latent_dim) to images (batch, 3, 32, 32) in [0, 1]",
+}
+ABOUT = {"package_version", "checkpoint_sha256", "batches_done", "seed", "classes", "model"}
+NEEDED = {"encoder.safetensors", "decoder.safetensors", CONFIG}
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """Encoder and decoder out of an export, frozen and in eval mode; gradients still reach images and codes.
+
+    Args:
+        config: the variant's `Config`.
+        about: what `config.json` says: seed, classes, batches_done, checkpoint_sha256, versions.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    config: ModelConfig
+    about: dict[str, Any]
+    mixer: nn.Module | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """The two classes it was trained on."""
+        return list(self.about["classes"])
+
+    def encode(self, images: Tensor) -> Posterior:
+        """q(z|x) of images (B, 3, 32, 32) in [0, 1]."""
+        mean, log_variance = self.encoder(images)
+        return Posterior(mean, log_variance, deterministic=not self.config.sample_codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (B, 3, 32, 32) in [0, 1] for codes (B, latent_dim)."""
+        return torch.sigmoid(self.decoder(codes).float())
+
+    def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
+        """Codes of chimeras (B, latent_dim) at ratios (B,): as the model has learned it, or else straight."""
+        return lerp(first, second, ratios[:, None]) if self.mixer is None else self.mixer(first, second, ratios)
+
+
+@dataclass(frozen=True)
+class Written:
+    """An export as it lies on the disk.
+
+    Args:
+        sizes: of its files, in bytes.
+        new: False where it was there already, made from the same checkpoint.
+        difference: the largest one of a pixel in [0, 1] between ONNX and PyTorch; None where it was not measured.
+    """
+
+    folder: Path
+    batches_done: int
+    sizes: dict[str, int]
+    new: bool
+    difference: float | None = None
+
+
+def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Path, Path]]:
+    """(checkpoint, folder for its export) of all that `find_runs` finds in `places`.
+
+    A run's folder is `<run>/export`, a checkpoint file's `<name>-export` in its run's folder or, on its own, beside
+    it; with `out` that folder for one, and a folder in it for each of several.
+
+    Raises:
+        UserError: a place without a checkpoint, a corrupt or unreadable one, a folder that cannot be made. Nothing is
+            written.
+    """
+    with _readable(", ".join(places)):
+        found = find_runs(places)
+        if not found:
+            raise UserError(f"There is nothing to export in {', '.join(places)}: no run there has a checkpoint yet.")
+        folders = _folders(found, None if out is None else Path(out).expanduser())
+        for folder in folders:
+            _check_place(folder)
+        return [(find_checkpoint(path), folder) for path, folder in zip(found, folders, strict=True)]
+
+
+@contextmanager
+def _readable(what: Path | str) -> Iterator[None]:
+    """Raise UserError where the system refuses to read: of the file that it names, or else of `what`."""
+    try:
+        yield
+    except OSError as error:
+        place, reason = error.filename or what, error.strerror or type(error).__name__
+        hint = "Make it readable (chmod u+rX)" if isinstance(error, PermissionError) else "Look after the disk"
+        raise UserError(f"{place} cannot be read: {reason}. {hint}, or name another one.") from error
+
+
+def _folders(found: list[Path], above: Path | None) -> list[Path]:
+    """The folder for each one's export. Raises UserError where two would share one."""
+    folders = []
+    for path in found:
+        home, name = _home(path), "export" if path.is_dir() else f"{path.stem}-export"
+        if above is None:
+            folders.append(home / name)
+        else:
+            label = home.absolute().name if path.is_dir() else f"{home.absolute().name}-{path.stem}"
+            folders.append(above / label if len(found) > 1 else above)
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"Two of these would both become {folder}: export them one by one, or leave --out away.")
+    return folders
+
+
+def _home(path: Path) -> Path:
+    """A run's folder for itself and for a file in its `checkpoints`; else the folder that the file lies in."""
+    if path.is_dir():
+        return path
+    inside = path.absolute().parent
+    # Never in `checkpoints`: a save there clears away what it takes for torn files of its own.
+    return inside.parent if inside.name == "checkpoints" else path.parent
+
+
+def _check_place(folder: Path) -> None:
+    """Raise UserError unless `folder` can be made, or holds nothing but an export."""
+    place = folder.absolute()
+    if place == Path.cwd():
+        raise UserError(f"{folder} is the folder you stand in: name another one, such as --out export.")
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise UserError(f"{folder} is not a folder: name another one with --out.")
+    names = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+    if names and not {SUMS} <= names <= {*FILES, SUMS}:
+        raise UserError(f"{folder} holds something else than an export: name another folder with --out.")
+    above = next(parent for parent in place.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(
+            f"{folder} cannot be made: {above} is not a folder that can be written to. Name one with --out."
+        )
+
+
+def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> Written:
+    """Write the weights that inference uses (averaged ones, where an average is kept) to `folder`, whole or not at all.
+
+    An intact export of this very checkpoint is left as it is, unless ONNX is asked for and not in it.
+
+    Raises:
+        UserError: a corrupt, foreign or unreadable checkpoint, one replaced meanwhile, no ONNX, ONNX that onnxruntime
+            does not run as PyTorch does, or a folder that cannot be written.
+    """
+    if onnx:
+        check_onnx()
+    with _readable(checkpoint):
+        _check_place(folder)
+        digest = sha256(checkpoint)
+        if (there := _already(folder, digest, onnx)) is not None:
+            return there
+        model = load_model(checkpoint)
+        if sha256(checkpoint) != digest:
+            raise UserError(
+                f"{checkpoint} was replaced while it was read (its run is training): run the command again."
+            )
+    about = _about(model, digest)
+    difference = None
+    try:
+        with whole_folder(folder) as staged:
+            networks = [*NETWORKS, *(["mixer"] if model.mixer is not None else [])]
+            for name in networks:
+                state = {key: value.contiguous() for key, value in _network(model, name).state_dict().items()}
+                data = safetensors.save(state, metadata=_strings(about) | {"network": name})
+                (staged / f"{name}.safetensors").write_bytes(sorted_header(data))
+            if onnx:
+                latent_dim = model.config.networks.latent_dim
+                data = decoder_onnx(_network(model, "decoder"), latent_dim, _strings(about) | {"network": "decoder"})
+                (staged / ONNX).write_bytes(data)
+                difference = largest_difference(data, model.decode, latent_dim)
+            left_out = {*([] if onnx else [ONNX]), *([] if "mixer" in networks else [MIXER])}
+            kept = {name: text for name, text in FILES.items() if name not in left_out}
+            write_json(staged / CONFIG, about | {"files": kept})
+            sums = "".join(f"{sha256(staged / name)}  {name}\n" for name in sorted(kept))
+            (staged / SUMS).write_text(sums)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{folder} cannot be written: {reason}. Name another folder with --out.") from error
+    return Written(folder, model.batches_done, _sizes(folder), True, difference)
+
+
+def _already(folder: Path, digest: str, onnx: bool) -> Written | None:
+    """What lies in `folder`, if it is all that would be written; None where it lacks something or is corrupt."""
+    try:
+        about = _read(folder)
+    except UserError:
+        return None
+    sizes = _sizes(folder)
+    if about["checkpoint_sha256"] != digest or (onnx and ONNX not in sizes):
+        return None
+    return Written(folder, about["batches_done"], sizes, False)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+
+
+def _network(model: TwoPlayerModel, name: str) -> nn.Module:
+    return getattr(model, name) if model.averaged is None else model.averaged[name]
+
+
+def _about(model: TwoPlayerModel, digest: str) -> dict[str, Any]:
+    return {
+        "package": PACKAGE,
+        "package_version": __version__,
+        "format_version": FORMAT_VERSION,
+        "checkpoint_sha256": digest,
+        "batches_done": model.batches_done,
+        "seed": model.hparams["seed"],
+        "classes": list(model.hparams["classes"]),
+        "model": dict(model.hparams["model"]),
+    }
+
+
+def _strings(about: dict[str, Any]) -> dict[str, str]:
+    """The same for formats whose metadata are strings: everything but strings as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+# Loading.
+
+
+def load_export(folder: Path | str, device: torch.device | str = "cpu") -> ExportedModel:
+    """The model of an export, bit for bit what `load_model` gives of its checkpoint. Runs no code in it.
+
+    Raises:
+        UserError: it is missing, corrupt, foreign, unreadable, or of a newer format.
+    """
+    folder = Path(folder).expanduser()
+    with _readable(folder):
+        about = _read(folder)
+    try:
+        schema = OmegaConf.structured(model_class(about["model"]["name"]).Config)
+        config = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(schema, about["model"])))
+        with torch.device("meta"):  # the weights come from the file: none to draw
+            encoder = Encoder(config.networks, deterministic=not config.sample_codes)
+            decoder = Decoder(config.networks)
+            mixer = MixNetwork(config.networks) if getattr(config, "learned_mixing", False) else None
+        for name, network in (("encoder", encoder), ("decoder", decoder), ("mixer", mixer)):
+            if network is None:
+                continue
+            tensors = _tensors(folder / f"{name}.safetensors", _strings(about) | {"network": name})
+            network.load_state_dict(tensors, assign=True)
+            # As in training, so that the same images give the same bits.
+            network.requires_grad_(False).float().to(memory_format=torch.channels_last).to(device).eval()
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} does not fit this version of {PACKAGE}: {error}") from error
+    return ExportedModel(encoder, decoder, config, about, mixer)
+
+
+def _tensors(path: Path, metadata: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors in a file with these metadata. Raises UserError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = file.metadata()
+            # Copies: what the file gives is a window on the disk, and would change with the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}).") from error
+    if found != metadata:
+        raise UserError(f"{path} is not of the same export as the {CONFIG} beside it.")
+    return tensors
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """`config.json` without its texts, once all files agree with SHA256SUMS. Raises UserError where they do not."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is not an export of {PACKAGE}: there is no {CONFIG} in it.")
+    try:
+        content = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} cannot be read: it is corrupt, or no export's.") from error
+    if not isinstance(content, dict) or content.get("package") != PACKAGE:
+        raise UserError(f"{folder} is not an export of {PACKAGE}: its {CONFIG} is something else.")
+    version = content.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{folder / CONFIG} is corrupt: its format_version is {version!r}.")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was written by {PACKAGE} {content.get('package_version')} in format {version}; this version "
+            f"({__version__}) reads up to {FORMAT_VERSION}: pip install --upgrade pegasus-lightning"
+        )
+    _check_sums(folder)
+    content.pop("files", None)
+    if missing := sorted(ABOUT - content.keys()):
+        raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is corrupt, or no export's.")
+    return content
+
+
+def _check_sums(folder: Path) -> None:
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / SUMS} is missing or cannot be read: the export is incomplete.") from error
+    if not NEEDED <= sums.keys() <= FILES.keys():
+        raise UserError(f"{folder / SUMS} does not list what an export consists of: {', '.join(sorted(NEEDED))}.")
+    for name, digest in sums.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: the export is incomplete.")
+        if sha256(folder / name) != digest:
+            raise UserError(f"{folder / name} is corrupt: its SHA-256 is not the one in {SUMS}. Export it again.")

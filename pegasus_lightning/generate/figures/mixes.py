@@ -1,0 +1,330 @@
+"""Figures about mixes of two classes: pure functions from images to one labelled (H, W, 3) uint8 picture.
+
+Images are float in [0, 1] or uint8, (..., 3, H, W), of any device; the two kinds may be mixed in one figure.
+`classes` names the two, a ratio is 0 at the first and 1 at the second, and a mix is called "first x second".
+`footer` says where the pictures come from (run, seed, batch). Shapes that do not agree raise ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pegasus_lightning.utils.image_grid import (
+    ACCENT,
+    BACKGROUND,
+    FAINT,
+    INK,
+    MARGIN,
+    PAD,
+    _blank,
+    _paint,
+    _text,
+    image_grid,
+    side_by_side,
+    stack,
+    to_uint8,
+)
+
+Numbers = Tensor | Sequence[float]
+PEGASUS_RANGE = (0.4, 0.6)
+TITLE, BODY, SMALL = 21, 16, 14  # pixels, as image_grid has them on cells of 96 pixels and more
+CURVES, LEGEND = 260, 21  # pixels: height of the curves under a filmstrip; of a line of their legend
+
+
+def pegasi_figure(
+    mixes: Tensor, *, classes: tuple[str, str], footer: str = "", columns: int = 8, scale: int = 3
+) -> np.ndarray:
+    """Many mixes (N, 3, H, W), row by row (fig. 5 of the source document has 64 of them)."""
+    first, second = _two(classes)
+    mixes = _pixels("mixes", mixes, 4)
+    title = f"{_count(len(mixes), 'mix', 'mixes')} of {first} and {second}"
+    return image_grid(mixes, columns=min(columns, len(mixes)), title=title, footer=footer, scale=scale)
+
+
+def best_figure(
+    mix: Tensor, first: Tensor, second: Tensor, *, classes: tuple[str, str], ratio: float,
+    scores: Mapping[str, float], originals: tuple[Tensor, Tensor] | None = None, footer: str = "", scale: int = 12,
+) -> np.ndarray:  # fmt: skip
+    """One mix (3, H, W), large, between its parents at half its scale (fig. 4).
+
+    first, second: the parents' reconstructions (3, H, W); `originals`, where given, stand above them.
+    scores: by name. "score" is what was maximised; where it is missing, the sum of the others is shown as it.
+    """
+    names = _two(classes)
+    mix = _pixels("mix", mix, 3)
+    shown = {"original": originals} if originals else {}
+    shown["reconstruction"] = (first, second)
+    sides = [
+        stack(
+            [
+                image_grid(
+                    _pixels(what, parents[i], 3, like=mix)[None, None],
+                    scale=max(scale // 2, 1),
+                    column_captions=[f"{name}\n{what}"],
+                )
+                for what, parents in shown.items()
+            ]
+        )
+        for i, name in enumerate(names)
+    ]
+    centre = image_grid(mix[None, None], scale=scale, column_captions=["\n" + " x ".join(names)])
+    width = centre.shape[1]
+    said = _paragraph(f"ratio {ratio:.2f} (0 {names[0]}, 1 {names[1]})", width, align="center")
+    centre = stack([centre, said, _paragraph(_told(scores), width, ACCENT, align="center")])
+    lower = max(centre.shape[0] - sides[0].shape[0], 0) // 2
+    if lower:
+        sides = [stack([_blank(lower, side.shape[1]), side]) for side in sides]
+    body = side_by_side([sides[0], centre, sides[1]])
+    return _framed(body, f"The best mix of {names[0]} and {names[1]}", footer)
+
+
+def gallery_figure(
+    mixes: Tensor, first: Tensor, second: Tensor, *, classes: tuple[str, str], ratios: Numbers, scores: Numbers,
+    columns: int = 8, footer: str = "", scale: int = 3,
+) -> np.ndarray:  # fmt: skip
+    """Mixes (N, 3, H, W), each between its decoded parents, in blocks of three rows (fig. 7).
+
+    ratios, scores: (N,), over each mix; as many blocks of `columns` as it takes.
+    """
+    names = _two(classes)
+    mixes = _pixels("mixes", mixes, 4)
+    rows = [_pixels("first", first, 4, like=mixes), mixes, _pixels("second", second, 4, like=mixes)]
+    ratio_values, score_values = _numbers("ratios", ratios, len(mixes)), _numbers("scores", scores, len(mixes))
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, not {columns}")
+    captions = [f"ratio {r:.2f}\nscore {_short(s)}" for r, s in zip(ratio_values, score_values, strict=True)]
+    columns = min(columns, len(mixes))
+    missing = torch.tensor(BACKGROUND, dtype=torch.uint8)[:, None, None].expand(-len(mixes) % columns, *mixes.shape[1:])
+    cells = torch.stack([torch.cat([row, missing]) for row in rows])
+    starts = range(0, cells.shape[1], columns)
+    title = f"{_count(len(mixes), 'mix', 'mixes')} of {names[0]} and {names[1]}, between the decoded parents"
+    legend = f"Over each column: the ratio of its mix (0 {names[0]}, 1 {names[1]}) and its score."
+    return stack(
+        [
+            image_grid(
+                cells[:, start : start + columns],
+                title=title if start == 0 else "",
+                row_captions=[f"{names[0]}\ndecoded", " x ".join(names), f"{names[1]}\ndecoded"],
+                column_captions=captions[start : start + columns],
+                footer=_lines(legend, footer) if start == starts[-1] else "",
+                scale=scale,
+            )
+            for start in starts
+        ]
+    )
+
+
+def repeats_figure(
+    rows: Tensor, *, classes: tuple[str, str], ratios: Numbers, pegasus_range: tuple[float, float] = PEGASUS_RANGE,
+    footer: str = "", note: str = "", scale: int = 3,
+) -> np.ndarray:  # fmt: skip
+    """One pair interpolated R times, z sampled anew for each row (fig. 6).
+
+    rows: (R, C, 3, H, W), at `ratios` (C,); those within `pegasus_range` are framed.
+    note: a sentence more, e.g. that all rows are alike because this model's codes are not sampled.
+    """
+    names = _two(classes)
+    rows = _pixels("rows", rows, 5)
+    values = _numbers("ratios", ratios, rows.shape[1])
+    times = _count(len(rows), "time", "times") + ("" if note else "; z is drawn anew for each row")
+    return image_grid(
+        rows,
+        title=f"One {names[0]} and one {names[1]}, interpolated {times}",
+        row_captions=[f"draw {i + 1}" for i in range(len(rows))],
+        column_captions=[f"{value:.2f}" for value in values],
+        highlight_columns=_within(values, pegasus_range),
+        footer=_lines(note, _legend(names, values, pegasus_range), footer),
+        scale=scale,
+    )
+
+
+def compare_figure(
+    models: Sequence[tuple[str, Tensor]], first: Tensor, second: Tensor, *, classes: tuple[str, str], ratios: Numbers,
+    parents_caption: str = "", controls: Sequence[tuple[str, Tensor]] = (), footer: str = "", scale: int = 3,
+) -> np.ndarray:  # fmt: skip
+    """The same P pairs mixed by several models, a row a model (fig. 2).
+
+    models, controls: (name, mixes (P, 3, H, W)); the controls (a pixel average, say) stand above the models.
+    first, second: the parents (P, 3, H, W), in the two top rows; parents_caption says what they are ("original").
+    ratios: (P,), of all mixes in a column.
+    """
+    names = _two(classes)
+    if not models:
+        raise ValueError("models must be at least one")
+    parents = [_pixels("first", first, 4)]
+    parents.append(_pixels("second", second, 4, like=parents[0]))
+    mixed = [_pixels(name, images, 4, like=parents[0]) for name, images in (*controls, *models)]
+    values = _numbers("ratios", ratios, len(parents[0]))
+    pairs = _count(len(values), "pair", "pairs")
+    return image_grid(
+        torch.stack(parents + mixed),
+        title=f"The same {pairs} of {names[0]} and {names[1]}, mixed by {_count(len(models), 'model', 'models')}",
+        row_captions=[
+            *(_lines(name, parents_caption) for name in names),
+            *(f"{name}\n(control)" for name, _ in controls),
+            *(name for name, _ in models),
+        ],
+        column_captions=[f"ratio {value:.2f}" for value in values],
+        footer=_lines(_legend(names), footer),
+        scale=scale,
+    )
+
+
+def interpolation_figure(
+    steps: Tensor, *, classes: tuple[str, str], ratios: Numbers, parents: tuple[Tensor, Tensor],
+    pegasus_range: tuple[float, float] = PEGASUS_RANGE, footer: str = "", title: str = "", scale: int = 3,
+) -> np.ndarray:  # fmt: skip
+    """From one image to another: the originals (3, H, W) at the ends, the decoded steps (C, 3, H, W) between.
+
+    ratios: (C,), of the steps; 0 and 1 are reconstructions, those within `pegasus_range` are framed.
+    """
+    names = _two(classes)
+    steps = _pixels("steps", steps, 4)
+    values = _numbers("ratios", ratios, len(steps))
+    start, end = (_pixels("parents", parent, 3, like=steps[0])[None] for parent in parents)
+    captions = [f"{value:.2f}\ndecoded" if value in (0.0, 1.0) else f"{value:.2f}" for value in values]
+    return image_grid(
+        torch.cat([start, steps, end])[None],
+        title=title or f"From {names[0]} to {names[1]}",
+        column_captions=[f"{names[0]}\noriginal", *captions, f"{names[1]}\noriginal"],
+        highlight_columns=[i + 1 for i in _within(values, pegasus_range)],
+        footer=_lines(_legend(names, values, pegasus_range), footer),
+        scale=scale,
+    )
+
+
+def filmstrip_figure(
+    frames: Tensor, *, classes: tuple[str, str], steps: Sequence[int], trace: np.ndarray | Tensor, footer: str = "",
+    scale: int = 3,
+) -> np.ndarray:  # fmt: skip
+    """Gradient ascent on codes: a row a candidate, a column a saved step, and under them every candidate's score.
+
+    frames: (K, B, 3, H, W), at `steps` (K,); trace: (S + 1, B), the scores before the first step and after each.
+    """
+    names = _two(classes)
+    cells = _pixels("frames", frames, 5).transpose(0, 1)
+    scores = np.asarray(torch.as_tensor(trace).detach().double().cpu())
+    if scores.ndim != 2 or scores.shape[1] != len(cells):
+        raise ValueError(f"trace must be (steps + 1, {len(cells)}), not {scores.shape}")
+    if len(steps) != cells.shape[1] or not all(0 <= step < len(scores) for step in steps):
+        raise ValueError(f"steps must be {cells.shape[1]} of 0..{len(scores) - 1}, not {list(steps)}")
+    captions = [f"candidate {i + 1}" for i in range(len(cells))]
+    grid = image_grid(
+        cells,
+        title=f"{' x '.join(names)}: gradient ascent on the codes, {_count(len(scores) - 1, 'step', 'steps')}",
+        row_captions=captions,
+        column_captions=[f"step {step}" for step in steps],
+        scale=scale,
+    )
+    return _framed(stack([grid, _curves(scores, captions, steps, grid.shape[1])]), "", footer)
+
+
+def _curves(scores: np.ndarray, labels: Sequence[str], marked: Sequence[int], width: int) -> np.ndarray:
+    """Lines of (S + 1, B) scores over the steps, the `marked` steps ruled, `width` pixels wide, as uint8."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    def shade(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+        return colour[0] / 255, colour[1] / 255, colour[2] / 255
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # so that nobody's matplotlibrc changes the picture
+        beside = min(max((width - 2 * MARGIN) // 135, 1), len(labels))  # entries of the legend
+        height = CURVES + LEGEND * math.ceil(len(labels) / beside)
+        figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=shade(BACKGROUND), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_subplot(facecolor=shade(BACKGROUND))
+        colours = matplotlib.colormaps["tab10" if len(labels) <= 10 else "turbo"]
+        for i, label in enumerate(labels):
+            colour = colours(i if len(labels) <= 10 else i / (len(labels) - 1))
+            point = "o" if len(scores) == 1 else ""
+            axes.plot(scores[:, i], label=label, color=colour, marker=point, linewidth=1.8)
+        for step in marked:
+            axes.axvline(step, color=shade(FAINT), linewidth=0.6, alpha=0.4, zorder=0)
+        axes.set_xlabel("step", color=shade(INK))
+        axes.set_ylabel("score", color=shade(INK))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.01)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper center", frameon=False, ncols=beside)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _two(classes: tuple[str, str]) -> tuple[str, str]:
+    if isinstance(classes, str) or len(classes) != 2:
+        raise ValueError(f"classes must be two names, not {classes!r}")
+    return classes[0], classes[1]
+
+
+def _pixels(name: str, images: Tensor, dimensions: int, like: Tensor | None = None) -> Tensor:
+    """uint8 on the CPU (stacking float with uint8 would make white of the latter), of the right shape."""
+    if images.ndim != dimensions or images.numel() == 0 or (like is not None and images.shape != like.shape):
+        wanted = f"{dimensions} dimensions, not empty" if like is None else str(tuple(like.shape))
+        raise ValueError(f"{name} must be images of {wanted}, not {tuple(images.shape)}")
+    return torch.from_numpy(to_uint8(images)).movedim(-1, -3)
+
+
+def _numbers(name: str, values: Numbers, count: int) -> list[float]:
+    numbers = torch.as_tensor(values, dtype=torch.float64)
+    if numbers.shape != (count,):
+        raise ValueError(f"{name} must be ({count},), not {tuple(numbers.shape)}")
+    return [float(number) for number in numbers]
+
+
+def _within(ratios: Sequence[float], limits: tuple[float, float]) -> list[int]:
+    low, high = limits
+    return [i for i, ratio in enumerate(ratios) if low - 1e-6 <= ratio <= high + 1e-6]  # float32's 0.6 exceeds 0.6
+
+
+def _legend(names: tuple[str, str], ratios: Sequence[float] = (), limits: tuple[float, float] = PEGASUS_RANGE) -> str:
+    framed = f"; framed: {limits[0]:g} to {limits[1]:g}" if _within(ratios, limits) else ""
+    return f"Over each column: the ratio of its mix, 0 is {names[0]}, 1 is {names[1]}{framed}."
+
+
+def _told(scores: Mapping[str, float]) -> str:
+    """Every score by name, the one called "score" first."""
+    parts = {name: float(value) for name, value in scores.items() if name != "score"}
+    said = ", ".join(f"{name} {_short(value)}" for name, value in parts.items())
+    total = float(scores["score"]) if "score" in scores else sum(parts.values())
+    if "score" not in scores and len(parts) < 2:
+        return said
+    return f"score {_short(total)}" + (f" ({said})" if said else "")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _lines(*texts: str) -> str:
+    return "\n".join(text for text in texts if text)
+
+
+def _paragraph(
+    text: str, width: int, colour: tuple[int, int, int] = INK, *, size: int = BODY, align: str = "left"
+) -> np.ndarray:
+    """Text between the margins of `width` pixels, with PAD under it; wider where a word is."""
+    ink = _text(text, size, width - 2 * MARGIN, align)
+    canvas = _blank(ink.shape[0] + PAD, max(width, ink.shape[1] + 2 * MARGIN))
+    left = MARGIN if align == "left" else (canvas.shape[1] - ink.shape[1]) // 2
+    _paint(canvas, ink, 0, left, colour)
+    return canvas
+
+
+def _framed(body: np.ndarray, title: str, footer: str) -> np.ndarray:
+    """A figure with its title above and its footer below."""
+    width = body.shape[1]
+    parts = [_blank(MARGIN, width), _paragraph(title, width, size=TITLE)] if title else []
+    below = [_blank(PAD, width), _paragraph(footer, width, FAINT, size=SMALL), _blank(MARGIN - PAD, width)]
+    return stack([*parts, body, *(below if footer else [])])

@@ -1,0 +1,253 @@
+"""What networks are made of: their layers with shapes and parameter counts, read off one forward, and as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
+
+from pegasus_lightning.generate.figures.mixes import _framed, _lines
+from pegasus_lightning.utils.image_grid import ACCENT, FAINT, INK, MARGIN, PAD, _blank, _paint, _text
+
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity)
+TEXT, GLYPH, ARROW = 180, 58, 22  # pixels: width of a card's text and of its drawing; between two cards
+LANE = GLYPH + TEXT + 3 * PAD
+CARD, EDGE, FRONT, TOP = (255, 255, 255), (205, 202, 197), (250, 217, 194), (226, 168, 128)
+HEAD, NAME, DETAIL = 18, 13, 12  # pixels: sizes of text
+LEGEND = "Under each layer: the shape of its output (channels x height x width, or its length) and its parameters."
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a network.
+
+    name: as a reader says it, after the part of the network it stands in: "mean: Linear 2048 -> 128".
+    shape: of its output, without the batch. parameters: how many, what is merged into it included.
+    follows: index of the layer whose output it reads, -1 for the network's input; None for the one before.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    follows: int | None = None
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A network's layers in order of execution; input_shape is without the batch, parameters counts each once."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+
+
+def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
+    """What a forward of `example` (B, ...) goes through, in eval mode; the network is left as it was.
+
+    A line for each leaf module (run several times, for the first run only); normalisations and activations go
+    into the line of the layer they follow. Layers that read one tensor are branches, told by `follows`.
+    """
+    leaves = {module: path for path, module in network.named_modules() if _is_leaf(path, module)}
+    lines: list[Layer] = []
+    made_by = {_storage(example): -1}  # which line made what lies in a storage
+    kept: list[Tensor] = [example]  # alive, so that no storage is used twice
+    sources: dict[nn.Module, int] = {}
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0])
+        # What no layer made (a flattened copy) came from the line before, for all that read it.
+        sources[module] = made_by.setdefault(_storage(inputs[0]), len(lines) - 1)
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        kept.append(output)
+        path = leaves.pop(module, None)
+        if path is not None:
+            shape, parameters = tuple(output.shape[1:]), sum(p.numel() for p in module.parameters())
+            last = lines[-1] if lines else None
+            if _is_small(module) and last and sources[module] == len(lines) - 1 and last.shape == shape:
+                name = f"{last.name} + {describe(module)}"
+                lines[-1] = Layer(name, shape, last.parameters + parameters, last.follows)
+            else:
+                follows = None if sources[module] == len(lines) - 1 else sources[module]
+                lines.append(Layer(_part(path) + describe(module), shape, parameters, follows))
+        made_by[_storage(output)] = len(lines) - 1
+
+    modes = {module: module.training for module in network.modules()}
+    hooks = [module.register_forward_pre_hook(before) for module in leaves]
+    hooks += [module.register_forward_hook(after) for module in leaves]
+    try:
+        network.eval()  # BatchNorm keeps its statistics, spectral norm its vectors
+        with torch.no_grad():
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    parameters = sum(p.numel() for p in network.parameters())
+    return NetworkPlan(name, tuple(example.shape[1:]), tuple(lines), parameters)
+
+
+def describe(module: nn.Module) -> str:
+    """A layer in a reader's words: "Conv 4x4, stride 2, 3 -> 32"."""
+    kind = parametrize.type_before_parametrizations(module).__name__
+    if isinstance(module, _ConvNd):
+        kernel, stride = "x".join(map(str, module.kernel_size)), "x".join(map(str, dict.fromkeys(module.stride)))
+        words = "Transposed conv" if isinstance(module, _ConvTransposeNd) else "Conv"
+        strided = "" if stride == "1" else f", stride {stride}"
+        text = f"{words} {kernel}{strided}, {module.in_channels} -> {module.out_channels}"
+    elif isinstance(module, nn.Linear):
+        text = f"Linear {module.in_features} -> {module.out_features}"
+    elif isinstance(module, nn.Upsample) and module.scale_factor is not None:
+        text = f"Upsample x{module.scale_factor:g}, {module.mode}"
+    else:
+        named = {"Unflatten": "Reshape"}
+        text = "BatchNorm" if isinstance(module, _BatchNorm) else named.get(kind, kind)
+    if parametrize.is_parametrized(module):
+        inside = module.parametrizations.modules()  # type: ignore[union-attr]
+        text += " (spectral norm)" if any(isinstance(m, _SpectralNorm) for m in inside) else " (parametrized)"
+    return text
+
+
+def diagram_figure(plans: Sequence[NetworkPlan], *, title: str, footer: str = "") -> np.ndarray:
+    """Networks side by side, each from its input down to its output and its total, as (H, W, 3) uint8.
+
+    A card a layer: its output drawn (a block as wide as the maps' side, as deep as there are channels; a bar
+    for a vector), its name, the shape of its output and its parameters. Branches stand side by side.
+    """
+    if not plans:
+        raise ValueError("plans must be at least one")
+    texts = [text for each in plans for text in (each.name, *(layer.name for layer in each.layers))]
+    lane = LANE - TEXT + max([TEXT, *(_text(text, HEAD, 1).shape[1] for text in texts)])  # as the longest word needs
+    networks = [_network(each, lane) for each in plans]
+    gap = 2 * MARGIN
+    width = sum(each.shape[1] for each in networks) + gap * (len(networks) - 1)
+    body = _blank(max(each.shape[0] for each in networks) + 2 * MARGIN, width + 2 * MARGIN)
+    left = MARGIN
+    for each in networks:
+        body[MARGIN : MARGIN + each.shape[0], left : left + each.shape[1]] = each
+        left += each.shape[1] + gap
+    return _framed(body, title, _lines(LEGEND, footer))
+
+
+def _is_leaf(path: str, module: nn.Module) -> bool:
+    """Nothing below it but parametrizations, and itself in none."""
+    below = {name for name, _ in module.named_children()}
+    return below <= {"parametrizations"} and "parametrizations" not in path.split(".")
+
+
+def _is_small(module: nn.Module) -> bool:
+    return isinstance(module, (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.dropout._DropoutNd, *ACTIVATIONS))
+
+
+def _part(path: str) -> str:
+    """ "mean: " for "mean.0": the named part of the network that a module stands in, nothing for a bare number."""
+    part = path.partition(".")[0]
+    return "" if not part or part.isdigit() else f"{part}: "
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _network(network: NetworkPlan, lane: int) -> np.ndarray:
+    """One network as a picture: its name, its cards, `lane` pixels wide, with arrows between them, its total."""
+    cards = [_card(Layer("input", network.input_shape, 0), "", lane)]  # by index, here as below: the input, the layers
+    parents, rows, lanes = [-1], [0], [0]
+    for i, layer in enumerate(network.layers):
+        parent = i if layer.follows is None else layer.follows + 1
+        if not 0 <= parent <= i:
+            raise ValueError(f"{layer.name} of {network.name} must follow -1 or a layer before it, not {layer.follows}")
+        cards.append(_card(layer, _part_of(network.layers[parent - 1]) if parent else "", lane))
+        rows.append(rows[parent] + 1)
+        lanes.append(max(lanes) + 1 if parent in parents else lanes[parent])
+        parents.append(parent)
+    tallest = [max(cards[i].shape[0] for i, r in enumerate(rows) if r == row) for row in range(max(rows) + 1)]
+    name = _text(network.name, HEAD, lane)
+    total = _text(f"{network.parameters:,} parameters in all", NAME, lane)
+    tops = name.shape[0] + PAD + np.cumsum([0, *(height + ARROW for height in tallest)])
+    width = lane * (max(lanes) + 1) + MARGIN * max(lanes)
+    canvas = _blank(int(tops[-1]) - ARROW + 2 * PAD + total.shape[0], width)
+    middle = (width - lane) // 2  # where a card stands that has its row to itself
+    step = lane + MARGIN
+    lefts = [number * step if rows.count(row) > 1 else middle for row, number in zip(rows, lanes, strict=True)]
+    for i, (card, parent) in enumerate(zip(cards, parents, strict=True)):
+        top, left = int(tops[rows[i]]), lefts[i]
+        canvas[top : top + card.shape[0], left : left + lane] = card
+        if parent >= 0:
+            start = (lefts[parent] + lane // 2, int(tops[rows[parent]]) + cards[parent].shape[0])
+            _arrow(canvas, start, (left + lane // 2, top))
+    _paint(canvas, name, 0, (width - name.shape[1]) // 2, INK)
+    _paint(canvas, total, canvas.shape[0] - total.shape[0], (width - total.shape[1]) // 2, ACCENT)
+    return canvas
+
+
+def _part_of(layer: Layer) -> str:
+    return layer.name.rpartition(": ")[0]
+
+
+def _card(layer: Layer, part_above: str, lane: int) -> np.ndarray:
+    """A panel `lane` pixels wide: the output drawn on the left, the words on the right."""
+    part, words = _part_of(layer), layer.name.rpartition(": ")[2]
+    new = part if part != part_above else ""  # said once, where it begins
+    sign = " (" if " (" in words else " + "
+    first = words.partition(sign)[0]
+    words = words.replace(sign, f"\n{sign[1:]}", 1)  # lines end where a reader would pause
+    room = lane - LANE + TEXT
+    if _text(first, NAME, 10 * room).shape[1] > room:
+        words = words.replace(", ", ",\n", 1)
+    shape = " x ".join(map(str, layer.shape))
+    counted = f"\n{layer.parameters:,} parameters" if layer.parameters else ""
+    texts = [(new, DETAIL, ACCENT), (words, NAME, INK), (shape + counted, DETAIL, FAINT)]
+    inks = [(_text(text, size, room), colour) for text, size, colour in texts if text]
+    tall = sum(ink.shape[0] for ink, _ in inks)
+    canvas = _blank(max(tall, GLYPH) + 2 * PAD, lane)
+    canvas[:] = EDGE
+    canvas[1:-1, 1:-1] = CARD
+    top = (canvas.shape[0] - tall) // 2
+    for ink, colour in inks:
+        _paint(canvas, ink, top, GLYPH + 2 * PAD, colour)
+        top += ink.shape[0]
+    middle = (canvas.shape[0] - GLYPH) // 2
+    canvas[middle : middle + GLYPH, PAD : PAD + GLYPH] = _glyph(layer.shape)
+    return canvas
+
+
+def _glyph(shape: tuple[int, ...]) -> np.ndarray:
+    """(GLYPH, GLYPH, 3): for maps (C, H, W) a block, front sqrt(H) by sqrt(W), depth log C; else a bar."""
+    image = Image.new("RGB", (GLYPH, GLYPH), CARD)
+    pen = ImageDraw.Draw(image)
+    if len(shape) == 3:
+        tall, wide = (min(max(round(6.2 * math.sqrt(side)), 5), 36) for side in shape[1:])
+        depth = min(round(2.2 * math.log2(max(shape[0], 1))), GLYPH - 4 - max(tall, wide))
+    else:
+        tall, wide, depth = min(round(5 * math.log2(max(math.prod(shape), 2))), GLYPH - 4), 8, 0
+    left, top = (GLYPH - wide - depth) // 2, (GLYPH - tall + depth) // 2
+    right, bottom = left + wide, top + tall
+    if depth:
+        back = [(left + depth, top - depth), (right + depth, top - depth), (right + depth, bottom - depth)]
+        pen.polygon([(left, top), back[0], back[1], (right, top)], TOP, INK)
+        pen.polygon([(right, top), back[1], back[2], (right, bottom)], TOP, INK)
+    pen.rectangle([left, top, right, bottom], FRONT, INK)
+    return np.asarray(image)
+
+
+def _arrow(canvas: np.ndarray, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """From (x, y) straight down, across half way, and down to (x, y)."""
+    (x0, y0), (x1, y1) = start, end
+    turn = y1 - ARROW // 2 - 2
+    canvas[y0:turn, x0 - 1 : x0 + 1] = INK
+    canvas[turn : turn + 2, min(x0, x1) - 1 : max(x0, x1) + 1] = INK
+    canvas[turn : y1 - 4, x1 - 1 : x1 + 1] = INK
+    for i in range(6):
+        canvas[y1 - 2 - i, x1 - 1 - i : x1 + 1 + i] = INK

@@ -1,0 +1,153 @@
+"""Mixes of two parents: which parents, at what ratio, with which draw of their codes, and what they decode to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pegasus_lightning.generate.pairs import Pairs
+from pegasus_lightning.models.latent import Mix, Posterior, mix
+from pegasus_lightning.utils.randomness import Stream, generator
+
+BATCH = 256
+
+
+def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int = BATCH) -> Tensor:
+    """function(inputs), so many at a time."""
+    return torch.cat([function(part) for part in inputs.split(batch_size)])
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What each of N mixes is made of; all (N,), on the CPU.
+
+    Args:
+        first, second: the parents' indices.
+        ratios: 0 is the first parent, 1 the second.
+        draws: which draw of the parents' codes; with the seed it decides their noise, whatever else is made.
+    """
+
+    first: Tensor
+    second: Tensor
+    ratios: Tensor
+    draws: Tensor
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, indices: Tensor) -> Recipes:
+        """The recipes at `indices`, in that order."""
+        return Recipes(self.first[indices], self.second[indices], self.ratios[indices], self.draws[indices])
+
+
+def recipes(pairs: Pairs, ratio_range: tuple[float, float], *, ratios: int = 1, seed: int = 0) -> Recipes:
+    """`ratios` mixes of every pair, each at a ratio drawn uniformly from `ratio_range`; pair after pair."""
+    low, high = ratio_range
+    count = len(pairs) * ratios
+    drawn = torch.rand(count, generator=generator(seed, Stream.RATIOS))
+    return Recipes(
+        pairs.first.repeat_interleave(ratios),
+        pairs.second.repeat_interleave(ratios),
+        low + (high - low) * drawn,
+        torch.arange(count),
+    )
+
+
+def code_noise(seed: int, draws: Tensor, latent_dim: int) -> Tensor:
+    """Standard normal noise for both parents of every draw, (N, 2, latent_dim): a function of (seed, draw) alone."""
+    noise = [torch.randn(2, latent_dim, generator=generator(seed, Stream.CODES, draw)) for draw in draws.tolist()]
+    return torch.stack(noise)
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """Decoded mixes and what a score may compare them with.
+
+    Args:
+        codes: (B, latent_dim).
+        images: (B, 3, 32, 32) in [0, 1].
+        first, second: the parents, decoded from their posteriors' means, likewise. (The mix is of drawn codes, so what
+            tells it from the parents' pixel blend is in part the draw.)
+        ratios: (B,).
+    """
+
+    codes: Tensor
+    images: Tensor
+    first: Tensor
+    second: Tensor
+    ratios: Tensor
+
+    def take(self, indices: Tensor) -> Mixes:
+        """The mixes at `indices`, in that order."""
+        here = indices.to(self.codes.device)
+        return Mixes(*(getattr(self, field.name)[here] for field in fields(self)))
+
+    def split(self, size: int) -> list[Mixes]:
+        """Batches of at most `size`, in order."""
+        return [self.take(part) for part in torch.arange(len(self.codes)).split(size)]
+
+    @staticmethod
+    def cat(parts: Sequence[Mixes]) -> Mixes:
+        """All mixes of `parts`, one after another."""
+        return Mixes(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Mixes)))
+
+    def pixel_blend(self) -> Tensor:
+        """(1 - ratio) * first + ratio * second, pixel by pixel: what two overlaid images look like."""
+        return torch.lerp(self.first, self.second, self.ratios[:, None, None, None])
+
+
+class Mixer:
+    """Makes mixes out of recipes, for one model.
+
+    Args:
+        decode: codes (B, latent_dim) to images (B, 3, 32, 32) in [0, 1].
+        first, second: posteriors of all parents that recipes point to.
+        how: one of `latent.MIXINGS`.
+        sampled: draw the parents' codes from their posteriors (as the source document does), or take the means.
+        seed: of these draws.
+        direction, learned: for how="direction" and how="learned", see `latent.mix`.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Tensor], Tensor],
+        first: Posterior,
+        second: Posterior,
+        *,
+        how: str = "lerp",
+        sampled: bool = True,
+        seed: int = 0,
+        direction: Tensor | None = None,
+        learned: Mix | None = None,
+    ) -> None:
+        self.decode, self.first, self.second = decode, first, second
+        with torch.no_grad():
+            self.parents = (in_batches(decode, first.mean), in_batches(decode, second.mean))
+        self.how, self.sampled, self.seed = how, sampled, seed
+        self.direction, self.learned = direction, learned
+
+    def parent_codes(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
+        """Codes of both parents of each recipe, (B, latent_dim) each."""
+        device = self.first.mean.device
+        first, second = (p.take(i.to(device)) for p, i in ((self.first, chosen.first), (self.second, chosen.second)))
+        if not self.sampled:
+            return first.mean, second.mean
+        noise = code_noise(self.seed, chosen.draws, first.mean.shape[1]).to(device)
+        return first.sample_with(noise[:, 0]), second.sample_with(noise[:, 1])
+
+    def mix(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
+        """Codes (B, latent_dim) of both parents, mixed at ratios (B,)."""
+        return mix(start, end, ratios[:, None], self.how, self.direction, self.learned)
+
+    def __call__(self, chosen: Recipes) -> Mixes:
+        """The mixes of `chosen` recipes, in one batch."""
+        start, end = self.parent_codes(chosen)
+        ratios = chosen.ratios.to(start)
+        codes = self.mix(start, end, ratios)
+        first, second = (
+            images[i.to(start.device)] for images, i in zip(self.parents, (chosen.first, chosen.second), strict=True)
+        )
+        return Mixes(codes, self.decode(codes), first, second, ratios)

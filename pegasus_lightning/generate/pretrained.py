@@ -1,0 +1,151 @@
+"""Weights that come with the package: a trained model, its guide and what its codes look like, in one file.
+
+`generate pretrained=pegasus` needs no data and no training: where no parents are given, they are drawn from Gaussians
+fitted to the codes of each class.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from pegasus_lightning.generate.mixing import in_batches
+from pegasus_lightning.generate.sampler import Parents, encode
+from pegasus_lightning.models import model_class
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.recognisers.committee import Committee
+from pegasus_lightning.recognisers.network import Recogniser
+from pegasus_lightning.runs.trained import TrainedRun
+from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.utils.files import sha256, sorted_header, write_atomically
+from pegasus_lightning.utils.randomness import Stream, generator
+
+FOLDER = Path(__file__).parents[1] / "pretrained"
+SHIPPED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file
+NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those a model has; averaged weights, where they were kept
+STEADY = 1e-4  # added to the diagonal of a covariance, so that it has a root
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model that comes with the package.
+
+    Args:
+        run: the model, as `generate` takes it.
+        committee: the recognisers that guided it; they select and guide again.
+        codes: of each class the mean (latent_dim,) and a root (latent_dim, latent_dim) of the covariance of its
+            training images' posterior means.
+    """
+
+    run: TrainedRun
+    committee: Committee
+    codes: list[tuple[Tensor, Tensor]]
+
+    def imagined_parents(self, count: int, seed: int) -> Parents:
+        """`count` images a class, decoded from codes drawn from that class's Gaussian: nobody's photographs."""
+        images = []
+        model = self.run.model
+        for label, (mean, root) in enumerate(self.codes):
+            noise = torch.randn(count, len(mean), generator=generator(seed, Stream.PRIOR, label))
+            codes = (mean + noise @ root.T).to(model.device)
+            images.append((in_batches(model.decode, codes) * 255).round().to(torch.uint8).cpu())
+        classes = self.run.classes
+        return Parents(images[0], images[1], (classes[0], classes[1]))
+
+
+def class_statistics(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and lower triangular root (D, D) of the covariance of codes (N, D), for mean + root @ N(0, I)."""
+    mean = codes.double().mean(0)
+    covariance = torch.cov(codes.double().T) + STEADY * torch.eye(codes.shape[1], dtype=torch.float64)
+    return mean.float(), torch.linalg.cholesky(covariance).float()
+
+
+def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:
+    """Write a trained model as a file of `SHIPPED`; returns its SHA-256. The same content gives the same bytes.
+
+    Args:
+        parents: training images, for the statistics of their codes.
+        about: what the file says of itself, beside the model's configuration.
+    """
+    tensors: dict[str, Tensor] = {}
+    averaged = {} if model.averaged is None else dict(model.averaged.items())
+    for name in _networks(model):
+        network = averaged.get(name, getattr(model, name))
+        tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+    for index, member in enumerate(committee.members):
+        own = {key: value for key, value in member.state_dict().items() if not key.startswith("kinds_head")}
+        tensors |= {f"guide.{index}.{key}": value for key, value in own.items()}
+    with model.inference():
+        for label, images in enumerate((parents.first, parents.second)):
+            tensors[f"codes.{label}.mean"], tensors[f"codes.{label}.root"] = class_statistics(
+                encode(model, images).mean.cpu()
+            )
+    kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    content = {
+        "model": dict(model.hparams["model"]),
+        "seed": model.hparams["seed"],
+        "classes": list(model.hparams["classes"]),
+        "batches_done": model.batches_done,
+        "guide": [member.architecture for member in committee.members],
+        **about,
+    }
+    data = sorted_header(safetensors.save(kept, metadata={key: json.dumps(value) for key, value in content.items()}))
+    write_atomically(path, lambda file: file.write(data))
+    return sha256(path)
+
+
+def open_shipped(name: str, device: torch.device | str = "cpu") -> Shipped:
+    """A model out of the package.
+
+    Raises:
+        UserError: there is none of that name, or its file is missing or corrupt.
+    """
+    if name not in SHIPPED:
+        raise UserError(f"pretrained={name} is none of {', '.join(SHIPPED)}.{did_you_mean(name, SHIPPED)}")
+    path = FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: install the package again.")
+    if sha256(path) != SHIPPED[name]:
+        raise UserError(f"{path} is corrupt: its SHA-256 is not the one that this version knows. Install it again.")
+    return read_shipped(path, name, device)
+
+
+def read_shipped(path: Path, name: str, device: torch.device | str = "cpu") -> Shipped:
+    """The content of a file that `pack` wrote. Raises UserError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
+        model = model_class(about["model"]["name"])(about["model"], seed=about["seed"], classes=about["classes"])
+        for part in _networks(model):
+            getattr(model, part).load_state_dict(_under(tensors, part))
+            if model.averaged is not None and part in model.averaged:
+                model.averaged[part].load_state_dict(_under(tensors, part))
+        model.batches_done = about["batches_done"]
+        members = []
+        for index, architecture in enumerate(about["guide"]):
+            member = Recogniser(architecture, tuple(about["classes"]))
+            unused = {key: value for key, value in member.state_dict().items() if key.startswith("kinds_head")}
+            member.load_state_dict(unused | _under(tensors, f"guide.{index}"))
+            members.append(member.freeze())
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is no model of this package ({type(error).__name__}).") from error
+    model = model.requires_grad_(False).to(memory_format=torch.channels_last).to(device).eval()
+    committee = Committee(members).to(memory_format=torch.channels_last).to(device)
+    codes = [(tensors[f"codes.{label}.mean"], tensors[f"codes.{label}.root"]) for label in (0, 1)]
+    return Shipped(TrainedRun(path, path, model, None, name), committee, codes)
+
+
+def _networks(model: TwoPlayerModel) -> list[str]:
+    return [name for name in NETWORKS if getattr(model, name) is not None]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

@@ -1,0 +1,317 @@
+"""Pegasi out of one model: its parents encoded, mixed and judged, and the best of them found."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.generate.mixing import BATCH, Mixer, Mixes, Recipes, in_batches, recipes
+from pegasus_lightning.generate.pairs import Pairs, choose_pairs
+from pegasus_lightning.generate.scores import CriticAndOverlap, CriticScore, Look, RecognisedAndReal, Score, total
+from pegasus_lightning.generate.search import Ascent, best_of, guided, keep_best
+from pegasus_lightning.models.latent import Posterior, class_direction
+from pegasus_lightning.models.networks import with_statistics_of
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.randomness import Stream, generator
+
+REFERENCE = 512  # images that a critic's opinion is measured against
+LEAST_REFERENCE = 64
+GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")
+
+
+@dataclass(frozen=True)
+class Parents:
+    """All images that parents may be: uint8 (N, 3, 32, 32) of the first class, (M, 3, 32, 32) of the second."""
+
+    first: Tensor
+    second: Tensor
+    classes: tuple[str, str]
+
+    @classmethod
+    def of(cls, data: ImageSet) -> Parents:
+        """The two classes of a split, each in the split's order."""
+        first, second = (data.images[data.of_class(label)] for label in (0, 1))
+        return cls(first, second, (data.classes[0], data.classes[1]))
+
+
+def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
+    """`choose_pairs` as a `PegasusConfig` wants it. Raises UserError where no pair is near enough."""
+    return choose_pairs(
+        parents.first,
+        parents.second,
+        count,
+        method=settings["pairs"],
+        seed=seed,
+        colour_distance=settings["colour_distance"],
+        threshold=settings["threshold"],
+    )
+
+
+def wanted_pairs(parents: Parents, settings: dict[str, Any]) -> Pairs:
+    """As many pairs as are made or searched among; see `pairs_for`."""
+    search = settings["search"]
+    tried = settings["count"] if search["method"] == "none" else search["pairs"]
+    return pairs_for(parents, settings["pegasus"], tried, settings["seed"])
+
+
+def title(settings: dict[str, Any], content: list[Any]) -> str:
+    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of the content>`: the name of a folder of results."""
+    code = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    pegasus = settings["pegasus"]
+    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
+
+
+def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
+    """q(z|x) of uint8 images (N, 3, 32, 32), in batches, on the model's device."""
+    parts = [model.encode(to_float(part.to(model.device))) for part in images.split(BATCH)]
+    means, log_variances = ([getattr(p, name) for p in parts] for name in ("mean", "log_variance"))
+    return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
+
+
+def mixing_of(model: TwoPlayerModel, settings: dict[str, Any]) -> str:
+    """How codes are mixed: as asked, or for `auto` as the model has learned it, or else along the straight line.
+
+    Args:
+        settings: a `PegasusConfig` as a plain dict.
+
+    Raises:
+        UserError: what the model has not learned is asked for, or what lies beyond the parents of a learned mixing.
+    """
+    asked, (low, high) = settings["mixing"], settings["ratio"]
+    if asked == "learned" and model.mixer is None:
+        raise UserError(
+            "pegasus.mixing=learned needs a model that has learned to mix (model.learned_mixing=true, as model=pegasus "
+            "has it). Leave it out: the best that a model can is taken."
+        )
+    how = asked if asked != "auto" else "lerp" if model.mixer is None else "learned"
+    if how == "learned" and not 0 <= low <= high <= 1:
+        raise UserError(
+            f"pegasus.ratio=[{low},{high}] lies beyond the parents, and a learned mixing ends at them: stay within 0 "
+            "to 1, or say pegasus.mixing=lerp too."
+        )
+    return how
+
+
+class Workshop:
+    """One model with the parents of some pairs encoded: makes mixes, judges them, searches among them.
+
+    Use inside `model.inference()`. Recipes here point into the pairs' own parents; `parent_indices` says which
+    images of the data these are.
+
+    Args:
+        settings: a `GenerateConfig` as a plain dict.
+        others: images like the parents, where some are at hand: what few parents cannot say of all is asked of them.
+    """
+
+    def __init__(
+        self,
+        model: TwoPlayerModel,
+        parents: Parents,
+        pairs: Pairs,
+        settings: dict[str, Any],
+        others: Parents | None = None,
+    ) -> None:
+        self.model, self.parents, self.settings, self.others = model, parents, settings, others
+        pegasus = settings["pegasus"]
+        self.indices, posteriors, own = [], [], []
+        for images, chosen in ((parents.first, pairs.first), (parents.second, pairs.second)):
+            indices, inverse = chosen.unique(return_inverse=True)
+            self.indices.append(indices)
+            own.append(inverse)
+            posteriors.append(encode(model, images[indices]))
+        self.pairs = dataclasses.replace(pairs, first=own[0], second=own[1])
+        direction = None
+        if pegasus["mixing"] == "direction":  # from all images, not only from those of the pairs
+            direction = class_direction(encode(model, parents.first).mean, encode(model, parents.second).mean)
+        self.mixer = Mixer(
+            model.decode,
+            *posteriors,
+            how=mixing_of(model, pegasus),
+            sampled=pegasus["codes"] == "sampled",
+            seed=settings["seed"],
+            direction=direction,
+            learned=model.mix,
+        )
+
+    def parent_indices(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
+        """Indices into the data's first and second class."""
+        return self.indices[0][chosen.first], self.indices[1][chosen.second]
+
+    def originals(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
+        """The parents' own images, uint8."""
+        first, second = self.parent_indices(chosen)
+        return self.parents.first[first], self.parents.second[second]
+
+    @cached_property
+    def critic(self) -> Callable[[Tensor], Tensor] | None:
+        """The model's critic as a judge of single images, measured against its opinion of reconstructions."""
+        if self.model.critic is None:
+            return None
+        few = sum(len(images) for images in self.mixer.parents) < LEAST_REFERENCE  # two image files, say
+        if few and not self.model.config.sample_codes and self.others is None:
+            return None  # its codes follow no prior that more images could be drawn from
+        reference = torch.cat([images[: REFERENCE // 2] for images in self.mixer.parents])
+        if few and self.others is not None:
+            more = [in_batches(self.model.decode, posterior.mean) for posterior in self._posteriors_of_others]
+            reference = torch.cat([reference, *(images[: REFERENCE // 2] for images in more)])
+        elif few:
+            noise = generator(self.settings["seed"], Stream.PICTURES, 0, self.model.device)
+            reference = torch.cat([reference, self.model.sample_prior(REFERENCE, noise)])
+        judge = with_statistics_of(self.model.critic, reference)
+        sign = 1.0 if self.model.real_is_high else -1.0
+        return CriticScore(lambda images: sign * judge(images), reference)
+
+    @cached_property
+    def _posteriors_of_others(self) -> list[Posterior]:
+        assert self.others is not None
+        return [encode(self.model, images[: REFERENCE // 2]) for images in (self.others.first, self.others.second)]
+
+    def _critic_says(self, images: Tensor) -> Tensor:
+        """The critic's opinion (B,), made ready when it is first asked for; 0 where there is no critic."""
+        return images.new_zeros(len(images)) if self.critic is None else self.critic(images)
+
+    def score(self, look: Look | None = None) -> Score:
+        """What a search among these mixes raises.
+
+        Args:
+            look: of a recogniser, see `Look`; where it does not say how real an image looks the model's critic does.
+                None: the critic has to do.
+        """
+        weights = self.settings["score"]
+        if look is not None:
+            return RecognisedAndReal(
+                look,
+                self._critic_says,
+                recognised_weight=weights["recognised"],
+                realism_weight=weights["realism"],
+                overlap_weight=weights["overlap"],
+                margin=weights["overlap_margin"],
+            )
+        return CriticAndOverlap(
+            self.critic,
+            critic_weight=weights["critic"],
+            overlap_weight=weights["overlap"],
+            margin=weights["overlap_margin"],
+        )
+
+    def make(self, chosen: Recipes) -> Mixes:
+        """The mixes of `chosen`, in batches."""
+        batches = torch.arange(len(chosen)).split(self.settings["search"]["batch_size"])
+        return Mixes.cat([self.mixer(chosen.take(batch)) for batch in batches])
+
+    def interpolations(self, pair: Recipes, ratios: Tensor) -> Tensor:
+        """Decoded mixes of each recipe's parents at all of `ratios` (R,), its own ratio left out: (B, R, 3, 32, 32)."""
+        start, end = (codes.repeat_interleave(len(ratios), 0) for codes in self.mixer.parent_codes(pair))
+        codes = self.mixer.mix(start, end, ratios.to(start).repeat(len(pair)))
+        return in_batches(self.model.decode, codes).unflatten(0, (len(pair), len(ratios)))
+
+    def prior(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation of the parents' drawn codes (latent_dim,); of a few, the others'; None: standard normal.
+
+        (With a small KL weight, or none, codes need not follow the standard normal.)
+        """
+        parents = [self.mixer.first, self.mixer.second]
+        means = torch.cat([parent.mean for parent in parents])
+        if len(means) < LEAST_REFERENCE and self.others is not None:
+            parents = self._posteriors_of_others
+            means = torch.cat([parent.mean for parent in parents])
+        elif len(means) < LEAST_REFERENCE and self.model.config.sample_codes:
+            return None
+        variance = means.var(0)
+        if self.model.config.sample_codes:
+            variance = variance + torch.cat([parent.log_variance for parent in parents]).exp().mean(0)
+        return means.mean(0), variance.sqrt().clamp_min(1e-6)
+
+
+@dataclass(frozen=True)
+class Pegasi:
+    """What was made: N mixes, best first if they were searched for.
+
+    Args:
+        chosen: their recipes.
+        terms: their score's named terms, (N,) each.
+        tried: how many candidates there were.
+        ascent: where the search was guided, in the same order; its frames are those of `filmed` alone.
+        filmed: indices of the pegasi whose way there are frames of.
+    """
+
+    chosen: Recipes
+    mixes: Mixes
+    terms: Mapping[str, Tensor]
+    tried: int
+    ascent: Ascent | None = None
+    filmed: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """The sum of the terms, (N,), on the CPU."""
+        return total(self.terms).cpu()
+
+    @property
+    def ranking(self) -> Tensor:
+        """What orders them, (N,), on the CPU: the score, or after a guided search its objective.
+
+        (A score that saturates is raised to its top for all; the objective still tells how far each had to go.)
+        """
+        return self.scores if self.ascent is None else self.ascent.objective.cpu()
+
+    def best(self, count: int) -> Tensor:
+        """Indices of the best `count` by `ranking`, best first, no parent twice where there are enough."""
+        return keep_best(self.ranking, self.chosen, min(count, len(self.chosen)), most_per_parent=1)
+
+
+def make_pegasi(workshop: Workshop, count: int, score: Score) -> Pegasi:
+    """`count` pegasi as the settings' `search` finds them: all that are drawn, the best of many, or guided ones."""
+    settings = workshop.settings
+    search = settings["search"]
+    method = search["method"]
+    low, high = settings["pegasus"]["ratio"]
+    ratios = 1 if method == "none" else search["ratios"]
+    chosen = candidates = recipes(workshop.pairs, (low, high), ratios=ratios, seed=settings["seed"])
+    if method != "none":
+        scores = best_of(workshop.mixer, candidates, score, batch_size=search["batch_size"])
+        chosen = candidates.take(keep_best(scores, candidates, count, most_per_parent=search["most_per_parent"]))
+    mixes = workshop.make(chosen)
+    if method != "guided":
+        return Pegasi(chosen, mixes, _in_parts(score, mixes, search["batch_size"]), len(candidates))
+    ascents = [_ascend(workshop, part, score) for part in mixes.split(search["batch_size"])]
+    objective = torch.cat([ascent.objective for ascent in ascents])
+    order = torch.sort(objective, descending=True, stable=True).indices.cpu()  # another one than before, perhaps
+    mixes = Mixes.cat([ascent.mixes for ascent in ascents]).take(order)
+    filmed = torch.nonzero(order < ascents[0].frames.shape[1]).flatten()
+    ascent = Ascent(
+        mixes,
+        objective[order.to(objective.device)],
+        torch.cat([ascent.trace for ascent in ascents], 1)[:, order],
+        ascents[0].frames[:, order[filmed].to(mixes.codes.device)],
+        ascents[0].steps,
+    )
+    terms = _in_parts(score, mixes, search["batch_size"])
+    return Pegasi(chosen.take(order), mixes, terms, len(candidates), ascent, filmed)
+
+
+def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
+    search = workshop.settings["search"]
+    return guided(
+        start,
+        workshop.model.decode,
+        score,
+        critic=workshop.critic,
+        prior=workshop.prior(),
+        **{name: search[name] for name in GUIDANCE},
+    )
+
+
+def _in_parts(score: Score, mixes: Mixes, size: int) -> dict[str, Tensor]:
+    parts = [score(part) for part in mixes.split(size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

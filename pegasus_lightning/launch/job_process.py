@@ -1,0 +1,32 @@
+"""What the pool starts for a job: the training command, which saves and ends when the pool is no more.
+
+python -m pegasus_lightning.launch.job_process OVERRIDE...        standard input: a pipe that the pool holds open
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def follow(descriptor: int) -> None:
+    """Block until the other end of a pipe is closed, then send this process a SIGTERM."""
+    while os.read(descriptor, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Entry: see the module."""
+    threading.Thread(target=follow, args=(sys.stdin.fileno(),), daemon=True).start()
+    from pegasus_lightning.launch.command import run_command  # slow to import: the pool may have died meanwhile
+
+    sys.argv[0] = str(Path(__file__).parent / "__main__.py")  # as the run's status.json tells it
+    sys.exit(run_command(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Processes in slots: one a job, never two in a slot, until all have ended or a signal says stop.
+
+A job's crash is its own: it is noted, and the rest go on. A pool that dies takes its jobs with it: each holds the
+other end of a pipe (`sweep_job.py`), and saves and ends when that closes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pegasus_lightning.launch.jobs import Job, State
+from pegasus_lightning.launch.slots import Slot
+from pegasus_lightning.launch.tables import last_lines
+from pegasus_lightning.runs.folder import LOCK, Status, now, read_status
+from pegasus_lightning.utils.errors import SIGNALS
+from pegasus_lightning.utils.files import write_text
+
+HEAD = "--- "  # begins the line of a log that says when a session began
+POLL = 0.2  # seconds between two looks at the processes
+WAIT_FOR_LOCK = 120.0  # seconds that a run's former process may take to save and end
+
+
+class Pool:
+    """Runs jobs in slots.
+
+    Args:
+        jobs: those whose state is QUEUED are run, in this order; all are changed in place.
+        slots: places for one process each.
+        finished: whether a run's folder holds it whole, whoever trained it; asked when its process ended with 0.
+        report: called with all jobs whenever something may have changed, and at least several times a second.
+        stop_timeout: seconds that jobs get to save when a signal has come; then they are killed.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        slots: Sequence[Slot],
+        *,
+        report: Callable[[Sequence[Job]], object] = lambda jobs: None,
+        finished: Callable[[Job], bool] = lambda job: False,
+        stop_timeout: float = 120.0,
+    ) -> None:
+        self.jobs, self.slots, self.report, self.stop_timeout = jobs, slots, report, stop_timeout
+        self.finished = finished
+        self.received: int | None = None
+        self._stopping = False
+        self._kill_at: float | None = None
+        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by the slot's place in `slots`
+        self._locked_since: dict[int, float] = {}
+
+    def run(self) -> int | None:
+        """Run until every job has ended; returns the signal that stopped the pool, or None.
+
+        Must be called from the main thread.
+        """
+        former: dict[int, Any] = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        try:
+            while True:
+                self._collect()
+                if self.received is None:
+                    self._fill()
+                elif not self._running:
+                    break
+                self.report(self.jobs)
+                if not self._running and not any(job.state is State.QUEUED for job in self.jobs):
+                    break
+                self._kill_if_due()
+                time.sleep(POLL)
+        finally:
+            self._end_all()
+            for number, handler in former.items():
+                signal.signal(number, handler)
+        return self.received
+
+    def _end_all(self) -> None:
+        """Where the pool itself fails (nothing runs at a regular end): let the jobs save."""
+        self._stopping = True
+        for _, process in self._running.values():
+            _send(process, signal.SIGTERM)
+        deadline = time.monotonic() + self.stop_timeout
+        for job, process in self._running.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._conclude(job, process)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._stopping = number, True
+            self._kill_at = time.monotonic() + self.stop_timeout
+            for _, process in self._running.values():
+                _send(process, number)
+        elif number == signal.SIGINT:  # a second Ctrl-C does not wait
+            self._kill_at = time.monotonic()
+
+    def _kill_if_due(self) -> None:
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            for _, process in self._running.values():
+                _send(process, signal.SIGKILL)
+
+    def _fill(self) -> None:
+        """Start queued jobs in free slots; one whose run another process still holds waits for its turn."""
+        for place in range(len(self.slots)):
+            if place in self._running or self.received is not None:
+                continue
+            for job in self.jobs:
+                if job.state is State.QUEUED and not self._waits(job):
+                    self._start(job, place)
+                    break
+
+    def _waits(self, job: Job) -> bool:
+        """Whether the run is locked: a sweep that was killed may leave processes that are still saving."""
+        if not is_locked(job.folder):
+            return False
+        since = self._locked_since.setdefault(job.number, time.monotonic())
+        # Given up on, it is started all the same, and says itself what is the matter.
+        return time.monotonic() - since < WAIT_FOR_LOCK
+
+    def _start(self, job: Job, place: int) -> None:
+        slot = self.slots[place]
+        environment = {**os.environ, **slot.environment, "PYTHONUNBUFFERED": "1"}
+        job.state, job.slot, job.began = State.RUNNING, slot.name, time.time()
+        job.environment = dict(slot.environment)
+        try:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(job.log, "ab") as log:
+                log.write(f"{HEAD}{now()} on {slot.name}\n".encode())
+                log.flush()
+                process = subprocess.Popen(
+                    job.command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches the pool alone, which passes it on once
+                )
+        except OSError as error:  # no memory, a full disk: the other jobs may fare better
+            job.state, job.ended, job.reason = State.FAILED, time.time(), f"could not be started: {error}"
+            return
+        self._running[place] = (job, process)
+        if self.received is not None:  # the signal came while the process was being made
+            _send(process, self.received)
+
+    def _collect(self) -> None:
+        for place, (job, process) in list(self._running.items()):
+            if process.poll() is None:
+                continue
+            assert process.stdin is not None
+            process.stdin.close()
+            del self._running[place]
+            self._conclude(job, process)
+
+    def _conclude(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        finished = process.returncode == 0 and self.finished(job)
+        conclude(job, process.pid, process.returncode, finished=finished, stopped=self._stopping)
+
+
+def _send(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains the run in `folder` at this moment."""
+    path = folder / LOCK
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bool) -> None:
+    """Note how a job's process ended: its state, exit code and reason; and in the run's status.json, where the
+    process could not say so itself.
+
+    Args:
+        pid: of the process.
+        returncode: as `subprocess` has it, -n where signal n killed the process.
+        finished: whether its folder holds the finished run, whoever trained it.
+        stopped: whether the pool had asked it to stop.
+    """
+    job.ended = time.time()
+    job.exit_code = returncode if returncode >= 0 else 128 - returncode
+    told = read_status(job.folder) or {}
+    said = str(told.get("status")) if told.get("pid") == pid else None  # else it is of an earlier session
+    asked = job.exit_code in {128 + number for number in SIGNALS}
+    if returncode == 0 and (finished or said == "finished"):
+        job.state, job.reason = State.FINISHED, ""
+        return
+    if said == "interrupted" or (stopped and (asked or job.exit_code == 128 + signal.SIGKILL)):
+        job.state = State.STOPPED
+    else:
+        job.state = State.FAILED
+    job.reason = _reason(job, returncode, told if said in ("failed", "interrupted") else {})
+    # What another session said of the run stands, unless that was that it is running: it is not.
+    if said in (None, "running") and told.get("status") in (None, "running"):
+        _correct_status(job, told)
+
+
+def _reason(job: Job, returncode: int, told: Mapping[str, Any]) -> str:
+    if told.get("reason"):
+        return " ".join(str(told["reason"]).split())
+    if returncode < 0:
+        if returncode == -signal.SIGKILL and job.state is State.STOPPED:
+            return "did not stop in time and was killed; it goes on from its last checkpoint"
+        name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+        hint = " (out of memory?)" if name == "SIGKILL" and job.state is State.FAILED else ""
+        return f"killed by {name}{hint}"
+    if returncode == 0:
+        return "ended with exit code 0 before it had finished"
+    said = [line.strip() for line in last_lines(job.log, 1) if not line.startswith(HEAD)]
+    return said[0] if said else f"ended with exit code {returncode}"
+
+
+def _correct_status(job: Job, told: dict[str, Any]) -> None:
+    """Say in the run's folder what its process could not say (killed, or never came so far), unless another has it."""
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(job.folder / LOCK, timeout=0):
+            if job.config and not (job.folder / "config.yaml").exists():
+                write_text(job.folder / "config.yaml", job.config)
+            state = "interrupted" if job.state is State.STOPPED else "failed"
+            fields: dict[str, Any] = {"config_hash": job.config_hash, "command": job.typed} | told
+            Status(job.folder, **fields | {"status": state, "exit_code": job.exit_code, "reason": job.reason}).update()
+    except Timeout:
+        pass
+    except OSError as error:  # a full disk must not end the sweep
+        job.reason += f" (status.json could not be written: {error})"

@@ -1,0 +1,163 @@
+"""A sweep on this machine from beginning to end: what is done is left alone, the rest runs in the pool, and at the end
+stand the ranked table, the page and what went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from pegasus_lightning.launch.jobs import Job, State, label, write_jobs
+from pegasus_lightning.launch.live_table import Watcher
+from pegasus_lightning.launch.planning import Planned, uses_gpus
+from pegasus_lightning.launch.pool import Pool
+from pegasus_lightning.launch.settings import PoolSettings
+from pegasus_lightning.launch.slots import Slot, cpu_slots, cpu_slots_wanted, gpu_slots, physical_memory
+from pegasus_lightning.launch.tables import failures, ranked_table, seeds_table
+from pegasus_lightning.runs.checkpoints import is_finished
+from pegasus_lightning.runs.folder import LOCK, config_hash
+from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FILE = "sweep.json"
+
+
+def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
+    """Run what is not finished; returns the exit code: 0 when every run is finished, 128 + n when signal n stopped the
+    sweep, else 1.
+
+    Args:
+        runs: at least one; no two share a folder.
+
+    Raises:
+        UserError: the same sweep is running already.
+    """
+    home = runs[0].folder.parent
+    # Named by its runs: the same command finds its logs again.
+    identity = hashlib.sha256("\n".join(sorted(str(run.folder) for run in runs)).encode()).hexdigest()[:8]
+    folder = home / f"sweep-{identity}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return _run(runs, settings, home, folder)
+    except Timeout:
+        raise UserError(f"This sweep is running already, in another process ({folder / FILE} tells how far).") from None
+
+
+def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Path) -> int:
+    jobs = [_job(index, run, folder / "logs") for index, run in enumerate(runs, start=1)]
+    label(jobs)
+    slots = _slots(runs, settings)
+    waiting = sum(job.state is State.QUEUED for job in jobs)
+    before = f"{len(jobs) - waiting} finished before, " if waiting < len(jobs) else ""
+    at_a_time = f"at most {len(slots)} at a time ({', '.join(slot.name for slot in slots)})"
+    print(f"Sweep of {len(jobs)} runs in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
+    print(f"Logs: {folder / 'logs'}", flush=True)
+
+    with Watcher() as watcher:
+        wanted = {job.number: plain(run.config) for job, run in zip(jobs, runs, strict=True)}
+        received = Pool(
+            jobs,
+            slots,
+            report=_Reporter(watcher, folder / FILE).report,
+            finished=lambda job: is_finished(job.folder, wanted[job.number]),
+            stop_timeout=settings.stop_timeout,
+        ).run()
+    write_jobs(folder / FILE, jobs)
+    unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
+    _tell(jobs, unexplained, settings, home, folder / "report.html")
+    if received is not None:
+        print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
+        return 128 + received
+    return 0 if all(job.state is State.FINISHED for job in jobs) else 1
+
+
+def _job(number: int, run: Planned, logs: Path) -> Job:
+    settings = plain(run.config)
+    finished = is_finished(run.folder, settings)
+    return Job(
+        number=number,
+        name=run.folder.name,
+        overrides=list(run.overrides),
+        folder=run.folder,
+        command=[sys.executable, "-m", "pegasus_lightning.launch.job_process", *run.overrides],
+        log=logs / f"{number}-{run.folder.name}.log",
+        max_epochs=settings["trainer"]["max_epochs"],
+        state=State.FINISHED if finished else State.QUEUED,
+        skipped=finished,
+        config=OmegaConf.to_yaml(run.config, resolve=True),
+        config_hash=config_hash(settings),
+    )
+
+
+def _slots(runs: Sequence[Planned], settings: PoolSettings) -> list[Slot]:
+    threads = torch.get_num_threads()
+    if uses_gpus(runs):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = torch.cuda.device_count()
+        return gpu_slots(count, visible, jobs_per_gpu=settings.jobs_per_gpu, threads=threads)
+    # Counted over all runs, finished ones too, so that a sweep run again gives each as many threads as before: their
+    # number decides the order of sums, and with it the last bits.
+    return cpu_slots(settings.slots or cpu_slots_wanted(len(runs), threads, physical_memory()), threads)
+
+
+class _Reporter:
+    """Shows the jobs, and keeps `sweep.json` up to date; what goes wrong here must not end the sweep."""
+
+    def __init__(self, watcher: Watcher, path: Path) -> None:
+        self.watcher, self.path = watcher, path
+        self._written: list[State] = []
+        self._told: set[str] = set()
+
+    def report(self, jobs: Sequence[Job]) -> None:
+        try:
+            self.watcher.update(jobs)
+            states = [job.state for job in jobs]
+            if states != self._written:
+                write_jobs(self.path, jobs)
+                self._written = states
+        except Exception as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                print(f"The sweep goes on, but how it stands cannot be told: {error}", file=sys.stderr)
+
+
+def _tell(jobs: Sequence[Job], unexplained: Sequence[Job], settings: PoolSettings, home: Path, page: Path) -> None:
+    """What a person wants to know at the end; of the `unexplained` that did not finish, with the end of their log."""
+    console = Console()
+    for part in (ranked_table(jobs, settings.rank_by), seeds_table(jobs, settings.rank_by), *failures(unexplained)):
+        if part is not None:
+            console.print(part)
+    made = settings.report and _make_page(jobs, page)
+    finished = sum(job.state is State.FINISHED for job in jobs)
+    print(f"{finished} of {len(jobs)} runs finished.")
+    if made:
+        print(f"  page        {page}")
+    print(f"  judge them  python -m pegasus_lightning.evaluate run={home}")
+    print(f"  TensorBoard tensorboard --logdir {home}", flush=True)
+
+
+def _make_page(jobs: Sequence[Job], page: Path) -> bool:
+    """The report of the sweep's runs, those that failed too. Returns whether it could be made."""
+    from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
+
+    places = [str(job.folder) for job in jobs if (job.folder / "status.json").exists()]
+    if not places:
+        return False
+    try:
+        write_report(places, str(page), None, True)
+    except Exception as error:  # the runs are trained all the same
+        print(f"The page could not be made: {type(error).__name__}: {error}", file=sys.stderr)
+        log.debug("report", exc_info=True)
+        return False
+    return True

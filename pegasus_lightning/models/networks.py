@@ -1,0 +1,312 @@
+"""The backbone: encoder, decoder, critic. Plain modules; every method takes every combination of their fields.
+
+Shapes, for 32x32 images and 3 convolutions of 64 channels (kernel 4, stride 2, padding 1):
+encoder (B, 3, 32, 32) -> (B, 64, 16, 16) -> (B, 128, 8, 8) -> (B, 256, 4, 4) -> two heads (B, latent_dim);
+the decoder is the reverse, and ends in logits; the critic is the encoder without its heads, and one
+convolution more that ends in a number.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+from pegasus_lightning.train.settings import IMAGE_SIZE, MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
+
+SLOPE = 0.2
+
+
+def _maybe_spectral(layer: nn.Module, wanted: bool) -> nn.Module:
+    return parametrizations.spectral_norm(layer) if wanted else layer
+
+
+def _normalise_and_activate(channels: int, batch_norm: bool) -> list[nn.Module]:
+    norm: list[nn.Module] = [nn.BatchNorm2d(channels)] if batch_norm else []
+    return [*norm, nn.LeakyReLU(SLOPE, inplace=True)]
+
+
+def widths(config: NetworksConfig, channels: int | None = None) -> list[int]:
+    """Channels after each convolution: [c, 2c, 4c, ...]; c is the config's unless another is given."""
+    if not MIN_CONV_LAYERS <= config.conv_layers <= MAX_CONV_LAYERS:
+        raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {config.conv_layers}")
+    return [(channels or config.channels) * 2**layer for layer in range(config.conv_layers)]
+
+
+def final_side(config: NetworksConfig) -> int:
+    """Side of the last feature map: 32 / 2^conv_layers."""
+    return IMAGE_SIZE // 2**config.conv_layers
+
+
+def convolutions(
+    config: NetworksConfig, channels_of: list[int], *, batch_norm: bool, spectral: bool, stem: bool = False
+) -> nn.Sequential:
+    """(B, 3, 32, 32) -> (B, c * 2^(L-1), 32 / 2^L, 32 / 2^L), each convolution followed by BatchNorm and LeakyReLU."""
+    layers: list[nn.Module] = []
+    channels = 3
+    if stem:
+        channels = max(1, channels_of[0] // 2)
+        first = nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=not batch_norm)
+        layers += [_maybe_spectral(first, spectral), *_normalise_and_activate(channels, batch_norm)]
+    for width in channels_of:
+        # BatchNorm subtracts the mean, and with it any bias of the convolution before it.
+        convolution = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
+        layers += [_maybe_spectral(convolution, spectral), *_normalise_and_activate(width, batch_norm)]
+        channels = width
+    return nn.Sequential(*layers)
+
+
+def fully_connected(sizes: list[int], *, spectral: bool) -> nn.Sequential:
+    """Linear layers of the given sizes with LeakyReLU between them (none after the last)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        if layers:
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+        layers.append(_maybe_spectral(nn.Linear(inputs, outputs), spectral))
+    return nn.Sequential(*layers)
+
+
+def map_layers(sizes: list[int], *, spectral: bool) -> list[nn.Module]:
+    """3 x 3 convolutions of the given sizes, which keep the map's side, with LeakyReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        if layers:
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+        layers.append(_maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), spectral))
+    return layers
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, 32, 32) to mean and log-variance of q(z|x): convolutions, then two separate, identical heads.
+
+    The heads are fully connected, or for a spatial latent convolutions with the same reach at every place, so that
+    the code (B, latent_dim) is a map (latent_dim / S^2, S, S) laid flat. A `deterministic` encoder has no second head;
+    its log-variances are zeros, for a posterior that ignores them.
+    """
+
+    def __init__(self, config: NetworksConfig, *, deterministic: bool = False) -> None:
+        super().__init__()
+        spectral = config.spectral_norm == "all"
+        self.convolutions = convolutions(config, widths(config), batch_norm=config.batch_norm, spectral=spectral)
+        self.mean = self._head(config, spectral)
+        self.log_variance = None if deterministic else self._head(config, spectral)
+
+    @staticmethod
+    def _head(config: NetworksConfig, spectral: bool) -> nn.Sequential:
+        channels, side = widths(config)[-1], final_side(config)
+        if config.latent == "spatial":
+            sizes = [channels, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim // side**2]
+            return nn.Sequential(nn.Unflatten(1, (channels, side, side)), *map_layers(sizes, spectral=spectral))
+        sizes = [channels * side**2, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim]
+        return fully_connected(sizes, spectral=spectral)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # The decoder and this flatten in channels-first order, so a checkpoint does not depend on the memory format.
+        features = self.convolutions(images).flatten(1)
+        mean = self.mean(features).flatten(1).float()
+        if self.log_variance is None:
+            return mean, torch.zeros_like(mean)
+        return mean, self.log_variance(features).flatten(1).float()
+
+
+class ResidualBlock(nn.Module):
+    """(B, inputs, S, S) to (B, outputs, 2S, 2S): maps + two 3 x 3 convolutions of them (He et al. 2016).
+
+    The first convolution works before the nearest-neighbour upsampling, at a quarter of the cost, the second after it,
+    where it smooths the steps (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: NetworksConfig) -> None:
+        super().__init__()
+        spectral = config.spectral_norm == "all"
+        first = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=not config.batch_norm)
+        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip has one
+        layers = [*_normalise_and_activate(inputs, config.batch_norm), _maybe_spectral(first, spectral)]
+        layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_normalise_and_activate(outputs, config.batch_norm)]
+        self.main = nn.Sequential(*layers, _maybe_spectral(second, spectral))
+        skip = _maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=1), spectral)
+        self.skip = nn.Sequential(skip, nn.Upsample(scale_factor=2, mode="nearest"))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # A copy where the main way begins with an activation in place, which would alter what the skip has seen.
+        return self.skip(maps) + self.main(maps if isinstance(self.main[0], nn.BatchNorm2d) else maps.clone())
+
+
+class Decoder(nn.Module):
+    """Codes (B, latent_dim) to image logits (B, 3, 32, 32): the encoder reversed, or residual blocks.
+
+    The residual one goes through widths 4c, 2c, c, c/2 (from 4 x 4 to 32 x 32), then one convolution to the colours.
+    """
+
+    def __init__(self, config: NetworksConfig) -> None:
+        super().__init__()
+        spectral = config.spectral_norm == "all"
+        channels, side = widths(config)[-1], final_side(config)
+        if config.latent == "spatial":
+            depth = config.latent_dim // side**2
+            sizes = [depth, *[config.fc_width] * (config.fc_layers - 1), channels]
+            entrance = [nn.Unflatten(1, (depth, side, side)), *map_layers(sizes, spectral=spectral), nn.Flatten()]
+            self.fully_connected = nn.Sequential(*entrance)
+        else:
+            sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
+            self.fully_connected = fully_connected(sizes, spectral=spectral)
+        layers = residual_layers(config) if config.decoder == "residual" else plain_layers(config)
+        self.convolutions = nn.Sequential(nn.Unflatten(1, (channels, side, side)), *layers)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.convolutions(self.fully_connected(codes))
+
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """The weight of the layer that makes the logits."""
+        layer: Any = self.convolutions[-1]
+        return layer.parametrizations.weight.original if is_parametrized(layer) else layer.weight
+
+
+def plain_layers(config: NetworksConfig) -> list[nn.Module]:
+    """From (B, 4c, 4, 4) to logits (B, 3, 32, 32), an upsampling convolution for each convolution of the encoder."""
+    channels = widths(config)[-1]
+    layers = _normalise_and_activate(channels, config.batch_norm)
+    for width in [*reversed(widths(config)[:-1]), None]:
+        layers += _upsample(channels, width or 3, config, bias=width is None or not config.batch_norm)
+        if width is not None:
+            layers += _normalise_and_activate(width, config.batch_norm)
+            channels = width
+    return layers
+
+
+def residual_layers(config: NetworksConfig) -> list[nn.Module]:
+    """From (B, 4c, 4, 4) to logits (B, 3, 32, 32), a residual block for each convolution of the encoder."""
+    steps = [*reversed(widths(config)), max(1, config.channels // 2)]
+    blocks: list[nn.Module] = [ResidualBlock(*pair, config) for pair in itertools.pairwise(steps)]
+    last = _maybe_spectral(nn.Conv2d(steps[-1], 3, kernel_size=3, padding=1), config.spectral_norm == "all")
+    return [*blocks, *_normalise_and_activate(steps[-1], config.batch_norm), last]
+
+
+def _upsample(inputs: int, outputs: int, config: NetworksConfig, *, bias: bool) -> list[nn.Module]:
+    spectral = config.spectral_norm == "all"
+    if config.upsampling == "transposed":
+        layer: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=4, stride=2, padding=1, bias=bias)
+        return [_maybe_spectral(layer, spectral)]
+    layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+    return [nn.Upsample(scale_factor=2, mode="nearest"), _maybe_spectral(layer, spectral)]
+
+
+class Critic(nn.Module):
+    """Images (B, 3, 32, 32) to one real number an image, (B,).
+
+    `features` is the encoder without its heads; `last`, kept apart, is a convolution to one channel
+    whose input is the penultimate layer (VAE/GAN's C_l). The output is the mean of its feature map
+    (a single pixel from 3 convolutions up): a logit, or ACAI's coefficient.
+    """
+
+    def __init__(self, config: NetworksConfig) -> None:
+        super().__init__()
+        spectral = config.spectral_norm in ("critic", "all")
+        channels_of = widths(config, config.critic_channels)
+        self.features = convolutions(
+            config, channels_of, batch_norm=config.critic_batch_norm, spectral=spectral, stem=config.critic_stem
+        )
+        last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
+        self.last = _maybe_spectral(last, spectral)
+        if config.critic_start == "he":
+            # Where no norm rescales what PyTorch's own start shrinks at every layer, a critic of real and fake sleeps
+            # for hundreds of batches. (One that tells ACAI's small coefficient had better begin with small outputs.)
+            for layer in self.features:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score(self.features(images))
+
+    def score(self, features: Tensor) -> Tensor:
+        """The output for penultimate features (B, C, S, S): (B,), float32."""
+        return self.last(features).flatten(1).float().mean(1)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through `network` but leave no trace in it.
+
+    Inside, its parameters take no gradient, its BatchNorm normalises by the batch as in training but
+    keeps its running statistics, and its spectral norms keep their power-iteration vectors.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    spectral = [m for m in network.modules() if isinstance(m, _SpectralNorm) and m.training]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for norm in norms:
+            norm.track_running_stats = False
+        for module in spectral:
+            module.eval()
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for norm in norms:
+            norm.track_running_stats = True
+        for module in spectral:
+            module.train()
+
+
+@contextmanager
+def as_in_inference(network: nn.Module) -> Iterator[None]:
+    """In eval mode and `frozen`: gradients pass through the very function that inference uses.
+
+    BatchNorm's backward pass reads the running statistics anew: nothing may change them between what is computed in
+    here and its backward pass, no forward in training mode and no update of an average.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with frozen(network):
+            yield
+    finally:
+        network.train(was_training)
+
+
+def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
+    """A frozen copy of `critic` whose BatchNorm normalises by the statistics of `images` (B, 3, 32, 32).
+
+    Fed with fakes, it judges an image as it does in training within a batch of fakes, yet each on its own:
+    its verdict does not depend on what else is in the batch (see `as_in_training` for the running statistics).
+    Running variances are unbiased where a batch's own are not: n / (n - 1) of them, n pixels of a map times images.
+    """
+    judge = copy.deepcopy(critic).requires_grad_(False).train()
+    norms = [module for module in judge.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for norm in norms:
+        norm.momentum = 1.0  # the running statistics become those of the next batch
+    for module in judge.modules():
+        if isinstance(module, _SpectralNorm):
+            module.eval()
+    if norms:
+        with torch.no_grad():
+            judge(images)
+    return judge.eval()
+
+
+@contextmanager
+def as_in_training(critic: nn.Module) -> Iterator[None]:
+    """A critic in eval mode judges as the players meet it, each batch normalised by itself, and is left untouched.
+
+    BatchNorm's running statistics are averages over reals and fakes together: with them a critic can
+    hardly tell the two apart.
+    """
+    was_training = critic.training
+    critic.train()
+    try:
+        with frozen(critic):
+            yield
+    finally:
+        critic.train(was_training)

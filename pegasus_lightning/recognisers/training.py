@@ -1,0 +1,270 @@
+"""Training a recogniser on all kinds of a source, and calibrating it on images it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pegasus_lightning.data.augmentation import NUMBERS, augment
+from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.data.kinds import Kinds
+from pegasus_lightning.recognisers.network import Recogniser, alike, predict
+from pegasus_lightning.utils.randomness import Stream, generator
+
+Watch = Callable[[int, int, Recogniser, Tensor], object]
+INPUT_SAMPLE = 5000  # images that the input's statistics are taken from
+
+
+@dataclass(frozen=True)
+class RecogniserConfig:
+    """What decides a recogniser, beside its data.
+
+    Args:
+        architecture: a key of ARCHITECTURES.
+        seed: of its weights and of every draw in training.
+        epochs: how often each image that shows one of the classes is seen.
+        negatives: images of other kinds in an epoch, as a multiple of those; taken in turn.
+        least, most: images to train on, repeats counted, whatever `epochs` says: few images are seen more often.
+        matrix_lr: of the convolutions, as a share of the weights' size; falls linearly to nothing.
+        lr: of biases and heads; falls likewise.
+        smoothing: of the targets.
+        shift: pixels by which images are moved at most, reflected at the edge.
+        held_out: share of the images that the calibration is done on.
+        half: 0 or 1: learn from this half of the photographs alone (`half_of`); None: from all.
+        augmentation: operations of `augmentation.OPERATIONS`, beside mirroring and shifts.
+        adversarial: largest change of a pixel that is made against it while it learns (`hardened`); 0: none.
+    """
+
+    architecture: str
+    seed: int = 0
+    epochs: int = 7
+    negatives: float = 2.0
+    least: int = 40_000
+    most: int = 250_000
+    batch_size: int = 250
+    matrix_lr: float = 0.085
+    momentum: float = 0.85
+    lr: float = 0.01
+    smoothing: float = 0.2
+    shift: int = 2
+    held_out: float = 0.05
+    half: int | None = None
+    augmentation: tuple[str, ...] = ()
+    adversarial: float = 0.0
+
+
+def standard_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
+    """Under a quarter of an hour of one CPU core on the ten classes of CIFAR-10."""
+    return RecogniserConfig(architecture, seed)
+
+
+def guiding_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
+    """One that a model may be trained or a code be moved by: what pleases it should please others too.
+
+    Gradients of a network that learned under augmentation, and against small changes made to fool it, follow what is
+    to be seen, and what pleases it pleases other networks sooner (Springer et al. 2021, arXiv 2106.02105: a little
+    robustness goes a long way). It learns from the first half of the photographs.
+    """
+    policy = ("brightness", "saturation", "contrast", "translation", "cutout")
+    return RecogniserConfig(architecture, seed, epochs=10, half=0, augmentation=policy, adversarial=2 / 255)
+
+
+def independent_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
+    """One that reports on what `guiding_recipe`s had a hand in: it learns from the other half, as `standard_recipe`."""
+    return RecogniserConfig(architecture, seed, epochs=10, half=1)
+
+
+def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Near the semi-orthogonal matrix next to (n, m) `matrix`: its singular values become about 1 (0.7 to 1.2).
+
+    The quintic Newton-Schulz iteration of Jordan et al. 2024 (Muon), X <- a X + (b A + c A^2) X with A = X X^T, whose
+    coefficients are chosen to lift small singular values fast, not to settle on 1.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised: K. Jordan et al. 2024, "Muon: an optimizer for hidden layers".
+
+    For convolutions whose scale a norm removes: a filter bank is an (outputs, rest) matrix, held at the length
+    sqrt(outputs), so that `lr` is about the relative step. (torch.optim.Muon takes matrices alone.)
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                average = state.setdefault("average", torch.zeros_like(weight))
+                average.mul_(group["momentum"]).add_(weight.grad)
+                direction = weight.grad + group["momentum"] * average  # Nesterov's
+                weight.mul_(len(weight) ** 0.5 / weight.norm())
+                weight.sub_(orthogonalised(direction.flatten(1)).reshape(weight.shape), alpha=group["lr"])
+
+
+def training_order(kinds: Kinds, config: RecogniserConfig) -> Tensor:
+    """Which images are seen in turn, indices (S,).
+
+    An epoch is all images that show a class, and a share of the others that moves on through them, shuffled together.
+    """
+    shows = kinds.targets.amax(1) > 0
+    wanted, rest = torch.nonzero(shows).flatten(), torch.nonzero(~shows).flatten()
+    share = min(len(rest), round(config.negatives * len(wanted)))
+    size = len(wanted) + share
+    total = min(max(config.epochs * size, config.least), config.most)
+    epochs = -(-total // size)
+    source = generator(config.seed, Stream.ORDER)
+    rounds = -(-epochs * share // max(1, len(rest)))
+    others = [rest[torch.randperm(len(rest), generator=source)] for _ in range(rounds)]
+    shares = torch.cat([*others, rest[:0]])[: epochs * share].view(epochs, share)
+    order = [torch.cat([wanted, shares[epoch]]) for epoch in range(epochs)]
+    return torch.cat([images[torch.randperm(size, generator=source)] for images in order])[:total]
+
+
+def hold_out(kinds: Kinds, share: float, seed: int) -> tuple[Kinds, Kinds]:
+    """(held out, kept): a share of each kind, and of the two classes an image at least."""
+    shuffled = torch.randperm(len(kinds), generator=generator(seed, Stream.SPLIT))
+    held = torch.zeros(len(kinds), dtype=torch.bool)
+    for kind in range(len(kinds.names)):
+        own = shuffled[kinds.kinds[shuffled] == kind]
+        held[own[: max(int(kind < 2), round(share * len(own)))]] = True
+    return kinds.take(shuffled[held[shuffled]]), kinds.take(shuffled[~held[shuffled]])
+
+
+def half_of(kinds: Kinds, half: int) -> Kinds:
+    """The first (0) or second (1) half of the images of each kind, shuffled once for all: a fixed split in two."""
+    shuffled = torch.randperm(len(kinds), generator=generator(0, Stream.SPLIT, 1))
+    own = [shuffled[kinds.kinds[shuffled] == kind] for kind in range(len(kinds.names))]
+    parts = [part[: len(part) // 2] if half == 0 else part[len(part) // 2 :] for part in own]
+    return kinds.take(torch.cat(parts).sort().values)
+
+
+def learned_from(kinds: Kinds, config: RecogniserConfig) -> Kinds:
+    """The images that a recogniser learns from, those held out for its calibration among them."""
+    return kinds if config.half is None else half_of(kinds, config.half)
+
+
+def hardened(images: Tensor, size: float, loss: Callable[[Tensor], Tensor], source: torch.Generator) -> Tensor:
+    """`images` changed by at most `size` a pixel so as to raise `loss(images)`.
+
+    One step of the sign of the gradient from a random start (Wong et al. 2020, arXiv 2001.03994, algorithm 3, its step
+    being 1.25 of the size).
+
+    Args:
+        images: (B, 3, H, W).
+        source: on the CPU, for the random start.
+    """
+    change = (2 * torch.rand(images.shape, generator=source) - 1).to(images) * size
+    change = change.requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(images + change), change)
+    return images + (change.detach() + 1.25 * size * slope.sign()).clamp(-size, size)
+
+
+def shifted(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
+    """Each image moved by up to `shift` pixels in either direction, reflected at the edge; channels_last."""
+    count, _, height, width = images.shape
+    moves = torch.randint(0, 2 * shift + 1, (2, count), generator=source)
+    rows = (torch.arange(height) + moves[0, :, None]).to(images.device)
+    columns = (torch.arange(width) + moves[1, :, None]).to(images.device)
+    padded = F.pad(images, [shift] * 4, mode="reflect").permute(0, 2, 3, 1)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train_recogniser(
+    config: RecogniserConfig, kinds: Kinds, *, device: torch.device | str = "cpu", watch: Watch | None = None
+) -> Recogniser:
+    """Train, calibrate and freeze a recogniser.
+
+    The loss is the sum of two binary cross-entropies (is the class there?) and the cross-entropy of the kind, which
+    only teaches the features more than two answers would; mean over the batch.
+    """
+    held, kept = hold_out(learned_from(kinds, config), config.held_out, config.seed)
+    model = Recogniser(config.architecture, kinds.classes, kinds=len(kinds.names), seed=config.seed)
+    model.fit_input(to_float(kept.images[:INPUT_SAMPLE]))
+    model = model.to(device).to(memory_format=torch.channels_last)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    filters = [p for p in trained if p.ndim == 4]
+    muon = Muon(filters, config.matrix_lr, config.momentum)
+    adam = torch.optim.Adam([p for p in trained if p.ndim != 4], lr=config.lr, betas=(0.9, 0.95))
+    order = training_order(kept, config)
+    # A coin for an image's first showing, its other side at the next (Jordan 2024, arXiv 2404.00498, sec. 3.6).
+    sides = torch.rand(len(kept), generator=generator(config.seed, Stream.FLIPS)) < 0.5
+    steps = len(order) // config.batch_size
+    images, labels, targets = (t.to(device) for t in (kept.images, kept.kinds, kept.targets))
+    model.train()
+    for step in tqdm(range(steps), desc="recogniser", unit="batch", delay=2.0, disable=None, leave=False):
+        batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+        mirrored = sides[batch].to(device)
+        sides[batch] = ~sides[batch]
+        batch = batch.to(device)
+        seen = to_float(images[batch])
+        seen = torch.where(mirrored[:, None, None, None], seen.flip(3), seen)
+        seen = shifted(seen, config.shift, generator(config.seed, Stream.NOISE, step))
+        if config.augmentation:
+            numbers = torch.rand(len(seen), NUMBERS, generator=generator(config.seed, Stream.AUGMENTATION, step))
+            seen = augment(seen, numbers.to(device), config.augmentation)
+        truth = targets[batch] * (1 - config.smoothing / 2) + config.smoothing / 4
+        of_images = partial(_loss, model, truth=truth, labels=labels[batch], smoothing=config.smoothing)
+        if config.adversarial:
+            source = generator(config.seed, Stream.MIXING, step)
+            seen = hardened(seen, config.adversarial, of_images, source)
+        loss = of_images(seen)
+        model.zero_grad()
+        loss.backward()
+        for optimizer, peak in ((muon, config.matrix_lr), (adam, config.lr)):
+            optimizer.param_groups[0]["lr"] = peak * (1 - step / steps)
+            optimizer.step()
+        if watch is not None:
+            watch(step, steps, model, loss)
+    return calibrate(model.freeze(), held)
+
+
+def _loss(model: Recogniser, images: Tensor, *, truth: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    features = model.features(images)
+    loss = F.binary_cross_entropy_with_logits(model.head(features), truth, reduction="sum") / len(images)
+    return loss + F.cross_entropy(model.kinds_head(features), labels, label_smoothing=smoothing)
+
+
+def calibrate(model: Recogniser, held: Kinds) -> Recogniser:
+    """Set temperature and offset of each output to those with the least cross-entropy on `held`.
+
+    Guo et al. 2017 (arXiv 1706.04599, sec. 4.2), an output at a time, images with and without the class weighing
+    alike; with an offset, as training saw them in another proportion. The targets are Platt's (1999, sec. 2.2),
+    (n + 1) / (n + 2) and 1 / (n + 2) for n images: with 1 and 0, outputs that never err would be made certain.
+    """
+    there = held.targets.double()
+    raw = predict(model, held.images, model.mean.device).double()
+    raw = (raw - model.offset.cpu()) * model.temperature.cpu()
+    truth = there * (1 - 1 / (there.sum(0) + 2)) + (1 - there) / ((1 - there).sum(0) + 2)
+    log_slope = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    offset = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_slope, offset], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        fitted = raw * log_slope.exp() + offset
+        loss = F.binary_cross_entropy_with_logits(fitted, truth, weight=alike(there), reduction="sum")
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    model.temperature.copy_((-log_slope).exp().detach())
+    model.offset.copy_(offset.detach())
+    return model

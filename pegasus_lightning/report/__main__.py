@@ -1,0 +1,65 @@
+"""`python -m pegasus_lightning.report PLACE...`: everything about some runs on one page."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from pegasus_lightning.utils.errors import UserError
+
+USAGE_ERROR = 2
+EVALUATE = "python -m pegasus_lightning.evaluate"
+EXAMPLES = """
+examples
+  python -m pegasus_lightning.report runs/first_light            every run in there
+  python -m pegasus_lightning.report 'runs/*/vae*' runs/single   patterns (in quotes), several places
+  python -m pegasus_lightning.report runs/ablation --baseline vae --out ablation.html
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be said on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pegasus_lightning.report",
+        description="Put runs side by side on one self-contained HTML page: figures, pictures, curves, commands.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, or a pattern")
+    parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the folder that holds the runs")
+    parser.add_argument("--baseline", metavar="NAME", help="the variant to compare with (default: adversarial_vae)")
+    parser.add_argument(
+        "--no-originals",
+        action="store_true",
+        help="leave out what shows photographs of the data set, to share the page",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A user's mistake is told in one message on stderr."""
+    options = parser().parse_args(arguments)
+    try:
+        from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
+
+        path, runs = write_report(options.places, options.out, options.baseline, not options.no_originals)
+    except UserError as error:
+        print(f"pegasus_lightning: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    waiting = [run.folder for run in runs if run.card is None and run.has_checkpoint]
+    if waiting:
+        count = f"{len(waiting)} run has" if len(waiting) == 1 else f"{len(waiting)} runs have"
+        command = " ".join([EVALUATE, *(shlex.quote(f"run={folder}") for folder in waiting)])
+        print(f"{count} no scorecard yet: {command}")
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""Scorecards to tables: every group of runs beside the baseline; the controls, without which a number says little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pegasus_lightning.report.read import flat
+from pegasus_lightning.runs.scorecards import (
+    MEASURES,
+    MODEL_MEASURES,
+    PEGASI,
+    PRIOR,
+    RECONSTRUCTIONS,
+    Figure,
+    Measure,
+    Scorecard,
+    Spread,
+    difference,
+    format_figure,
+    groups,
+    over_seeds,
+)
+
+BASELINE = "adversarial_vae"  # unless another is asked for
+MINUS = "\u2212"
+OWN = (RECONSTRUCTIONS, PRIOR)  # sets that a model makes, even where there is only one model
+# The columns that are shown before a reader asks for all.
+MAIN: tuple[str, ...] = ("recognised", "kid", "density", "coverage", "memorised", "variety", "linearity")
+MAIN += ("psnr", "ssim", "excess_bce", "largest_step", "relative_midpoint", "line_distance", "line_smoothness")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure as a column's head; `main` ones are always shown."""
+
+    measure: Measure
+    main: bool
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better, for the eye."""
+        return {"higher": "\u2191", "lower": "\u2193"}.get(self.measure.better, "")
+
+    @property
+    def help(self) -> str:
+        """The measure in a sentence, and which way is better."""
+        better = f" {self.measure.better.capitalize()} is better." if self.measure.better else ""
+        return f"{self.measure.meaning}{better}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in words.
+
+    Args:
+        value: for sorting; NaN where it is not defined.
+        text, half: the value and half its 95 % interval, as the measure is written.
+        detail: the interval, and each seed's value.
+        difference, interval: to the baseline, and where it lies with 95 %; empty for the baseline itself.
+        verdict: better, worse or differs; empty where the interval contains 0.
+    """
+
+    value: float
+    text: str
+    half: str
+    detail: str
+    difference: str = ""
+    interval: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group's or a control's cells, one a column."""
+
+    name: str
+    note: str
+    cells: list[Cell]
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that share their columns."""
+
+    columns: list[Column]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A set of images in the figure: how many are recognised against how real they are."""
+
+    name: str
+    recognised: Spread
+    kid: Spread
+    control: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What scorecards of one key say together.
+
+    Args:
+        baseline: the group that the others are compared with.
+        settings: how they were evaluated, as (key, value), as far as the first comparison was done in another way.
+        cards: the scorecards, by group.
+        pegasi, controls, own: tables of equal columns; own: what else a model makes.
+        models: figures of the models themselves.
+        points: for the figure: pegasi, and the controls that are the same for all.
+    """
+
+    baseline: str
+    settings: list[tuple[str, str]]
+    cards: dict[str, list[Scorecard]]
+    pegasi: Table
+    controls: Table
+    own: Table
+    models: Table
+    points: list[Point]
+
+
+def choose_baseline(names: Iterable[str], wanted: str | None = None) -> str:
+    """`wanted` where it is among the groups; else the adversarial VAE (the plainest of its kind), else the first."""
+    names = list(names)
+    alike = sorted((name for name in names if name.startswith(BASELINE)), key=len)
+    return wanted if wanted in names else (alike or names)[0]
+
+
+def compare(cards: Sequence[Scorecard], baseline: str | None = None) -> list[Comparison]:
+    """A comparison for every way of evaluating (`Scorecard.key`), the most common first.
+
+    Figures of different ways are never compared.
+    """
+    ways: dict[str, list[Scorecard]] = {}
+    for card in cards:
+        ways.setdefault(card.key, []).append(card)
+    ordered = sorted(ways.values(), key=len, reverse=True)
+    return [_compare(members, baseline, ordered[0][0]) for members in ordered]
+
+
+def _settings(card: Scorecard, usual: Scorecard) -> list[tuple[str, str]]:
+    ours, theirs = (dict(flat({**one.settings, "parents": one.parents})) for one in (card, usual))
+    return [(key, str(value)) for key, value in ours.items() if value != theirs.get(key)]
+
+
+def _compare(cards: Sequence[Scorecard], wanted: str | None, usual: Scorecard) -> Comparison:
+    grouped = groups(cards)
+    baseline = choose_baseline(grouped, wanted)
+    grouped = {baseline: grouped[baseline]} | grouped
+    pegasi = {name: [card.rows.get(PEGASI, {}) for card in members] for name, members in grouped.items()}
+    models = {name: [card.model for card in members] for name, members in grouped.items()}
+    controls, own = _other_sets(grouped)
+    shared = {name: rows for name, rows in controls.items() if name in cards[0].rows}
+    every = [*pegasi.values(), *controls.values(), *own.values()]
+    columns = _columns(MEASURES, [figures for members in every for figures in members])
+    model_columns = _columns(MODEL_MEASURES, [figures for members in models.values() for figures in members])
+    notes = {name: _seeds(members) for name, members in grouped.items()}
+    return Comparison(
+        baseline,
+        _settings(cards[0], usual),
+        grouped,
+        pegasi=Table(list(columns.values()), _rows(columns, pegasi, notes, baseline)),
+        controls=Table(list(columns.values()), _rows(columns, controls)),
+        own=Table(list(columns.values()), _rows(columns, own)),
+        models=Table(list(model_columns.values()), _rows(model_columns, models, notes, baseline)),
+        points=[*_points(pegasi, control=False), *_points(shared, control=True)],
+    )
+
+
+def _points(sets: Mapping[str, Sequence[Mapping[str, Figure]]], control: bool) -> list[Point]:
+    points = []
+    for name, members in sets.items():
+        spreads = _spreads(members)
+        axes = [spreads[axis] for axis in ("recognised", "kid") if axis in spreads]
+        if len(axes) == 2 and all(math.isfinite(value) for axis in axes for value in axis[:3]):
+            points.append(Point(name, axes[0], axes[1], control))
+    return points
+
+
+def _columns(known: Mapping[str, Measure], figures: Iterable[Mapping[str, Figure]]) -> dict[str, Column]:
+    """Those measures that any set has, in their own order; what is not known comes last, under its plain name."""
+    present = dict.fromkeys(name for one in figures for name in one)
+    ordered = [*(name for name in known if name in present), *(name for name in present if name not in known)]
+    plain = {name: Measure(name, "", ".3f", "A measure of a later version.") for name in ordered}
+    return {name: Column(known.get(name, plain[name]), name in MAIN or name not in known) for name in ordered}
+
+
+def _seeds(members: Sequence[Scorecard]) -> str:
+    seeds = [str(card.seed) for card in members if card.seed is not None]
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
+
+
+Sets = dict[str, list[dict[str, Figure]]]
+
+
+def _other_sets(grouped: Mapping[str, Sequence[Scorecard]]) -> tuple[Sets, Sets]:
+    """Figures of every set but the pegasi: controls, and what else each model makes.
+
+    A control that is the same for all models is one row, under its own name; every other set is a row a group.
+    """
+    names = dict.fromkeys(name for cards in grouped.values() for card in cards for name in card.rows if name != PEGASI)
+    controls: Sets = {}
+    own: Sets = {}
+    for name in names:
+        having = {group: [c.rows[name] for c in cards if name in c.rows] for group, cards in grouped.items()}
+        everyone = [row for rows in having.values() for row in rows]
+        if name not in OWN and all(_same(row, everyone[0]) for row in everyone):
+            controls[name] = everyone[:1]
+        else:
+            rows = {f"{name}, {group}": members for group, members in having.items() if members}
+            (own if name in OWN else controls).update(rows)
+    return controls, own
+
+
+def _same(row: Mapping[str, Figure], other: Mapping[str, Figure]) -> bool:
+    """Equal but for rounding on another machine."""
+    return row.keys() == other.keys() and all(
+        math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(a) and math.isnan(b))
+        for name in row
+        for a, b in zip(row[name], other[name], strict=True)
+    )
+
+
+def _spreads(members: Sequence[Mapping[str, Figure]]) -> dict[str, Spread]:
+    names = dict.fromkeys(name for figures in members for name in figures)
+    return {name: over_seeds([figures[name] for figures in members if name in figures]) for name in names}
+
+
+def _rows(
+    columns: Mapping[str, Column],
+    sets: Mapping[str, Sequence[Mapping[str, Figure]]],
+    notes: Mapping[str, str] | None = None,
+    baseline: str | None = None,
+) -> list[Row]:
+    against = _spreads(sets[baseline]) if baseline is not None else {}
+    rows = []
+    for name, members in sets.items():
+        spreads = _spreads(members)
+        cells = [
+            cell(column.measure, spreads.get(key), None if name == baseline else against.get(key))
+            for key, column in columns.items()
+        ]
+        rows.append(Row(name, (notes or {}).get(name, ""), cells, name == baseline))
+    return rows
+
+
+def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None) -> Cell:
+    """A figure as it is written, and its difference to the baseline's where there is one."""
+    if spread is None or math.isnan(spread.mean):
+        return Cell(math.nan, "\u2013", "", "not defined")
+    half = (spread.high - spread.low) / 2
+    detail = f"95 %: {_plain(measure, spread.low)} to {_plain(measure, spread.high)}"
+    if len(spread.values) > 1:
+        detail += f"; {len(spread.values)} seeds: {', '.join(_plain(measure, value) for value in spread.values)}"
+    written = _plain(measure, half).rstrip("%") if math.isfinite(half) else ""
+    cell = Cell(spread.mean, _plain(measure, spread.mean), written, detail)
+    if baseline is None or math.isnan(baseline.mean):
+        return cell
+    apart = difference(spread, baseline)
+    verdict = ""
+    if apart.low > 0 or apart.high < 0:
+        good = {"higher": apart.value > 0, "lower": apart.value < 0}.get(measure.better)
+        verdict = "differs" if good is None else "better" if good else "worse"
+    interval = f"[{_signed(measure, apart.low)}, {_signed(measure, apart.high)}]"
+    unit = " pp" if measure.style.endswith("%") else ""
+    return Cell(
+        cell.value,
+        cell.text,
+        cell.half,
+        cell.detail,
+        difference=f"{_signed(measure, apart.value)}{unit}",
+        interval=interval if math.isfinite(apart.low) and math.isfinite(apart.high) else "",
+        verdict=verdict,
+    )
+
+
+def _plain(measure: Measure, value: float) -> str:
+    return format_figure(measure, value).replace("-", MINUS)
+
+
+def _signed(measure: Measure, value: float) -> str:
+    """With its sign (none where it rounds to 0), percentages as points."""
+    if measure.style.endswith("%"):
+        text = format(100 * value, f"+{measure.style[:-1]}f")
+    else:
+        text = format(value, f"+{measure.style}")
+    return text[1:] if text.strip("+-0.") == "" else text.replace("-", MINUS)

@@ -1,0 +1,145 @@
+"""The same pairs out of every model, side by side: what the interpolation slider moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pegasus_lightning.report.read import Run
+from pegasus_lightning.report.sprites import sprite
+
+PEGASUS_RATIOS = (0.4, 0.6)  # where a mix is called a pegasus
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of pictures: `sheet` is a sprite's number, `row` the row in it; None where the slider chooses it."""
+
+    name: str
+    sheet: int
+    row: int | None
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Models that mixed the same pairs.
+
+    Args:
+        ratios: of the frames; start: the frame nearest the middle.
+        band: where PEGASUS_RATIOS lie along the slider, 0 to 1.
+        pairs: how many.
+        above, models, below: the parents; a strip a run; the parents put together with no model.
+    """
+
+    classes: list[str]
+    ratios: list[float]
+    start: int
+    band: tuple[float, float]
+    pairs: int
+    above: list[Strip]
+    models: list[Strip]
+    below: list[Strip]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sprite and its cells."""
+
+    address: str
+    rows: int
+    columns: int
+
+
+def pair_sets(runs: Sequence[Run], sheets: list[Sheet]) -> list[PairSet]:
+    """A set for all runs with equal pairs, evaluated alike; their sprites are appended to `sheets`."""
+    found: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        if run.card is not None and run.gallery is not None:
+            gallery = run.gallery
+            key = (run.card.key, gallery.pair_indices.tobytes(), gallery.ratios.tobytes(), gallery.frames.shape)
+            found.setdefault(key, []).append(run)
+    return [_pair_set(members, sheets) for members in found.values()]
+
+
+def _pair_set(runs: Sequence[Run], sheets: list[Sheet]) -> PairSet:
+    # The parents are the same for all: of whichever run kept them.
+    galleries = [run.gallery for run in runs if run.gallery is not None]
+    first, second = runs[0].classes if len(runs[0].classes) == 2 else ("first", "second")
+    named = (
+        ("first", f"{first}, original"),
+        ("second", f"{second}, original"),
+        ("blend", "pixel average (no model)"),
+        ("cutmix", "CutMix (no model)"),
+    )
+    kept = [(field, name, next((g for g in galleries if getattr(g, field) is not None), None)) for field, name in named]
+    shown = [(field, name, getattr(gallery, field)) for field, name, gallery in kept if gallery is not None]
+    strips = {field: Strip(name, len(sheets), row) for row, (field, name, _) in enumerate(shown)}
+    if shown:
+        sheets.append(Sheet(sprite(np.stack([images for _, _, images in shown])), len(shown), len(shown[0][2])))
+    models = []
+    for run, gallery in zip(runs, galleries, strict=True):
+        frames = gallery.frames.swapaxes(0, 1)
+        models.append(Strip(run.name, len(sheets), None))
+        sheets.append(Sheet(sprite(frames), frames.shape[0], frames.shape[1]))
+    ratios = galleries[0].ratios.astype(float)
+    low, high = np.interp(PEGASUS_RATIOS, ratios, np.linspace(0, 1, len(ratios)))
+    return PairSet(
+        [first, second],
+        ratios.tolist(),
+        start=int(np.abs(ratios - 0.5).argmin()),
+        band=(float(low), float(high)),
+        pairs=len(galleries[0].frames),
+        above=[strips[field] for field in ("first", "second") if field in strips],
+        models=models,
+        below=[strips[field] for field in ("blend", "cutmix") if field in strips],
+    )
+
+
+@dataclass(frozen=True)
+class Pegasus:
+    """One of a run's pegasi, as the page shows it; `column` in its sprite."""
+
+    column: int
+    ratio: float
+    probabilities: tuple[float, float]
+    distance: float
+    too_near: bool
+
+
+@dataclass(frozen=True)
+class PegasusGallery:
+    """A run's pegasi: drawn, and searched for; the sprite's second row holds the nearest training images."""
+
+    sheet: int
+    has_neighbours: bool
+    limit: float
+    drawn: list[Pegasus]
+    selected: list[Pegasus]
+
+
+def pegasus_gallery(run: Run, sheets: list[Sheet]) -> PegasusGallery | None:
+    """None where the run has no gallery, or no pegasus in it; the sprite is appended to `sheets`."""
+    gallery = run.gallery
+    if gallery is None or not len(gallery.pegasi):
+        return None
+    rows = [gallery.pegasi] if gallery.neighbours is None else [gallery.pegasi, gallery.neighbours]
+    sheets.append(Sheet(sprite(np.stack(rows)), len(rows), len(gallery.pegasi)))
+    pegasi = [
+        Pegasus(
+            column,
+            float(gallery.pegasi_ratios[column]),
+            (float(gallery.probabilities[column, 0]), float(gallery.probabilities[column, 1])),
+            float(gallery.distances[column]),
+            bool(gallery.distances[column] < gallery.neighbour_limit),
+        )
+        for column in range(len(gallery.pegasi))
+    ]
+    return PegasusGallery(
+        len(sheets) - 1,
+        len(rows) == 2,
+        gallery.neighbour_limit,
+        drawn=[pegasus for pegasus in pegasi if not gallery.selected[pegasus.column]],
+        selected=[pegasus for pegasus in pegasi if gallery.selected[pegasus.column]],
+    )

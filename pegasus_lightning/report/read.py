@@ -1,0 +1,283 @@
+"""Run folders, found and read for the page. Whatever cannot be read is said, and never stops the rest."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pegasus_lightning.runs.folder import NOT_IDENTITY, read_status
+from pegasus_lightning.runs.gallery import Gallery, read_gallery
+from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_scorecard
+from pegasus_lightning.utils.errors import UserError, did_you_mean
+
+DEPTHS = ("*", "*/*", "*/*/*")
+LOG_LINES, LOG_WIDTH = 15, 300  # of train.log that are shown; characters of one
+KINDS = ("interpolations", "mixes", "prior", "reconstructions")  # of saved grids, in the order of the page
+PHOTOGRAPHS = ("reconstructions",)  # kinds that show photographs of the data set
+
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder holds.
+
+    Args:
+        name, group: what the page calls it, with and without the seed.
+        status: `status.json`; empty where it cannot be read.
+        config: flat, by dotted keys; empty likewise.
+        curves: values by tag, by batches done, batches ascending.
+        grids: PNG files by kind and epochs done.
+        log: the last lines of `train.log`.
+        has_checkpoint: whether a model was saved.
+        cards: its scorecards by `Scorecard.key`, of each the newest, and where they lie.
+        card, gallery: of the evaluation that most runs share.
+        problems: what could not be read, a sentence each.
+    """
+
+    folder: Path
+    name: str
+    group: str
+    status: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    grids: dict[str, dict[int, Path]] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    has_checkpoint: bool = False
+    cards: dict[str, tuple[Path, Scorecard]] = field(default_factory=dict)
+    card: Scorecard | None = None
+    gallery: Gallery | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """running, finished, interrupted, failed; or unknown."""
+        return self.said("status") or "unknown"
+
+    def said(self, field: str) -> str:
+        """What the status says under a name; empty where it says nothing."""
+        value = self.status.get(field)
+        return "" if value is None else str(value)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it finished and left a model."""
+        return self.state == "finished" and self.has_checkpoint
+
+    @property
+    def classes(self) -> list[str]:
+        """The two, where they are known."""
+        found = self.card.classes if self.card else self.config.get("data.classes")
+        return [str(name) for name in found] if isinstance(found, list) else []
+
+    @property
+    def seed(self) -> Any:
+        """Of the training; None where it is not known."""
+        return self.card.seed if self.card else self.config.get("seed")
+
+    @property
+    def command(self) -> str:
+        """What was typed, fit for a shell; empty where it is not known."""
+        words = self.status.get("command")
+        if not isinstance(words, list) or not words:
+            return ""
+        program = "python -m pegasus_lightning" if words[0] == "__main__.py" else shlex.quote(str(words[0]))
+        return " ".join([program, *(shlex.quote(str(word)) for word in words[1:])])
+
+
+def find_runs(places: Sequence[str]) -> list[Path]:
+    """Run folders, known by their `status.json`. A place is one, a folder of runs (three deep), or a pattern of these.
+
+    Raises:
+        UserError: a place is missing, or holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        path = Path(place).expanduser()
+        entries = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
+        if not entries:
+            beside = sorted(entry.name for entry in path.parent.glob("*/")) if path.parent.is_dir() else []
+            raise UserError(
+                f"There is no {path}.{did_you_mean(path.name, beside)} Name a run's folder, a folder of runs, or a "
+                "pattern in quotes, such as 'runs/*/vae*'."
+            )
+        runs = [run for entry in entries for run in _inside(entry)]
+        if not runs:
+            what = "is a file" if path.is_file() else "holds no run: no folder in it has a status.json"
+            raise UserError(f"{path} {what}. Name a run's folder or a folder of runs, such as runs/first_light.")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _inside(folder: Path) -> list[Path]:
+    if (folder / "status.json").is_file():
+        return [folder]
+    runs: list[Path] = []
+    for depth in DEPTHS:
+        for path in sorted(folder.glob(f"{depth}/status.json")):
+            run = path.parent
+            hidden = any(part.startswith(".") for part in run.relative_to(folder).parts)
+            if path.is_file() and not hidden and not any(outer in run.parents for outer in runs):
+                runs.append(run)
+    return sorted(runs)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Everything the page shows of these runs, under names that differ: whole folder names or paths where they must."""
+    runs = [_read_run(folder) for folder in folders]
+    shared = Counter(key for run in runs for key in run.cards)
+    runs = [_with_card(run, shared) for run in runs]
+    for longer in (lambda run: run.folder.resolve().name, lambda run: str(run.folder)):
+        names = [run.name for run in runs]
+        runs = [replace(run, name=longer(run)) if names.count(run.name) > 1 else run for run in runs]
+    return runs
+
+
+def _read_run(folder: Path) -> Run:
+    problems: list[str] = []
+    status = read_status(folder)
+    if status is None:
+        problems.append("status.json cannot be read: how the run ended is not known.")
+    config = _config(folder / "config.yaml", problems)
+    name = re.sub(r"-[0-9a-f]{8}$", "", folder.resolve().name).replace(f",{config.get('data.source')}", "")
+    return Run(
+        folder,
+        name=name,
+        group=re.sub(r"-s\d+$", "", name),
+        status=status or {},
+        config=config,
+        curves=_curves(folder / "metrics.jsonl", problems),
+        grids=_grids(folder / "images"),
+        log=_last_lines(folder / "train.log"),
+        has_checkpoint=any((folder / "checkpoints").glob("*.ckpt")),
+        cards=_cards(folder, problems),
+        problems=problems,
+    )
+
+
+def _cards(folder: Path, problems: list[str]) -> dict[str, tuple[Path, Scorecard]]:
+    cards: dict[str, tuple[Path, Scorecard]] = {}
+    paths = folder.glob(f"evaluation/*/{FILE}")
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True):
+        try:
+            card = read_scorecard(path)
+            cards.setdefault(card.key, (path, card))
+        except UserError as error:
+            problems.append(str(error))
+    return cards
+
+
+def _with_card(run: Run, shared: Mapping[str, int]) -> Run:
+    """Take the scorecard whose key most runs share (of several the newest), and its gallery."""
+    if not run.cards:
+        return run
+    path, card = run.cards[max(run.cards, key=lambda key: shared[key])]
+    problems = list(run.problems)
+    gallery = None
+    try:
+        gallery = read_gallery(path.parent / GALLERY)
+    except UserError as error:
+        problems.append(str(error))
+    return replace(run, name=card.name, group=card.group, card=card, gallery=gallery, problems=problems)
+
+
+def _config(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        if isinstance(content, dict):
+            return dict(flat(content))
+        problems.append(f"{path.name} is not the configuration of a run.")
+    except Exception as error:  # YAML's and OmegaConf's errors have no common ancestor
+        problems.append(f"{path.name} cannot be read ({type(error).__name__}).")
+    return {}
+
+
+def flat(nested: dict[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) of every leaf."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in nested.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def config_difference(run: Run, baseline: Run) -> list[tuple[str, str, str]]:
+    """(key, the run's value, the baseline's) of what makes them different runs; a dash where one has none.
+
+    Where they train, and what is shown, is left out (`runs.NOT_IDENTITY`), but not how long: a run that was trained
+    for longer is no fair comparison.
+    """
+    unsaid = {f"{group}.{key}" if group else key for group, keys in NOT_IDENTITY.items() for key in keys}
+    unsaid -= {"trainer.max_epochs", "trainer.max_time"}
+    keys = dict.fromkeys([*baseline.config, *run.config])
+    kept = [key for key in keys if key not in unsaid and key.partition(".")[0] not in unsaid]
+    pairs = [(key, _setting(run.config, key), _setting(baseline.config, key)) for key in kept]
+    return [(key, here, there) for key, here, there in pairs if here != there]
+
+
+def _setting(config: dict[str, Any], key: str) -> str:
+    """As YAML would write it."""
+    if key not in config:
+        return "\u2013"
+    value = config[key]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def _curves(path: Path, problems: list[str]) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    torn = 0
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        problems.append("There is no metrics.jsonl that can be read: no curves.")
+        return {}
+    for line in lines:
+        try:
+            values = json.loads(line)
+            batch = int(values.pop("batch"))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            torn += bool(line.strip())
+            continue
+        for tag, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                curves.setdefault(str(tag), []).append((batch, float(value)))
+    if torn:
+        problems.append(f"metrics.jsonl: {torn} of {len(lines)} lines cannot be read and are left out.")
+    lost = sorted(tag for tag, curve in curves.items() if not all(math.isfinite(value) for _, value in curve))
+    if lost:
+        first = min(batch for tag in lost for batch, value in curves[tag] if not math.isfinite(value))
+        problems.append(f"Not finite from batch {first} on: {', '.join(lost)}.")
+    return {tag: sorted(curve, key=lambda point: point[0]) for tag, curve in curves.items()}
+
+
+def _grids(folder: Path) -> dict[str, dict[int, Path]]:
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        match = re.fullmatch(r"([\w-]+)-epoch-(\d+)\.png", path.name)
+        if match:
+            found.setdefault(match[1], {})[int(match[2])] = path
+    order = [*(kind for kind in KINDS if kind in found), *(kind for kind in found if kind not in KINDS)]
+    return {kind: dict(sorted(found[kind].items())) for kind in order}
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip()[:LOG_WIDTH] for line in text.splitlines() if line.strip()][-LOG_LINES:]

@@ -1,0 +1,244 @@
+"""Scorecards: what a run was measured to be, as a file, and what several of them say together.
+
+`evaluate` writes them, `report` reads them; both know the figures by the names in MEASURES.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.files import write_json
+
+VERSION = 1
+FILE, GALLERY = "scorecard.json", "gallery.npz"
+PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
+RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"
+NORMAL_QUANTILE = 1.96  # half the width of a 95 % interval, in standard errors
+
+
+class Measure(NamedTuple):
+    """What a figure is.
+
+    Args:
+        title: for a column's head.
+        better: "higher", "lower", or "" where neither is.
+        style: of `format`.
+        meaning: one sentence.
+    """
+
+    title: str
+    better: str
+    style: str
+    meaning: str
+
+
+# Of a set of images: a row of the scorecard.
+MEASURES = {
+    "recognised": Measure("both seen", "higher", ".1%", "Share in which the recogniser sees both classes."),
+    "recognised_selecting": Measure("by selector", "", ".1%", "The same by the recogniser that selects, or guides."),
+    "chimera": Measure("2 min p", "higher", ".3f", "Twice the smaller of both probabilities, 0 to 2, on average."),
+    "p_first": Measure("p first", "", ".2f", "Mean probability of the first class."),
+    "p_second": Measure("p second", "", ".2f", "Mean probability of the second class."),
+    "kid": Measure("KID*", "lower", ".3f", "Kernel distance to real images over the recogniser's features."),
+    "density": Measure("density", "higher", ".2f", "How many real images' neighbourhoods an image lies in; 1 is real."),
+    "coverage": Measure("coverage", "higher", ".2f", "Share of real images with one of these in their neighbourhood."),
+    "precision": Measure("precision", "higher", ".2f", "Share that lies among the real images."),
+    "recall": Measure("recall", "higher", ".2f", "Share of the real images that lies among these."),
+    "nearest_pixels": Measure("nearest", "", ".3f", "Distance to the nearest training image or its mirror, RMSE."),
+    "nearest_features": Measure("nearest*", "", ".3f", "The same in the recogniser's features, RMSE."),
+    "memorised": Measure("too near", "lower", ".1%", "Share nearer to training than all but 1 % of test images."),
+    "variety": Measure("variety", "higher", ".3f", "Mean distance of two images of the set, RMSE over pixels."),
+    "variety_features": Measure("variety*", "higher", ".3f", "The same in the recogniser's features."),
+    "parent_distance": Measure("from parent", "", ".3f", "Distance to the nearer parent's photograph, RMSE."),
+    "inception_fid": Measure("FID", "lower", ".1f", "Frechet distance over Inception's features, at this many images."),
+    "inception_kid": Measure("KID", "lower", ".4f", "Kernel distance over Inception's features."),
+    "linearity": Measure("not overlaid", "higher", ".3f", "Distance from the decoded parents' pixel blend, RMSE."),
+}
+# Of the model itself.
+MODEL_MEASURES = {
+    "psnr": Measure("PSNR", "higher", ".2f", "Peak signal-to-noise ratio of test reconstructions, dB."),
+    "ssim": Measure("SSIM", "higher", ".3f", "Structural similarity of test reconstructions."),
+    "excess_bce": Measure("excess BCE", "lower", ".1f", "Cross-entropy above its floor, nats an image."),
+    "pca_psnr": Measure("PCA PSNR", "", ".2f", "The same of PCA with as many components as latents, dB."),
+    "pca_ssim": Measure("PCA SSIM", "", ".3f", "Likewise."),
+    "pca_excess_bce": Measure("PCA excess BCE", "", ".1f", "Likewise."),
+    "path_length": Measure("path length", "", ".3f", "Of an interpolation: the sum of its steps, RMSE."),
+    "largest_step": Measure("largest step", "lower", ".2f", "Of an interpolation: over the mean step; 1 is even."),
+    "midpoint": Measure("midpoint", "higher", ".3f", "Distance of the decoded midpoint from the ends' average, RMSE."),
+    "relative_midpoint": Measure("relative midpoint", "higher", ".3f", "The same over the distance of the ends."),
+    "line_distance": Measure("line distance", "lower", ".5f", "Cosine distance of interpolations to real lines."),
+    "line_smoothness": Measure(
+        "line smoothness", "lower", ".3f", "Largest turn of an interpolation, less an even one."
+    ),
+}
+# Of the pegasi, in TensorBoard, tagged `evaluation/<name>`.
+HPARAMS = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
+
+
+class Figure(NamedTuple):
+    """A value and where it lies with 95 % confidence; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """One run's figures.
+
+    Args:
+        run: the run's folder, as it was named.
+        name: what captions call the run, its seed included; group: the same without the seed.
+        seed: of the training; None where it is not known.
+        batches: of training.
+        classes: the two.
+        key: equal for scorecards that can be compared: the same settings, data and recogniser.
+        settings: an `EvaluateConfig` as a plain dict.
+        parents: where the parents came from.
+        recognisers: of "reports" and "selects" (None where nothing was selected): architecture, file, how good it is.
+        rows: figures by set of images and measure; PEGASI first, controls after it.
+        counts: images of each row.
+        model: figures of the model itself, by MODEL_MEASURES.
+        alarms: what is wrong, a sentence each.
+        variant: hash of the run's configuration without the seed; empty where it is not known.
+    """
+
+    run: str
+    name: str
+    group: str
+    seed: int | None
+    batches: int
+    classes: list[str]
+    key: str
+    settings: dict[str, Any]
+    parents: dict[str, Any]
+    recognisers: dict[str, Any]
+    rows: dict[str, dict[str, Figure]]
+    counts: dict[str, int]
+    model: dict[str, Figure]
+    alarms: list[str] = field(default_factory=list)
+    variant: str = ""
+
+
+def write_scorecard(path: Path, card: Scorecard) -> None:
+    """As JSON, atomically; a figure that is not finite becomes null."""
+    content = asdict(card) | {
+        "version": VERSION,
+        "rows": {row: {name: _plain(figure) for name, figure in figures.items()} for row, figures in card.rows.items()},
+        "model": {name: _plain(figure) for name, figure in card.model.items()},
+    }
+    write_json(path, content)
+
+
+def read_scorecard(path: Path) -> Scorecard:
+    """Raises UserError for a file that is no scorecard of this version."""
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("version") != VERSION:
+            raise UserError(f"{path} was written by another version: evaluate the run again.")
+        content["model"] = {name: _figure(figure) for name, figure in content["model"].items()}
+        content["rows"] = {
+            row: {name: _figure(figure) for name, figure in figures.items()} for row, figures in content["rows"].items()
+        }
+        return Scorecard(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a scorecard ({type(error).__name__}): evaluate the run again.") from error
+
+
+def _plain(figure: Figure) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in figure._asdict().items()}
+
+
+def _figure(plain: dict[str, float | None]) -> Figure:
+    return Figure(*(math.nan if plain[key] is None else float(plain[key] or 0) for key in Figure._fields))
+
+
+def newest_scorecard(run: Path) -> Path | None:
+    """The scorecard last written in a run's folder; None where it was never evaluated."""
+    # What begins with a dot was being written when the power went.
+    found = [path for path in run.glob(f"evaluation/*/{FILE}") if not path.parent.name.startswith(".")]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
+
+
+class Spread(NamedTuple):
+    """A figure over seeds.
+
+    Args:
+        mean, low, high: the mean over seeds and its 95 % interval.
+        spread: standard deviation over seeds; NaN for a single one.
+        values: each seed's.
+    """
+
+    mean: float
+    low: float
+    high: float
+    spread: float
+    values: tuple[float, ...]
+
+
+def over_seeds(figures: Sequence[Figure]) -> Spread:
+    """The mean of one figure over runs that differ in their seed alone.
+
+    Half the interval's width is the larger of two: the runs' own intervals averaged (root mean square, over sqrt(n)),
+    which know of the images, and 1.96 standard errors of the runs' values, which know of the seeds. With two seeds the
+    second covers the truth in 70 % of cases only, with three in 81 %: a guess, as any is from so few.
+
+    Args:
+        figures: of at least one run.
+    """
+    values = tuple(figure.value for figure in figures)
+    count = len(values)
+    mean = sum(values) / count
+    if count == 1:
+        return Spread(mean, figures[0].low, figures[0].high, math.nan, values)
+    halves = [(figure.high - figure.low) / 2 for figure in figures]
+    known = [half for half in halves if not math.isnan(half)]
+    own = math.sqrt(sum(half**2 for half in known) / len(known) / count) if known else 0.0
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = max(own, NORMAL_QUANTILE * spread / math.sqrt(count))
+    return Spread(mean, mean - half, mean + half, spread, values)
+
+
+def difference(figure: Spread, baseline: Spread) -> Figure:
+    """`figure` less `baseline`: half widths add in quadrature, as if the two were independent.
+
+    They share pairs, photographs and recogniser, so the interval is rather too wide than too narrow.
+    """
+    value = figure.mean - baseline.mean
+    half = math.hypot((figure.high - figure.low) / 2, (baseline.high - baseline.low) / 2)
+    return Figure(value, value - half, value + half)
+
+
+def groups(cards: Sequence[Scorecard]) -> dict[str, list[Scorecard]]:
+    """Comparable scorecards of runs that differ in their seed alone, by group, seeds ascending.
+
+    What has one name but was configured or evaluated in another way, or trained for another time, is a group of its
+    own, its name followed by what tells it from the others, as in `vae (batch 1200)`.
+    """
+    found: dict[tuple[str, str, str, int], list[Scorecard]] = {}
+    for card in cards:
+        found.setdefault((card.group, card.variant, card.key, card.batches), []).append(card)
+    named = {}
+    for group, variant, key, batches in found:
+        alike = [other for other in found if other[0] == group]
+        marks = ((variant[:8], 1), (key, 2), (f"batch {batches}", 3))
+        telling = [mark for mark, place in marks if len({other[place] for other in alike}) > 1]
+        members = found[group, variant, key, batches]
+        name = f"{group} ({', '.join(telling)})" if telling else group
+        named[name] = sorted(members, key=lambda card: card.seed or 0)
+    return named
+
+
+def format_figure(measure: Measure, value: float) -> str:
+    """`value` as the measure is written; a dash where it is not defined, no minus before a zero."""
+    if math.isnan(value):
+        return "-"
+    text = format(value, measure.style)
+    return text.removeprefix("-") if not text.strip("-0.%") else text

@@ -1,0 +1,265 @@
+"""Verdicts on a training: does the critic still tell anything, do the codes, do the decoded images differ?
+
+Each rests on one number, which is logged after every validation as `health/...`:
+
+critic skill: 1 - L / L_blind, of the critic's training loss L in one epoch and the least loss L_blind of a critic
+    that gives every image the same output. 1: without error; 0: as good as blind; below 0: worse than that, as a
+    critic is that does not learn. A critic that wins outright is no alarm.
+active dimensions: `losses.active_dimensions` of the validation images' posterior means.
+variety: how much decoded images differ from each other, as a share of how much images of the data do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from tqdm import tqdm
+
+from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.utils.randomness import Stream, generator
+
+log = logging.getLogger(__name__)
+
+OK, BAD = "ok", "bad"
+IMAGES = 64  # that are compared with each other: 2016 pairs
+EPOCHS = 3  # whose median skill is judged: from epoch to epoch it goes up and down by a tenth, with spikes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A named outcome, "ok" or "bad" (`value` under `threshold`), measured when `batch` batches were done.
+
+    sentence: for a person: what is the matter, the number, what to try.
+    """
+
+    name: str
+    verdict: str
+    value: float
+    threshold: float
+    batch: int
+    sentence: str
+
+
+def critic_skill(loss: float, blind: float | None) -> float | None:
+    """1 - loss / blind; None where the blind loss is not known, or 0 and there is nothing to tell apart."""
+    return 1 - loss / blind if blind else None
+
+
+def mean_distance(images: Tensor) -> float:
+    """Root mean square difference of two images over pixels and channels, mean over all pairs of (N, 3, H, W)."""
+    flat = images.flatten(1).float().cpu()
+    return (torch.pdist(flat).mean() / flat.shape[1] ** 0.5).item()
+
+
+def variety(decoded: Tensor, images: Tensor) -> float | None:
+    """`mean_distance` of decoded images over that of the data's; None where these do not differ themselves."""
+    scale = mean_distance(images) if len(images) > 1 else 0.0
+    return mean_distance(decoded) / scale if scale else None
+
+
+def judge_critic(skill: float, threshold: float, batch: int) -> Verdict:
+    """ "dominated critic", from the median skill of the last `EPOCHS` epochs."""
+    number = f"{skill:.3g}, where 0 is a critic that gives every image the same output (alarm under {threshold:g})"
+    return _verdict(
+        "dominated critic",
+        skill,
+        threshold,
+        batch,
+        good=f"The critic tells what it is asked to tell: its skill is {number}.",
+        bad=f"The critic tells nothing, and the autoencoder learns nothing from it: its skill is {number}. "
+        "Try a higher model.critic_optimizer.lr, or smaller adversarial weights in model.weights.",
+    )
+
+
+def judge_posterior(active: float, latent_dim: int, threshold: float, batch: int) -> Verdict:
+    """ "collapsed posterior", from the active dimensions; a code of fewer dimensions than the threshold needs all."""
+    threshold = min(threshold, latent_dim)
+    number = f"{active:g} of the code's {latent_dim} dimensions vary with the image (alarm under {threshold:g})"
+    return _verdict(
+        "collapsed posterior",
+        active,
+        threshold,
+        batch,
+        good=f"The codes carry the image: {number}.",
+        bad=f"The codes say next to nothing about the image: {number}. Try a smaller model.weights.kl.",
+    )
+
+
+def judge_modes(share: float, threshold: float, batch: int) -> Verdict:
+    """ "collapsed modes", from the variety."""
+    number = f"{share:.2g} of the distance between images of the data (alarm under {threshold:g})"
+    return _verdict(
+        "collapsed modes",
+        share,
+        threshold,
+        batch,
+        good=f"Different codes decode to different images: they lie apart by {number}.",
+        bad=f"Different codes decode to nearly the same image: they lie apart by {number}. "
+        "Try smaller adversarial weights or a larger weight of the reconstruction in model.weights.",
+    )
+
+
+def _verdict(name: str, value: float, threshold: float, batch: int, *, good: str, bad: str) -> Verdict:
+    fine = value >= threshold  # false for a NaN
+    return Verdict(name, OK if fine else BAD, value, threshold, batch, good if fine else bad)
+
+
+def as_markdown(verdicts: list[Verdict]) -> str:
+    """A table for TensorBoard."""
+    rows = [f"| {v.verdict} | {v.name} | {v.value:.4g} | {v.threshold:g} | {v.sentence} |" for v in verdicts]
+    return "\n".join(["| verdict | check | value | alarm under | |", "| --- | --- | --- | --- | --- |", *rows])
+
+
+class Health(pl.Callback):
+    """Measures after every validation and at the end; judges from a warm-up on; says what changed.
+
+    Reads what the model has logged, draws from a generator of its own and decodes in `model.inference()`:
+    the training does not notice. A checkpoint keeps the last verdicts and the last epochs' skill.
+
+    Args:
+        data: the validation split, whose first images are compared with decoded ones.
+        report: takes fields of `status.json`; here `health`, the verdicts as dicts.
+        min_critic_skill, min_active_dimensions, min_variety: what lies under them is bad.
+        warmup_epochs, warmup_batches: no verdict before both are done.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        report: Callable[..., None],
+        *,
+        min_critic_skill: float,
+        min_active_dimensions: int,
+        min_variety: float,
+        warmup_epochs: int,
+        warmup_batches: int,
+    ) -> None:
+        self.images, self.report = data.images[:IMAGES], report
+        self.min_critic_skill, self.min_active_dimensions = min_critic_skill, min_active_dimensions
+        self.min_variety = min_variety
+        self.warmup_epochs, self.warmup_batches = warmup_epochs, warmup_batches
+        self.verdicts: list[Verdict] = []
+        self.skills: list[float] = []  # of the last epochs
+        self._skill_at = self._measured_at = self._written_at = -1
+        self._begin_epoch()
+
+    # The critic's loss, from what the model has averaged when it logs: nothing is read from the device for it.
+
+    def _begin_epoch(self) -> None:
+        self._loss_sum, self._batches, self._unlogged = 0.0, 0, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self._unlogged += 1
+        log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not trainer.is_last_batch and pl_module.batches_done % log_every:
+            return
+        # `latest` is now the mean over the batches since it was logged before.
+        loss = sum(value for name, value in pl_module.latest.items() if name.startswith("critic_loss/"))
+        self._loss_sum += loss * self._unlogged
+        self._batches += self._unlogged
+        self._unlogged = 0
+        if trainer.is_last_batch:
+            skill = critic_skill(self._loss_sum / self._batches, pl_module.blind_critic_loss())
+            self.skills = [] if skill is None else [*self.skills, skill][-EPOCHS:]
+            self._skill_at = pl_module.batches_done
+            self._begin_epoch()
+
+    # Measuring and judging.
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.measure(trainer, pl_module, trainer.current_epoch + 1, validated=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.measure(trainer, pl_module, trainer.current_epoch, validated=False)
+        self._write(trainer, pl_module.batches_done)
+
+    def measure(self, trainer: pl.Trainer, model: TwoPlayerModel, epochs: int, *, validated: bool) -> None:
+        """Log the numbers of now, after `epochs` epochs, and judge them if the warm-up is over.
+
+        What was not measured now (the active dimensions, if the model was not `validated`) keeps its last verdict.
+        """
+        batch = model.batches_done
+        if not trainer.is_global_zero or self._measured_at == batch:
+            return
+        self._measured_at = batch
+        metrics = {"health/variety": self._variety(model)}
+        if self.skills and self._skill_at == batch:
+            metrics["health/critic_skill"] = self.skills[-1]
+        if validated and model.config.sample_codes:
+            metrics["health/active_dimensions"] = model.latest["validation/active_dimensions"]
+        known = {name: value for name, value in metrics.items() if value is not None}
+        model.publish(known)
+        if epochs >= self.warmup_epochs and batch >= self.warmup_batches:
+            self._announce(trainer, self._judge(known, model.config.networks.latent_dim, batch))
+
+    def _variety(self, model: TwoPlayerModel) -> float | None:
+        images = to_float(self.images.to(model.device))
+        with model.inference():
+            if model.config.sample_codes:
+                decoded = model.sample_prior(IMAGES, generator(0, Stream.PICTURES, 2, model.device))
+            else:  # the codes of a plain autoencoder follow no prior
+                decoded = model.reconstruct(images)
+        return variety(decoded, images)
+
+    def _judge(self, metrics: dict[str, float], latent_dim: int, batch: int) -> list[Verdict]:
+        new = []
+        if "health/critic_skill" in metrics and len(self.skills) == EPOCHS:
+            new.append(judge_critic(statistics.median(self.skills), self.min_critic_skill, batch))
+        if "health/active_dimensions" in metrics:
+            active = metrics["health/active_dimensions"]
+            new.append(judge_posterior(active, latent_dim, self.min_active_dimensions, batch))
+        if "health/variety" in metrics:
+            new.append(judge_modes(metrics["health/variety"], self.min_variety, batch))
+        return list(({verdict.name: verdict for verdict in [*self.verdicts, *new]}).values())
+
+    # Saying it: to the person when something turns, to status.json always, to TensorBoard on changes and at the end.
+
+    def _announce(self, trainer: pl.Trainer, verdicts: list[Verdict]) -> None:
+        before = {verdict.name: verdict.verdict for verdict in self.verdicts}
+        changed = [verdict for verdict in verdicts if verdict.verdict != before.get(verdict.name)]
+        for verdict in changed:
+            if verdict.verdict == BAD or verdict.name in before:
+                turn = f"Alarm, {verdict.name}" if verdict.verdict == BAD else f"No longer: {verdict.name}"
+                _say(f"{turn} (batch {verdict.batch}): {verdict.sentence}", bad=verdict.verdict == BAD)
+        self.verdicts = verdicts
+        self.report(health=[dataclasses.asdict(verdict) for verdict in verdicts])
+        if changed:
+            self._write(trainer, changed[0].batch)
+
+    def _write(self, trainer: pl.Trainer, batch: int) -> None:
+        if self.verdicts and trainer.logger is not None and self._written_at != batch:
+            self._written_at = batch
+            trainer.logger.log_text("health", as_markdown(self.verdicts), batch)  # type: ignore[attr-defined]
+
+    # A run that goes on shows the verdicts it had, and needs no new warm-up.
+
+    def state_dict(self) -> dict[str, Any]:
+        verdicts = [dataclasses.asdict(verdict) for verdict in self.verdicts]
+        epoch = [self._loss_sum, self._batches, self._unlogged]  # as far as it is
+        return {"skills": self.skills, "verdicts": verdicts, "epoch": epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skills = list(state_dict["skills"])
+        self._loss_sum, self._batches, self._unlogged = state_dict["epoch"]
+        self.verdicts = [Verdict(**fields) for fields in state_dict["verdicts"]]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.verdicts:
+            self.report(health=[dataclasses.asdict(verdict) for verdict in self.verdicts])
+
+
+def _say(line: str, *, bad: bool) -> None:
+    tqdm.write(line, file=sys.stderr)  # above a progress bar, if there is one
+    log.log(logging.WARNING if bad else logging.INFO, line)

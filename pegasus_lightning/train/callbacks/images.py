@@ -1,0 +1,117 @@
+"""Grids at fixed images and fixed noise: what the model has learnt, at a glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.utils.image_grid import image_grid, save_png
+from pegasus_lightning.utils.randomness import Stream, generator
+
+INTERPOLATION_STEPS = 11
+INTERPOLATION_ROWS = 6
+PRIOR_ROWS = 4
+PEGASUS_RATIOS = (0.4, 0.6)
+
+
+def fixed_pairs(data: ImageSet, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` images of each class, as floats (count, 3, 32, 32)."""
+    first, second = (to_float(data.images[data.of_class(label)[:count]]) for label in (0, 1))
+    common = min(len(first), len(second))
+    return first[:common], second[:common]
+
+
+def reconstruction_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: Any) -> np.ndarray:
+    """Rows of inputs, each over its reconstruction, for both classes."""
+    rows = torch.stack([row for images in pairs for row in (images, model.reconstruct(images))])
+    captions = [f"{name}\n{what}" for name in model.hparams["classes"] for what in ("input", "reconstruction")]
+    return image_grid(rows, row_captions=captions, title="Reconstructions", **look)
+
+
+def prior_grid(model: TwoPlayerModel, columns: int, **look: Any) -> np.ndarray:
+    """Samples from the prior, at the same noise every time."""
+    noise = generator(0, Stream.PICTURES, 0, model.device)
+    images = model.sample_prior(PRIOR_ROWS * columns, noise)
+    return image_grid(images, columns=columns, title="Prior samples, z ~ N(0, I)", **look)
+
+
+def interpolation_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: Any) -> np.ndarray:
+    """A row a pair, from the first class to the second along posterior means; 0.4 to 0.6 is framed."""
+    start, end = (model.encode(images[:INTERPOLATION_ROWS]).mean for images in pairs)
+    ratios = torch.linspace(0, 1, INTERPOLATION_STEPS)
+    first, second = model.hparams["classes"]
+    low, high = PEGASUS_RATIOS
+    return image_grid(
+        model.interpolate(start, end, ratios),
+        title=f"Interpolations, {first} (0) to {second} (1)",
+        column_captions=[f"{ratio:.1f}" for ratio in ratios.tolist()],
+        highlight_columns=[i for i, ratio in enumerate(ratios.tolist()) if low - 1e-6 <= ratio <= high + 1e-6],
+        **look,
+    )
+
+
+def pegasus_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: Any) -> np.ndarray:
+    """Mixes of sampled codes at ratios drawn from [0.4, 0.6], between their parents' reconstructions."""
+    noise = generator(0, Stream.PICTURES, 1, model.device)
+    start, end = (model.encode(images).sample(noise) for images in pairs)
+    low, high = PEGASUS_RATIOS
+    ratios = low + (high - low) * torch.rand(len(start), generator=noise, device=model.device)
+    rows = torch.stack([model.decode(start), model.decode(model.mix(start, end, ratios)), model.decode(end)])
+    first, second = model.hparams["classes"]
+    return image_grid(
+        rows,
+        title="Mixes of sampled codes",
+        row_captions=[f"{first}\ndecoded", "mix", f"{second}\ndecoded"],
+        column_captions=[f"{ratio:.2f}" for ratio in ratios.tolist()],
+        **look,
+    )
+
+
+class ImageGrids(pl.Callback):
+    """Draws the four grids every so many epochs and after the last, as PNG and into TensorBoard.
+
+    Args:
+        folder: for the PNG files, inside the run's folder, whose name stands under every grid.
+        data: images to draw from (the validation split).
+        every_n_epochs, columns, scale: as in the configuration.
+    """
+
+    def __init__(self, folder: Path, data: ImageSet, *, every_n_epochs: int, columns: int, scale: int) -> None:
+        self.folder, self.every_n_epochs, self.columns, self.scale = folder, every_n_epochs, columns, scale
+        self.pairs = fixed_pairs(data, columns)
+        self._drawn_at = -1
+
+    def draw(self, trainer: pl.Trainer, model: TwoPlayerModel, epochs: int) -> None:
+        """Draw now, as the state after `epochs` epochs."""
+        if not trainer.is_global_zero or self._drawn_at == model.batches_done:
+            return
+        self._drawn_at = model.batches_done
+        pairs = (self.pairs[0].to(model.device), self.pairs[1].to(model.device))
+        look: dict[str, Any] = {
+            "scale": self.scale,
+            "footer": f"{self.folder.parent.name}, epoch {epochs}, batch {model.batches_done}",
+        }
+        with model.inference():
+            pictures = {"prior": prior_grid(model, self.columns, **look)}
+            if len(pairs[0]):  # a tiny validation split may lack one of the classes
+                pictures["reconstructions"] = reconstruction_grid(model, pairs, **look)
+                pictures["interpolations"] = interpolation_grid(model, pairs, **look)
+                pictures["mixes"] = pegasus_grid(model, pairs, **look)
+        for name, picture in pictures.items():
+            save_png(picture, self.folder / f"{name}-epoch-{epochs:04d}.png")
+            if trainer.logger is not None:
+                trainer.logger.log_picture(f"images/{name}", picture, model.batches_done)  # type: ignore[attr-defined]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        epochs = trainer.current_epoch + 1
+        # The last one's too, here and not when training has ended: what is saved after it shall not lack them.
+        last = trainer.should_stop or epochs == trainer.max_epochs
+        if epochs % self.every_n_epochs == 0 or epochs == 1 or last:
+            self.draw(trainer, pl_module, epochs)

@@ -1,0 +1,151 @@
+"""The run's logger: TensorBoard and `metrics.jsonl`, on one axis, batches done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from pegasus_lightning.utils.files import write_text
+
+CLOSING = ".final"  # ends the name of the event file that holds the final figures
+
+
+class RunLogger(Logger):
+    """Writes scalars, pictures and texts of one run into its folder.
+
+    What is measured when training is done is held back from `begin_closing` to `close_hparams`, and written at once:
+    an event file and a line of metrics.jsonl that a run which goes on takes back.
+
+    Args:
+        folder: the run's folder.
+        resumed_at: batches done at the checkpoint that the run continues from; None for a fresh run.
+            What was logged after that point belongs to the lost part of the run and is taken back.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+        super().__init__()
+        self.folder, self.resumed_at = folder, resumed_at
+        self._writer: SummaryWriter | None = None
+        self._closing: dict[str, float] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line: {"batch": batches done, "<tag>": value, ...}."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """TensorBoard's writer, opened at first use."""
+        if self._writer is None:
+            # TensorBoard takes back what the second and later starts say: the first has to be marked too.
+            first = 0 if self.resumed_at is None else self.resumed_at + 1
+            if self.resumed_at is not None:
+                self._take_back(first)
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first)
+        return self._writer
+
+    def _take_back(self, first: int) -> None:
+        """Drop the lines at `first` batches and later from metrics.jsonl (and a torn last line)."""
+        if self.metrics_path.exists():
+            lines = self.metrics_path.read_text().splitlines()
+            kept = [line for line in lines if _batch_of(line) < first and '"final/' not in line]
+            write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
+        for closing in (self.folder / "tensorboard").glob(f"*{CLOSING}"):
+            closing.unlink()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Scalars at `step` batches done; `epoch`, which Lightning adds, is left out."""
+        metrics = {name: value for name, value in metrics.items() if name != "epoch"}
+        if not metrics:
+            return
+        if self._closing is not None:
+            self._closing |= metrics
+            return
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+        self._append(metrics, step)
+
+    def _append(self, metrics: dict[str, float], step: int | None) -> None:
+        with open(self.metrics_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"batch": step} | metrics) + "\n")
+
+    @rank_zero_only
+    def log_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
+        """A picture uint8 (H, W, 3)."""
+        self.writer.add_image(tag, picture, step, dataformats="HWC")
+
+    @rank_zero_only
+    def log_text(self, tag: str, markdown: str, step: int) -> None:
+        """A text, shown by TensorBoard alone."""
+        self.writer.add_text(tag, markdown, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own call says too little too early; see `open_hparams`."""
+
+    @rank_zero_only
+    def open_hparams(self, values: dict[str, Any], metrics: list[str]) -> None:
+        """The run's row in TensorBoard's HParams tab: `values`, and the final metrics that will fill it."""
+        if self.resumed_at is not None:
+            return  # the row is there since the run's first start
+        shown = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in values.items()}
+        experiment, session_start, _ = hparams_summaries(shown, dict.fromkeys(metrics, 0.0))
+        file_writer: Any = self.writer.file_writer
+        file_writer.add_summary(experiment)
+        file_writer.add_summary(session_start)
+        self.writer.flush()
+
+    @rank_zero_only
+    def begin_closing(self) -> None:
+        """From here on scalars are held back until `close_hparams`."""
+        self._closing = {}
+
+    @rank_zero_only
+    def close_hparams(self, metrics: dict[str, float], step: int) -> None:
+        """Write what was held back, fill the row's metrics and mark the run as done."""
+        held_back, self._closing = self._closing or {}, None
+        self.writer.flush()
+        with SummaryWriter(str(self.folder / "tensorboard"), filename_suffix=CLOSING) as closing:
+            for name, value in (held_back | metrics).items():
+                closing.add_scalar(name, value, step)
+            file_writer: Any = closing.file_writer
+            file_writer.add_summary(hparams_summaries({}, {})[2])
+        self._append(held_back | metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Write out what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _batch_of(line: str) -> float:
+    try:
+        return json.loads(line)["batch"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,193 @@
+"""Tensors to labelled pictures: pure functions from images to (H, W, 3) uint8 arrays, and those to PNG files.
+
+Cells are exact (nothing is drawn over them); a picture grows rather than clip a caption.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pegasus_lightning.utils.files import write_atomically
+
+BACKGROUND, INK, FAINT, ACCENT, MAGENTA = (250, 249, 247), (51, 51, 51), (112, 110, 107), (196, 78, 0), (255, 0, 255)
+MARGIN, PAD = 14, 7  # pixels round the picture; between a caption and its cells
+AIR, FRAME = 2, 2  # pixels between a framed cell and its frame; thickness of the frame
+SMALLEST = 11  # pixels: rather than shrink below it captions turn, or the picture grows
+SPELLED = {"→": "->", "←": "<-", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "≈": "~"}  # noqa: RUF001
+SPELLED |= {"α": "alpha", "β": "beta", "λ": "lambda", "μ": "mu", "σ": "sigma"}  # noqa: RUF001 - Pillow's font has none
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """(..., 3, H, W) float in [0, 1] or uint8, on any device, to (..., H, W, 3) uint8 as floor(255 x + 1/2).
+
+    Values outside [0, 1] are clamped; a pixel with a NaN or an infinity in any channel becomes magenta, so that it
+    is seen. uint8 passes unchanged. Raises ValueError for another shape or dtype.
+    """
+    if images.ndim < 3 or images.shape[-3] != 3:
+        raise ValueError(f"images must be (..., 3, H, W), not {tuple(images.shape)}")
+    images = images.detach().cpu().movedim(-3, -1)
+    if images.dtype == torch.uint8:
+        return images.contiguous().numpy().copy()
+    if not images.is_floating_point():
+        raise ValueError(f"images must be uint8 or floating point, not {images.dtype}")
+    values = images.double().numpy()  # double: exact for every narrower dtype, and numpy has no bfloat16
+    seen = np.isfinite(values)
+    pixels = np.floor(np.clip(np.where(seen, values, 0.0), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    pixels[~seen.all(axis=-1)] = MAGENTA
+    return pixels
+
+
+def image_grid(
+    images: Tensor, *, columns: int | None = None, scale: int = 3, title: str = "", row_captions: Sequence[str] = (),
+    column_captions: Sequence[str] = (), footer: str = "", gap: int = 2, highlight_columns: Sequence[int] = (),
+) -> np.ndarray:  # fmt: skip
+    """A captioned grid of images as (height, width, 3) uint8; ValueError for input that makes no such grid.
+
+    images: (R, C, 3, H, W), or (N, 3, H, W) laid row by row into `columns` columns, missing cells left background.
+    scale, gap: pixels a side for one image pixel; pixels between cells.
+    row_captions, column_captions: at most R, C of them; long ones wrap, then shrink, then (columns) turn.
+    highlight_columns: indices of columns framed in the accent colour, neighbours in one frame.
+    """
+    cells = _cells(images, columns, scale, gap)
+    rows, columns, height, width = cells.shape[:4]
+    for name, captions, most in (("row", row_captions, rows), ("column", column_captions, columns)):
+        if isinstance(captions, str) or len(captions) > most:
+            raise ValueError(f"{name}_captions must be a list of at most {most} texts, not {captions!r}")
+    framed = set(highlight_columns)
+    if not framed <= set(range(columns)):
+        raise ValueError(f"highlight_columns must lie in 0..{columns - 1}, not {sorted(framed)}")
+
+    points = min(max(height // 6, 12), 16)
+    sizes = range(points, SMALLEST - 1, -1)
+    labels = _fit(row_captions, sizes, 11 * points, height, align="right")
+    room = width - points // 3  # so that neighbouring captions do not read as one
+    heads = _fit(column_captions, sizes, room, 4 * points, align="center")
+    if any(head.shape[1] > room for head in heads):
+        heads = [np.rot90(head) for head in _fit(column_captions, sizes, 12 * points, room, align="left")]
+    slot_width = max([width, *(head.shape[1] for head in heads)])
+    slot_height = max([height, *(label.shape[0] for label in labels)])
+    spaces = [gap if (c in framed) == (c - 1 in framed) else max(gap, 2 * AIR + FRAME) for c in range(1, columns)]
+    label_width = max((label.shape[1] + PAD for label in labels if label.size), default=0)
+    head_height = max((head.shape[0] + PAD for head in heads if head.size), default=0)
+    lefts = MARGIN + label_width + np.cumsum([0, *(slot_width + space for space in spaces)])
+    right = int(lefts[-1]) + slot_width
+    wrap_at = max(right - MARGIN, 30 * points)  # a small grid may grow this wide for its title
+    above, below = (_text(text, size, wrap_at) for text, size in ((title, points + 5), (footer, points - 2)))
+    top = MARGIN + head_height + (above.shape[0] + PAD if above.size else 0)
+    tops = top + np.arange(rows) * (slot_height + gap)
+    total_height = int(tops[-1]) + slot_height + MARGIN + (below.shape[0] + PAD if below.size else 0)
+    canvas = _blank(total_height, max(right, MARGIN + above.shape[1], MARGIN + below.shape[1]) + MARGIN)
+    _paint(canvas, above, MARGIN, MARGIN, INK)
+    _paint(canvas, below, total_height - MARGIN - below.shape[0], MARGIN, FAINT)
+    for label, y in zip(labels, tops, strict=False):
+        _paint(canvas, label, y + (slot_height - label.shape[0]) // 2, MARGIN + label_width - PAD - label.shape[1], INK)
+    for c, (head, x) in enumerate(zip(heads, lefts, strict=False)):
+        at = top - PAD - head.shape[0], x + (slot_width - head.shape[1]) // 2
+        _paint(canvas, head, *at, ACCENT if c in framed else INK)
+    ys, xs = tops + (slot_height - height) // 2, lefts + (slot_width - width) // 2
+    for reach, colour in ((AIR + FRAME, ACCENT), (AIR, BACKGROUND)):
+        for c in framed:  # from its own left edge to its framed neighbour's, so that neighbours share one frame
+            end = xs[c + 1] if c + 1 in framed else xs[c] + width
+            canvas[ys[0] - reach : ys[-1] + height + reach, xs[c] - reach : end + reach] = colour
+    for r, c in np.ndindex(rows, columns):
+        canvas[ys[r] : ys[r] + height, xs[c] : xs[c] + width] = cells[r, c]
+    return canvas
+
+
+def side_by_side(figures: Sequence[np.ndarray]) -> np.ndarray:
+    """(H, W, 3) uint8 figures in one row, tops aligned, shorter ones padded with background; ValueError for others."""
+    if not figures or any(f.ndim != 3 or f.shape[2] != 3 or f.size == 0 or f.dtype != np.uint8 for f in figures):
+        raise ValueError(f"figures must be (H, W, 3) uint8, at least one, not {[(f.shape, f.dtype) for f in figures]}")
+    height = max(figure.shape[0] for figure in figures)
+    return np.concatenate([np.concatenate([f, _blank(height - f.shape[0], f.shape[1])]) for f in figures], axis=1)
+
+
+def stack(figures: Sequence[np.ndarray]) -> np.ndarray:
+    """(H, W, 3) uint8 figures one under another, left edges aligned, padded likewise; ValueError for others."""
+    return side_by_side([figure.swapaxes(0, 1) for figure in figures]).swapaxes(0, 1).copy()
+
+
+def save_png(array: np.ndarray, path: Path) -> None:
+    """Write an (H, W, 3) uint8 array as PNG: whole or not at all, the same bytes each time, parents created."""
+    image = Image.fromarray(side_by_side([array]))  # for its checks
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def _cells(images: Tensor, columns: int | None, scale: int, gap: int) -> np.ndarray:
+    """Checks, then (R, C, scale H, scale W, 3) uint8."""
+    shape = tuple(images.shape)
+    if len(shape) not in (4, 5) or images.numel() == 0:
+        raise ValueError(f"images must be (N, 3, H, W) or (R, C, 3, H, W) and not empty, not {shape}")
+    if len(shape) == 5 and columns not in (None, shape[1]):
+        raise ValueError(f"images of shape {shape} have {shape[1]} columns, not {columns}")
+    columns = shape[1] if len(shape) == 5 else columns
+    if columns is None or columns < 1 or scale < 1 or gap < 0:
+        raise ValueError(f"columns and scale must be at least 1 and gap 0, not {columns}, {scale} and {gap}")
+    pixels = to_uint8(images.flatten(0, -4)).repeat(scale, axis=1).repeat(scale, axis=2)
+    rows, (height, width) = math.ceil(len(pixels) / columns), pixels.shape[1:3]
+    cells = np.tile(_blank(height, width), (rows * columns, 1, 1, 1))
+    cells[: len(pixels)] = pixels
+    return cells.reshape(rows, columns, height, width, 3)
+
+
+def _blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
+
+
+def _paint(canvas: np.ndarray, ink: np.ndarray, top: int, left: int, colour: tuple[int, int, int]) -> None:
+    """Blend `colour` into the canvas with opacity `ink` / 255; numpy refuses ink that would not fit."""
+    region = canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
+    region[:] = np.round(region + (np.array(colour) - region) * (ink[..., None] / 255.0))
+
+
+def _fit(texts: Sequence[str], sizes: Iterable[int], width: int, height: int, align: str) -> list[np.ndarray]:
+    """The texts as ink at the first of the sizes at which all fit into width x height, else at the last."""
+    inks: list[np.ndarray] = []
+    for size in sizes:
+        inks = [_text(text, size, width, align) for text in texts]
+        if all(ink.shape[0] <= height and ink.shape[1] <= width for ink in inks):
+            break
+    return inks
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)  # type: ignore[return-value]  # Aileron, in Pillow: the same everywhere
+
+
+@functools.cache
+def _printable(character: str) -> str:
+    """What the font can show of a character: itself, its spelling, its bare letter, or "?"."""
+    if character == " " or bytes(_font(20).getmask(character)) != bytes(_font(20).getmask("\uffff")):
+        return character
+    bare = unicodedata.normalize("NFKD", character)[0]
+    return SPELLED.get(character, bare if bare.isascii() and bare.isprintable() else "?")
+
+
+def _text(text: str, size: int, width: int, align: str = "left") -> np.ndarray:
+    """Text as (h, w) uint8 ink, (0, 0) if it has none, lines broken between words where wider than `width` pixels."""
+    font, lines = _font(size), list[str]()
+    for paragraph in text.split("\n"):
+        lines.append("")
+        for word in "".join(map(_printable, paragraph)).split():
+            longer = f"{lines[-1]} {word}".lstrip()
+            fits = not lines[-1] or font.getlength(longer) <= width
+            lines[-1:] = [longer] if fits else [lines[-1], word]
+    longest, line_height = max(map(font.getlength, lines)), sum(font.getmetrics())
+    image = Image.new("L", (math.ceil(longest) + 2 * size, line_height * len(lines)))
+    for i, line in enumerate(lines):
+        free = (longest - font.getlength(line)) * {"left": 0.0, "center": 0.5, "right": 1.0}[align]
+        ImageDraw.Draw(image).text((size + round(free), i * line_height), line, fill=255, font=font)
+    ink = np.asarray(image)
+    inked = np.flatnonzero(ink.any(axis=0))
+    return ink[:, inked[0] : inked[-1] + 1] if inked.size else np.zeros((0, 0), dtype=np.uint8)

@@ -1,0 +1,95 @@
+"""What `evaluate` can be told, and what it refuses, by name."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from pegasus_lightning.evaluate.settings import EvaluateConfig, validate
+from pegasus_lightning.generate.settings import GenerateConfig
+from pegasus_lightning.utils.compose import EVALUATE, compose_config
+from pegasus_lightning.utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return compose_config(["run=[x]"], EVALUATE)
+
+
+@pytest.fixture
+def config(composed: DictConfig) -> DictConfig:
+    """The defaults, as the command composes them."""
+    return copy.deepcopy(composed)
+
+
+def told(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    return config
+
+
+def test_the_defaults_are_those_of_the_schema_and_pass(config: DictConfig) -> None:
+    assert config == OmegaConf.structured(EvaluateConfig(run=["x"]))
+    validate(config)
+
+
+def test_pegasi_are_made_as_generate_makes_them_by_default() -> None:
+    evaluated, generated = EvaluateConfig(), GenerateConfig()
+    for name in ("pegasus", "score", "search", "seed", "split", "gpus", "recognisers", "originals"):
+        assert getattr(evaluated, name) == getattr(generated, name), name
+
+
+GOOD: list[dict[str, Any]] = [
+    {"count": 64},
+    {"count": 10_000, "seed": 2**63 - 1, "split": "train", "threshold": 0.999, "gpus": 0},
+    {"out": "elsewhere", "recognisers": "there", "originals": False, "again": True, "gpus": 1},
+    {"search.method": "best_of", "search.pairs": 500, "search.ratios": 4},  # just enough for 2000
+    {"search.method": "guided", "score.judge": "critic", "score.recognised": 0, "score.realism": 0},
+    {"pegasus.pairs": "random", "pegasus.mixing": "direction", "score.judge": "recogniser"},
+    {"reporter": "independent", "score.judge": "committee"},
+]
+
+
+@pytest.mark.parametrize("settings", GOOD, ids=str)
+def test_what_makes_sense_passes(config: DictConfig, settings: dict[str, Any]) -> None:
+    before = told(config, settings).copy()
+    validate(config)
+    assert config == before
+
+
+BAD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"run": []}, ["run=FOLDER"]),
+    ({"count": 63}, ["count=63", "at least 64"]),
+    ({"count": 10_001}, ["count=10001", "at most 10000"]),
+    ({"seed": -1}, ["seed=-1"]),
+    ({"seed": 2**63}, [f"seed={2**63}"]),
+    ({"split": "tests"}, ["split", "Did you mean 'test'?"]),
+    ({"threshold": 0.0}, ["threshold=0", "(0, 1)"]),
+    ({"threshold": 1.0}, ["threshold=1", "(0, 1)"]),
+    ({"threshold": float("nan")}, ["threshold=nan"]),
+    ({"gpus": 2}, ["gpus=2", "gpus=0"]),
+    ({"gpus": True}, ["gpus=True"]),
+    ({"gpus": "all"}, ["gpus=all"]),
+    ({"pegasus.pairs": "color"}, ["pegasus.pairs", "Did you mean 'colour'?"]),
+    ({"pegasus.ratio": [0.6, 0.4]}, ["pegasus.ratio=[0.6, 0.4]"]),
+    ({"search.method": "best"}, ["search.method"]),
+    ({"search.pairs": 5}, ["search.pairs", "search=best_of"]),
+    ({"reporter": "independant"}, ["reporter=independant", "Did you mean 'independent'?", "standard"]),
+    ({"score.judge": "recognizer"}, ["score.judge", "Did you mean 'recogniser'?"]),
+    ({"score.recognised": -1.0}, ["score.recognised=-1"]),
+    ({"score.realism": float("inf")}, ["score.realism=inf"]),
+    ({"score.overlap_margin": 0.0}, ["score.overlap_margin=0"]),
+    ({"search.method": "best_of", "search.pairs": 499}, ["count=2000", "1996 candidates", "search.pairs"]),
+    ({"search.method": "guided", "search.pairs": 499}, ["count=2000", "1996 candidates", "lower count"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "parts"), BAD, ids=str)
+def test_a_bad_value_is_refused_by_name(config: DictConfig, settings: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        validate(told(config, settings))
+    for part in parts:
+        assert part in str(error.value)

@@ -1,0 +1,170 @@
+"""Weights that come with the package: written, read back, refused where they are not what they should be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pegasus_lightning.generate import pretrained
+from pegasus_lightning.generate.pretrained import class_statistics, open_shipped, pack, read_shipped
+from pegasus_lightning.generate.sampler import Parents
+from pegasus_lightning.models import model_class
+from pegasus_lightning.recognisers.committee import Committee
+from pegasus_lightning.recognisers.network import Recogniser
+from pegasus_lightning.utils.errors import UserError
+
+CONFIG = {
+    "networks": {"channels": 4, "latent_dim": 16, "latent": "spatial", "decoder": "residual"},
+    "ema_decay": 0.9,
+    "learned_mixing": True,
+}
+
+
+def parents(count: int = 40) -> Parents:
+    random = torch.Generator().manual_seed(3)
+    first, second = (torch.randint(0, 256, (count, 3, 32, 32), generator=random).to(torch.uint8) for _ in range(2))
+    return Parents(first, second, ("cat", "ship"))
+
+
+@pytest.fixture
+def model():
+    made = model_class("pegasus")(CONFIG, seed=5, classes=["cat", "ship"])
+    with torch.no_grad():
+        for parameter in made.averaged.parameters():  # averages that are not what they are averages of
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    made.batches_done = 7
+    return made.eval()
+
+
+@pytest.fixture
+def committee() -> Committee:
+    return Committee([Recogniser(name, ("cat", "ship"), kinds=5, seed=2) for name in ("plain", "averaging")])
+
+
+@pytest.fixture
+def packed(model, committee, tmp_path: Path) -> Path:
+    pack(model, committee, parents(), {"trained_from": "noise"}, tmp_path / "pegasus.safetensors")
+    return tmp_path / "pegasus.safetensors"
+
+
+def test_what_is_read_back_does_what_the_model_and_its_guide_did(model, committee, packed: Path) -> None:
+    found = read_shipped(packed, "pegasus")
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    read = found.run.model
+    with torch.no_grad():
+        codes = model.encode(images).mean
+        torch.testing.assert_close(read.encode(images).mean, codes)
+        ratios = torch.tensor([0.2, 0.5, 0.9])
+        torch.testing.assert_close(read.mix(codes, codes.flip(0), ratios), model.mix(codes, codes.flip(0), ratios))
+        torch.testing.assert_close(read.decode(codes), model.decode(codes))
+        torch.testing.assert_close(read.critic(images), model.critic(images))
+        torch.testing.assert_close(found.committee(images), committee(images))
+    assert (found.run.name, found.run.classes, read.batches_done) == ("pegasus", ["cat", "ship"], 7)
+
+
+def test_a_model_without_mixing_averages_or_critic_comes_along_too(committee, tmp_path: Path) -> None:
+    model = model_class("vae")({"networks": {"channels": 4, "latent_dim": 16}}, seed=5, classes=["cat", "ship"]).eval()
+    pack(model, committee, parents(), {}, tmp_path / "vae.safetensors")
+    read = read_shipped(tmp_path / "vae.safetensors", "vae").run.model
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(read.encode(images).mean, model.encode(images).mean)
+    assert (read.critic, read.mixer) == (None, None)
+
+
+def test_a_guide_that_lacks_a_weight_is_refused(model, committee, tmp_path: Path) -> None:
+    """Or it would guide with a random one."""
+    del committee.members[1].head.bias
+    pack(model, committee, parents(), {}, tmp_path / "pegasus.safetensors")
+    with pytest.raises(UserError, match="is no model of this package"):
+        read_shipped(tmp_path / "pegasus.safetensors", "pegasus")
+
+
+def test_the_same_model_gives_the_same_bytes(model, committee, packed: Path, tmp_path: Path) -> None:
+    again = pack(model, committee, parents(), {"trained_from": "noise"}, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == packed.read_bytes()
+    assert again == pretrained.sha256(packed)
+
+
+def test_statistics_of_codes_by_hand() -> None:
+    codes = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 4.0], [-1.0, 4.0]])
+    mean, root = class_statistics(codes)
+    torch.testing.assert_close(mean, torch.tensor([0.0, 2.0]))
+    wanted = torch.tensor([[4 / 3, 0.0], [0.0, 16 / 3]])  # squares over 4 - 1
+    torch.testing.assert_close(root @ root.T, wanted, rtol=0, atol=2e-4)
+
+
+def test_imagined_parents_are_decoded_from_their_own_classs_codes(model, packed: Path) -> None:
+    found = read_shipped(packed, "pegasus")
+    mean, root = torch.full((16,), 0.3), torch.zeros(16, 16)  # no spread: all alike
+    narrow = pretrained.Shipped(found.run, found.committee, [(mean, root), (-mean, root)])
+    made = narrow.imagined_parents(3, seed=0)
+    with torch.no_grad():
+        wanted = [(model.decode(code[None]) * 255).round() for code in (mean, -mean)]
+    assert (made.first.float() - wanted[0]).abs().max() <= 1
+    assert (made.second.float() - wanted[1]).abs().max() <= 1
+    assert made.classes == ("cat", "ship")
+    free = found.imagined_parents(4, seed=1)
+    assert torch.equal(free.first, found.imagined_parents(4, seed=1).first)
+    assert not torch.equal(free.first, found.imagined_parents(4, seed=2).first)
+
+
+def test_a_file_that_is_not_the_one_known_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", packed.parent)
+    monkeypatch.setattr(pretrained, "SHIPPED", {"pegasus": pretrained.sha256(packed)})
+    assert open_shipped("pegasus").run.model.batches_done == 7
+    with pytest.raises(UserError, match=r"pretrained=pegasis is none of pegasus"):
+        open_shipped("pegasis")
+    content = bytearray(packed.read_bytes())
+    content[-1] ^= 1
+    packed.write_bytes(content)
+    with pytest.raises(UserError, match="corrupt"):
+        open_shipped("pegasus")
+    packed.unlink()
+    with pytest.raises(UserError, match="missing"):
+        open_shipped("pegasus")
+
+
+def test_a_file_of_something_else_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="no model of this package"):
+        read_shipped(tmp_path / "x.safetensors", "x")
+
+
+# The weights that do come along.
+
+
+@pytest.fixture(scope="module")
+def pegasus() -> pretrained.Shipped:
+    return open_shipped("pegasus")
+
+
+def test_every_file_that_comes_along_is_known_small_and_has_its_card() -> None:
+    files = {path.stem: path for path in pretrained.FOLDER.glob("*.safetensors")}
+    assert files.keys() == pretrained.SHIPPED.keys()
+    for name, path in files.items():
+        assert path.stat().st_size < 12e6
+        assert pretrained.SHIPPED[name] in path.with_suffix(".md").read_text()
+
+
+def test_the_model_that_comes_along_shows_both_classes_in_what_it_mixes(pegasus: pretrained.Shipped) -> None:
+    """Its guide sees both in many of its chimeras and in few of its straight mixes, and each parent for what it is."""
+    parents = pegasus.imagined_parents(64, seed=1)
+    model, guide = pegasus.run.model, pegasus.committee
+    half = torch.full((64,), 0.5)
+    with torch.no_grad():
+        codes = [model.encode(images.float() / 255).mean for images in (parents.first, parents.second)]
+        seen = {
+            name: guide(model.decode(mixed)) > 0
+            for name, mixed in {
+                "chimeras": model.mix(*codes, half),
+                "straight": torch.lerp(*codes, 0.5),
+                "first": codes[0],
+                "second": codes[1],
+            }.items()
+        }
+    both = {name: found.all(1).float().mean().item() for name, found in seen.items()}
+    assert both["chimeras"] > 0.35
+    assert max(both["straight"], both["first"], both["second"]) < both["chimeras"] / 4
+    assert (seen["first"][:, 0].float().mean() - seen["first"][:, 1].float().mean()).item() > 0.4
+    assert (seen["second"][:, 1].float().mean() - seen["second"][:, 0].float().mean()).item() > 0.4

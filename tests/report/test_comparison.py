@@ -1,0 +1,139 @@
+"""Tables of scorecards: every number worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from pegasus_lightning.report.comparison import choose_baseline, compare
+from pegasus_lightning.runs.scorecards import PEGASI, PRIOR, Figure, Scorecard
+
+Card = Callable[..., Scorecard]
+
+
+def rows(table):  # type: ignore[no-untyped-def]
+    """{row: {column: cell}}."""
+    heads = [column.measure.title for column in table.columns]
+    return {row.name: dict(zip(heads, row.cells, strict=True)) for row in table.rows}
+
+
+def pegasi(**figures: Figure) -> dict[str, dict[str, Figure]]:
+    return {PEGASI: figures}
+
+
+def test_values_differences_and_intervals_are_those_worked_out_by_hand(card: Card) -> None:
+    baseline = card("adversarial_vae", rows=pegasi(recognised=Figure(0.20, 0.17, 0.23), kid=Figure(1.0, 0.9, 1.1)))
+    other = card("acai", rows=pegasi(recognised=Figure(0.28, 0.24, 0.32), kid=Figure(1.04, 0.99, 1.09)))
+    (comparison,) = compare([other, baseline])
+    found = rows(comparison.pegasi)
+    assert list(found) == ["adversarial_vae", "acai"]  # the baseline first
+    first = found["adversarial_vae"]["both seen"]
+    assert (first.text, first.half, first.difference, first.verdict) == ("20.0%", "3.0", "", "")
+    seen = found["acai"]["both seen"]  # 28 - 20 = 8; sqrt(3^2 + 4^2) = 5
+    assert (seen.text, seen.half, seen.difference, seen.interval) == ("28.0%", "4.0", "+8.0 pp", "[+3.0, +13.0]")
+    assert seen.verdict == "better"
+    kid = found["acai"]["KID*"]  # 0.04; sqrt(0.1^2 + 0.05^2) = 0.1118
+    assert (kid.text, kid.difference, kid.interval, kid.verdict) == ("1.040", "+0.040", "[\u22120.072, +0.152]", "")
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "verdict"),
+    [
+        ("recognised", 0.5, "better"),  # more is better
+        ("recognised", 0.1, "worse"),
+        ("kid", 0.5, "worse"),  # less is better
+        ("kid", 0.1, "better"),
+        ("p_first", 0.5, "differs"),  # neither is
+        ("p_first", 0.1, "differs"),
+        ("recognised", 0.33, ""),
+    ],
+)
+def test_a_difference_has_a_verdict_only_where_its_interval_leaves_out_0(
+    card: Card, measure: str, value: float, verdict: str
+) -> None:
+    cards = [
+        card("adversarial_vae", rows=pegasi(**{measure: Figure(0.3, 0.27, 0.33)})),
+        card("acai", rows=pegasi(**{measure: Figure(value, value - 0.04, value + 0.04)})),
+    ]
+    (comparison,) = compare(cards)
+    ((cell,),) = [list(cells.values()) for name, cells in rows(comparison.pegasi).items() if name == "acai"]
+    assert cell.verdict == verdict
+
+
+def test_seeds_of_a_group_share_a_row(card: Card) -> None:
+    cards = [card("vae", seed, rows=pegasi(kid=Figure(v, v - 0.1, v + 0.1))) for seed, v in ((1, 3.0), (0, 1.0))]
+    (comparison,) = compare(cards)
+    (row,) = comparison.pegasi.rows
+    # Mean 2; deviation sqrt(2), over sqrt(2) seeds 1, so that half the interval is 1.96 (the images' is 0.07).
+    assert (row.name, row.note, row.cells[0].text, row.cells[0].half) == ("vae", "seeds 0, 1", "2.000", "1.960")
+    assert row.cells[0].detail == "95 %: 0.040 to 3.960; 2 seeds: 1.000, 3.000"
+
+
+def test_what_rounds_to_0_has_no_sign_and_what_is_not_defined_is_a_dash(card: Card) -> None:
+    cards = [
+        card("adversarial_vae", rows=pegasi(kid=Figure(0.5, 0.4, 0.6), density=Figure(1.0, 0.9, 1.1))),
+        card("acai", rows=pegasi(kid=Figure(0.4999, 0.4, 0.6), density=Figure(math.nan, math.nan, math.nan))),
+        card("vae", rows=pegasi(kid=Figure(0.5, 0.4, 0.6))),
+    ]
+    (comparison,) = compare(cards)
+    found = rows(comparison.pegasi)
+    assert found["acai"]["KID*"].difference == "0.000"
+    for name in ("acai", "vae"):
+        cell = found[name]["density"]
+        assert (cell.text, cell.half, cell.difference, cell.verdict) == ("\u2013", "", "", "")
+        assert math.isnan(cell.value)
+
+
+def test_the_baseline_is_the_plain_adversarial_vae_or_what_is_asked_for_or_the_first() -> None:
+    names = ["acai", "adversarial_vae,channels=64", "adversarial_vae", "vae"]
+    assert choose_baseline(names) == "adversarial_vae"
+    assert choose_baseline(names[:2]) == "adversarial_vae,channels=64"
+    assert choose_baseline(["vae_gan", "vae"]) == "vae_gan"
+    assert choose_baseline(names, "vae") == "vae"
+    assert choose_baseline(["vae_gan", "acai"], "vae") == "vae_gan"
+
+
+def test_controls_that_are_the_same_for_all_are_one_row_others_a_row_a_group(card: Card) -> None:
+    def sets(own: float) -> dict[str, dict[str, Figure]]:
+        figure = {"recognised": Figure(own, own, own), "kid": Figure(own, own, own)}
+        real = {"recognised": Figure(0.41 + own * 1e-9, 0.4, 0.42), "kid": Figure(0.5, math.nan, math.nan)}
+        return {PEGASI: figure, "pixel average": real, "CutMix": figure, PRIOR: figure}
+
+    (comparison,) = compare(
+        [card("vae", rows=sets(0.1)), card("acai", rows=sets(0.2)), card("acai", 1, rows=sets(0.3))]
+    )
+    controls = rows(comparison.controls)
+    assert list(controls) == ["pixel average", "CutMix, vae", "CutMix, acai"]
+    # One control, judged three times, has the interval of one, not of three averaged.
+    assert (controls["pixel average"]["both seen"].text, controls["pixel average"]["both seen"].half) == (
+        "41.0%",
+        "1.0",
+    )
+    assert controls["CutMix, acai"]["both seen"].text == "25.0%"
+    assert list(rows(comparison.own)) == [f"{PRIOR}, vae", f"{PRIOR}, acai"]
+    assert [column.measure.title for column in comparison.controls.columns] == ["both seen", "KID*"]
+    assert [(point.name, point.control) for point in comparison.points] == [("vae", False), ("acai", False)]
+
+
+def test_controls_with_both_figures_are_in_the_plot(card: Card) -> None:
+    (comparison,) = compare([card("vae")])
+    assert [(point.name, point.control) for point in comparison.points] == [("vae", False), ("pixel average", True)]
+
+
+def test_ways_of_evaluating_are_never_compared(card: Card) -> None:
+    cards = [
+        card("vae", key="b", settings={"count": 64, "search": {"method": "guided"}}),
+        card("vae", key="a"),
+        card("acai", key="a"),
+    ]
+    usual, other = compare(cards, "acai")
+    assert (usual.baseline, list(usual.cards), usual.settings) == ("acai", ["acai", "vae"], [])
+    assert (other.baseline, list(other.cards)) == ("vae", ["vae"])
+    assert other.settings == [("count", "64"), ("search.method", "guided")]
+
+
+def test_an_unknown_measure_is_a_column_of_its_own_after_the_known(card: Card) -> None:
+    (comparison,) = compare([card("vae", rows=pegasi(glow=Figure(1, 0, 2), kid=Figure(1, 0, 2)))])
+    assert [column.measure.title for column in comparison.pegasi.columns] == ["KID*", "glow"]

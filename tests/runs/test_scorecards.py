@@ -1,0 +1,319 @@
+"""Scorecards as files, and several of them together, against numbers by hand."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pegasus_lightning.runs.scorecards import (
+    CUTMIX,
+    FILE,
+    MEASURES,
+    MODEL_MEASURES,
+    PEGASI,
+    VERSION,
+    Figure,
+    Scorecard,
+    Spread,
+    difference,
+    format_figure,
+    groups,
+    newest_scorecard,
+    over_seeds,
+    read_scorecard,
+    write_scorecard,
+)
+from pegasus_lightning.utils.errors import UserError
+
+NAN = math.nan
+
+
+def card(**changes: Any) -> Scorecard:
+    plain = Scorecard(
+        run="runs/first_light/acai-s3-0123abcd",
+        name="acai, Pégase, s3",
+        group="acai, Pégase",
+        seed=3,
+        batches=1200,
+        classes=["horse", "bird"],
+        key="0a1b",
+        settings={"pairs": 2000, "threshold": 0.5, "recogniser": None, "seeds": [1, 2]},
+        parents={"source": "cifar10", "split": "test"},
+        recognisers={"reports": {"architecture": "air", "accuracy": 0.93}, "selects": None},
+        rows={
+            PEGASI: {"recognised": Figure(0.25, 0.125, 0.375), "linearity": Figure(NAN, NAN, NAN)},
+            CUTMIX: {"recognised": Figure(0.5, 0.4, 0.7), "kid": Figure(-1 / 3, NAN, 0.0)},
+        },
+        counts={PEGASI: 2000, CUTMIX: 1999},
+        model={"psnr": Figure(21.75, 21.5, 22.0), "line_distance": Figure(1e-7, 0.0, 1e-6)},
+        alarms=["Two thirds of the pegasi are one image."],
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def test_what_was_written_is_read_and_not_a_number_stays_so(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    write_scorecard(path, card())
+    read = read_scorecard(path)
+    for name in ("run", "name", "group", "seed", "batches", "classes", "key", "settings", "parents", "recognisers"):
+        assert getattr(read, name) == getattr(card(), name), name
+    assert (read.counts, read.model, read.alarms) == (card().counts, card().model, card().alarms)
+    assert [*read.rows] == [PEGASI, CUTMIX]  # pegasi first
+    assert read.rows[PEGASI]["recognised"] == Figure(0.25, 0.125, 0.375)
+    assert all(math.isnan(end) for end in read.rows[PEGASI]["linearity"])
+    value, low, high = read.rows[CUTMIX]["kid"]
+    assert (value, math.isnan(low), high) == (-1 / 3, True, 0.0)  # to the last bit; 0 is a number
+    assert all(isinstance(figure, Figure) for row in [*read.rows.values(), read.model] for figure in row.values())
+    write_scorecard(tmp_path / "again", read)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_card_without_seed_or_rows(seed: int | None, tmp_path: Path) -> None:
+    bare = card(seed=seed, rows={}, counts={}, model={}, alarms=[])
+    write_scorecard(tmp_path / FILE, bare)
+    assert read_scorecard(tmp_path / FILE) == bare
+
+
+def test_the_file_is_json_that_any_program_reads(tmp_path: Path) -> None:
+    infinite = Figure(math.inf, -math.inf, NAN)
+    write_scorecard(tmp_path / FILE, card(model={"excess_bce": infinite}))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content = json.loads((tmp_path / FILE).read_text(), parse_constant=refuse)
+    assert content["version"] == VERSION
+    assert content["rows"][PEGASI]["recognised"] == {"value": 0.25, "low": 0.125, "high": 0.375}
+    assert content["rows"][PEGASI]["linearity"] == {"value": None, "low": None, "high": None}
+    assert content["model"]["excess_bce"] == {"value": None, "low": None, "high": None}
+    assert [*tmp_path.iterdir()] == [tmp_path / FILE]
+
+
+def test_a_failed_write_leaves_the_old_scorecard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / FILE
+    write_scorecard(path, card(seed=1))
+    before = path.read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pegasus_lightning.utils.files.os.replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_scorecard(path, card(seed=2))
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def damaged(change: Any, tmp_path: Path) -> Path:
+    """A scorecard whose parsed content `change` has altered."""
+    path = tmp_path / FILE
+    write_scorecard(path, card())
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content) or content))
+    return path
+
+
+FOREIGN = {
+    "nothing in it": "{}",
+    "a list": "[1, 2]",
+    "a number": "3",
+    "null": "null",
+    "no JSON": "Pegasus",
+    "empty": "",
+    "another program's": '{"version": 1, "model": {}, "rows": {}}',
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_text(FOREIGN[name])
+    with pytest.raises(UserError, match=r"scorecard\.json is not a scorecard .* evaluate the run again") as refused:
+        read_scorecard(path)
+    assert str(path) in str(refused.value)
+
+
+CHANGES = {
+    "no version": lambda content: content.pop("version"),
+    "no key": lambda content: content.pop("key"),
+    "a field too many": lambda content: content.update(colour="white"),
+    "rows are a list": lambda content: content.update(rows=[1]),
+    "a row is a number": lambda content: content["rows"].update({PEGASI: 2}),
+    "no model": lambda content: content.pop("model"),
+    "a figure is a number": lambda content: content["model"].update(psnr=21.0),
+    "a figure without its end": lambda content: content["model"]["psnr"].pop("high"),
+    "a figure is a word": lambda content: content["rows"][PEGASI]["recognised"].update(low="little"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_damaged_scorecard_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        CHANGES[name](content)  # what `pop` gives is not the content
+
+    path = damaged(change, tmp_path)
+    with pytest.raises(UserError, match="is not a scorecard") as refused:
+        read_scorecard(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1, str(VERSION), None])
+def test_another_version_is_refused_as_such(version: Any, tmp_path: Path) -> None:
+    path = damaged(lambda content: content.update(version=version), tmp_path)
+    with pytest.raises(UserError, match=r"another version: evaluate the run again") as refused:
+        read_scorecard(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_torn_file_is_refused_by_name(share: float, tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    write_scorecard(path, card())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match="is not a scorecard") as refused:
+        read_scorecard(path)
+    assert str(path) in str(refused.value)
+    path.write_bytes(b"\xff\xfe" + whole)
+    with pytest.raises(UserError, match="UnicodeDecodeError"):
+        read_scorecard(path)
+
+
+def test_what_is_not_there_or_is_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.json", tmp_path):
+        with pytest.raises(UserError, match="is not a scorecard") as refused:
+            read_scorecard(path)
+        assert str(path) in str(refused.value)
+
+
+def test_the_newest_scorecard_is_the_one_last_written(tmp_path: Path) -> None:
+    run = tmp_path / "acai-s0 [1*]"  # a folder's name is no pattern
+    assert newest_scorecard(run) is None
+    (run / "evaluation").mkdir(parents=True)
+    assert newest_scorecard(run) is None
+    paths = [run / "evaluation" / name / FILE for name in ("b", "c", "a")]
+    for age, path in zip((20, 30, 10), paths, strict=True):
+        path.parent.mkdir()
+        write_scorecard(path, card())
+        os.utime(path, ns=(10**18, 10**18 - age))  # nanoseconds: what a float of seconds does not tell apart
+    for other in (run / FILE, run / "evaluation" / FILE, run / "evaluation" / "a" / "deeper" / FILE):
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("{}")  # younger, and elsewhere
+    (run / "evaluation" / "unfinished").mkdir()
+    assert newest_scorecard(run) == paths[2]
+    os.utime(paths[1], ns=(10**18, 10**18))
+    assert newest_scorecard(run) == paths[1]
+    os.utime(paths[0], ns=(10**18, 10**18))
+    assert newest_scorecard(run) == paths[1]  # equally old: the last by name, not as the disk lists them
+
+
+def test_one_seed_s_interval_is_its_own() -> None:
+    mean, low, high, spread, values = over_seeds([Figure(0.4, 0.3, 0.7)])
+    assert (mean, low, high, values) == (0.4, 0.3, 0.7, (0.4,))
+    assert math.isnan(spread)
+
+
+def test_seeds_that_differ_have_the_interval_of_their_spread() -> None:
+    # Mean 2, deviation 1 (over n - 1), standard error 1 / sqrt(3); own intervals of .1 either way count for less.
+    found = over_seeds([Figure(value, value - 0.1, value + 0.1) for value in (3.0, 1.0, 2.0)])
+    assert found.values == (3.0, 1.0, 2.0)
+    assert (found.mean, found.spread) == pytest.approx((2, 1))
+    assert (found.low, found.high) == pytest.approx((2 - 1.96 / math.sqrt(3), 2 + 1.96 / math.sqrt(3)))
+
+
+def test_seeds_that_agree_have_the_interval_of_their_images() -> None:
+    # Half widths 3 and 4 (not 2.5 and 4.5 about the value): sqrt(9 + 16) / 2 = 2.5. The spread: .1414 * 1.96 / 1.414.
+    found = over_seeds([Figure(10.0, 7.5, 13.5), Figure(10.2, 6.2, 14.2)])
+    assert found.mean == pytest.approx(10.1)
+    assert (found.low, found.high) == pytest.approx((7.6, 12.6))
+    assert found.spread == pytest.approx(0.2 / math.sqrt(2))
+    four = over_seeds([Figure(1.0, 0.0, 2.0)] * 4)
+    assert (four.low, four.high, four.spread) == (0.5, 1.5, 0)
+
+
+def test_a_seed_without_the_figure_leaves_its_mean_undefined() -> None:
+    found = over_seeds([Figure(1.0, 0.5, 1.5), Figure(NAN, NAN, NAN)])
+    assert all(math.isnan(number) for number in found[:4])
+
+
+def test_a_difference_by_hand() -> None:
+    better = Spread(5.0, 4.0, 10.0, 1.0, (4.0, 6.0))  # half widths 3 and 4: 5 together
+    baseline = Spread(7.0, 3.0, 11.0, NAN, (7.0,))
+    assert difference(better, baseline) == pytest.approx((-2.0, -7.0, 3.0))
+    assert difference(baseline, better) == pytest.approx((2.0, -3.0, 7.0))
+    undefined = difference(better, Spread(NAN, NAN, NAN, NAN, (NAN,)))
+    assert all(math.isnan(number) for number in undefined)
+
+
+def test_groups_are_runs_that_differ_in_their_seed_alone() -> None:
+    cards = [card(group=group, seed=seed) for group, seed in (("vae", 2), ("acai", 10), ("vae", 0), ("acai", 9))]
+    found = groups(cards)
+    assert [*found] == ["vae", "acai"]  # as they came
+    assert [member.seed for member in found["vae"]] == [0, 2]
+    assert [member.seed for member in found["acai"]] == [9, 10]  # numbers, not words
+    assert found["vae"] == [cards[2], cards[0]]
+    assert [member.seed for member in groups([card(seed=1), card(seed=None)])["acai, Pégase"]] == [None, 1]
+    assert groups([]) == {}
+
+
+def test_a_group_evaluated_in_two_ways_is_two_groups() -> None:
+    cards = [
+        card(group="vae", key="aa", seed=1),
+        card(group="vae", key="bb", seed=0),
+        card(group="acai", key="bb", seed=0),
+        card(group="vae", key="aa", seed=0),
+    ]
+    found = groups(cards)
+    assert [*found] == ["vae (aa)", "vae (bb)", "acai"]
+    assert [*found.values()] == [[cards[3], cards[0]], [cards[1]], [cards[2]]]
+
+
+def test_figures_are_written_as_their_measure_says() -> None:
+    assert format_figure(MEASURES["recognised"], 0.12345) == "12.3%"
+    assert format_figure(MEASURES["p_first"], 0.126) == "0.13"
+    assert format_figure(MEASURES["kid"], -0.0625) == "-0.062"
+    assert format_figure(MODEL_MEASURES["excess_bce"], 81.26) == "81.3"
+    assert format_figure(MODEL_MEASURES["line_distance"], 0.00024) == "0.00024"
+    assert format_figure(MEASURES["variety"], NAN) == "-"
+    assert format_figure(MEASURES["variety"], 0.0) == "0.000"
+
+
+def test_every_measure_can_be_written_and_told() -> None:
+    assert not MEASURES.keys() & MODEL_MEASURES.keys()
+    for name, measure in (MEASURES | MODEL_MEASURES).items():
+        float(format_figure(measure, 0.5).rstrip("%"))
+        assert measure.better in ("higher", "lower", ""), name
+        assert measure.meaning.endswith("."), name
+    for measures in (MEASURES, MODEL_MEASURES):  # of one table's columns no two share a head
+        assert len({measure.title for measure in measures.values()}) == len(measures)
+
+
+def test_runs_trained_for_another_time_are_not_averaged() -> None:
+    cards = [card(seed=0, group="vae"), card(seed=1, group="vae", batches=600)]
+    assert list(groups(cards)) == ["vae (batch 1200)", "vae (batch 600)"]
+
+
+def test_over_seeds_an_interval_that_is_not_defined_is_left_out() -> None:
+    spread = over_seeds([Figure(1.0, 0.5, 1.5), Figure(1.0, math.nan, math.nan)])
+    assert (spread.mean, spread.spread) == (1.0, 0.0)
+    assert spread.high - spread.mean == pytest.approx(0.5 / 2**0.5)  # the one known half width, over sqrt(2)
+
+
+def test_no_minus_before_a_zero() -> None:
+    assert format_figure(MEASURES["kid"], -0.0001) == "0.000"
+    assert format_figure(MEASURES["kid"], -0.0006) == "-0.001"
+    assert format_figure(MEASURES["recognised"], -0.0001) == "0.0%"
+
+
+def test_two_configurations_of_one_name_are_two_groups() -> None:
+    cards = [
+        card(group="vae", variant=variant, seed=seed) for variant in ("1234567890", "abcdefabcd") for seed in (1, 0)
+    ]
+    found = groups(cards)
+    assert [*found] == ["vae (12345678)", "vae (abcdefab)"]
+    assert [[member.seed for member in members] for members in found.values()] == [[0, 1], [0, 1]]

@@ -1,0 +1,107 @@
+"""The line a person watches."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pegasus_lightning.train.callbacks import progress
+from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
+
+
+def trainer(epoch: int = 0, first: bool = True) -> Any:
+    """As after `epoch` whole epochs of 20, each of 10 batches."""
+    return SimpleNamespace(current_epoch=epoch, max_epochs=20, num_training_batches=10, is_global_zero=first)
+
+
+def model(batches_done: int) -> Any:
+    return SimpleNamespace(batches_done=batches_done, latest={"loss/kl": 31.237, "validation/psnr": 19.0})
+
+
+class Clock:
+    """time.monotonic, set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    return clock
+
+
+def test_only_the_numbers_that_matter_in_words() -> None:
+    metrics = {"validation/psnr": 19.8374, "loss/kl": 31.2, "speed/images_per_second": 5000.0, "critic/real": 0.5}
+    assert numbers_that_matter(metrics) == "kl 31.2  C(real) 0.5  PSNR dB 19.84"
+    assert numbers_that_matter({}) == ""
+
+
+def test_away_from_a_terminal_it_is_one_line_every_few_seconds(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(seconds_between_lines=5)
+    line.on_train_start(trainer(), model(40))  # a run that is continued: 40 batches were done before
+    lines = []
+    for epoch, seconds in ((4, 4.0), (5, 2.0), (6, 4.0)):
+        clock.now += seconds
+        for batch in range(10):
+            line.on_train_batch_end(trainer(epoch), model(10 * epoch + batch + 1), None, None, batch)
+        line.on_train_epoch_end(trainer(epoch), model(10 * epoch + 10))
+        lines.append(capsys.readouterr().err)
+    # Due 6 s after the start, with 20 batches done in this session and 140 to go: 140 / (20 / 6) = 42 s.
+    assert lines == ["", "epoch 6/20  3.3 batches/s  00:42 left  kl 31.24  PSNR dB 19\n", ""]
+
+
+def test_the_last_epoch_is_always_told(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ProgressLine(seconds_between_lines=1e9)
+    line.on_train_start(trainer(), model(0))
+    clock.now += 100
+    line.on_train_epoch_end(trainer(18), model(190))
+    assert capsys.readouterr().err == ""
+    line.on_train_epoch_end(trainer(19), model(200))
+    assert capsys.readouterr().err == "epoch 20/20  2.0 batches/s  00:00 left  kl 31.24  PSNR dB 19\n"
+
+
+def test_on_a_terminal_it_is_a_bar_over_the_whole_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    line = ProgressLine()
+    line.on_train_start(trainer(4), model(40))
+    bar = line._bar
+    assert bar is not None
+    assert (bar.total, bar.n) == (200, 40)
+    for batch in range(10):
+        line.on_train_batch_end(trainer(4), model(41 + batch), None, None, batch)
+    line.on_train_epoch_end(trainer(4), model(50))
+    assert bar.n == 50
+    bar.refresh()
+    line.teardown(trainer(4), model(50), "fit")
+    shown = capsys.readouterr().err
+    assert "epoch 5/20" in shown
+    assert "50/200" in shown
+    assert "kl 31.24" in shown
+    assert "batches/s" not in shown  # no line beside the bar
+    line.teardown(trainer(4), model(50), "test")  # the bar is closed once
+
+
+def test_further_processes_are_silent(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+        line = ProgressLine(seconds_between_lines=0)
+        line.on_train_start(trainer(first=False), model(0))
+        clock.now += 10
+        line.on_train_batch_end(trainer(first=False), model(1), None, None, 0)
+        line.on_train_epoch_end(trainer(19, first=False), model(10))
+        line.teardown(trainer(first=False), model(10), "fit")
+    assert capsys.readouterr().err == ""

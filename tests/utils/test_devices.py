@@ -1,0 +1,157 @@
+"""`trainer.gpus` and `trainer.precision`, with pretended GPUs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from pegasus_lightning.utils import devices
+from pegasus_lightning.utils.devices import (
+    Devices,
+    choose_devices,
+    has_fast_bf16,
+    hide_gpus,
+    lightning_precision,
+    one_device,
+)
+from pegasus_lightning.utils.errors import UserError
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Card {index}")
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "accelerator", "wanted", "said"),
+    [
+        (0, None, "cpu", 1, "no GPU found"),
+        (0, 0, "cpu", 1, "the CPU"),
+        (1, None, "cuda", [0], "1 GPU: Card 0"),
+        (2, None, "cuda", [0], "1 GPU: Card 0"),
+        (2, 0, "cpu", 1, "the CPU"),
+        (2, 1, "cuda", [0], "1 GPU: Card 0"),
+        (2, 2, "cuda", [0, 1], "2 GPUs: Card 0, Card 1"),
+        (2, [1], "cuda", [1], "1 GPU: Card 1"),
+        (2, [1, 0], "cuda", [1, 0], "2 GPUs: Card 1, Card 0"),
+    ],
+)
+def test_what_is_taken(
+    monkeypatch: pytest.MonkeyPatch, there: int, gpus: object, accelerator: str, wanted: object, said: str
+) -> None:
+    pretend(monkeypatch, there)
+    chosen = choose_devices(gpus)  # type: ignore[arg-type]
+    assert (chosen.accelerator, chosen.devices) == (accelerator, wanted)
+    assert chosen.count == (len(wanted) if isinstance(wanted, list) else wanted)
+    assert said in chosen.sentence
+
+
+def test_the_cpu_is_not_said_to_be_a_fall_back_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0)
+    assert "no GPU" not in choose_devices(0).sentence
+
+
+def test_several_processes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0)
+    chosen = choose_devices(0, cpu_processes=2)
+    assert (chosen.accelerator, chosen.devices, chosen.count) == ("cpu", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "parts"),
+    [
+        (0, 1, ["trainer.gpus=1", "a GPU", "none", "Type trainer.gpus=0", "leave trainer.gpus out"]),
+        (0, [1], ["trainer.gpus=[1]", "none", "Type trainer.gpus=0"]),
+        (1, 3, ["trainer.gpus=3", "GPU 1", "sees 1", "Type trainer.gpus=0", "at most trainer.gpus=1"]),
+        (1, [1], ["trainer.gpus=[1]", "GPU 1", "sees 1", "at most trainer.gpus=1"]),
+        (2, 3, ["trainer.gpus=3", "GPU 2", "sees 2", "at most trainer.gpus=2"]),
+        (2, [0, 5], ["GPU 5", "sees 2"]),
+    ],
+)
+@pytest.mark.promise(10)
+def test_more_than_there_are_is_an_error_that_says_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, there: int, gpus: object, parts: list[str]
+) -> None:
+    pretend(monkeypatch, there)
+    with pytest.raises(UserError) as error:
+        choose_devices(gpus)  # type: ignore[arg-type]
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("asked", "fast", "precision"),
+    [
+        ("auto", True, "bf16-mixed"),
+        ("auto", False, "32-true"),
+        ("32", True, "32-true"),
+        ("bf16", False, "bf16-mixed"),
+    ],
+)
+def test_precision(monkeypatch: pytest.MonkeyPatch, accelerator: str, asked: str, fast: bool, precision: str) -> None:
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda _: fast)
+    assert lightning_precision(asked, accelerator) == precision
+
+
+@pytest.mark.parametrize(("amx", "avx512", "fast"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_fast_bf16_on_a_cpu_is_amx_or_avx512(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert has_fast_bf16("cpu") is fast
+
+
+def test_fast_bf16_on_a_gpu_does_not_count_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: bool(asked.append(including_emulation)) or True,
+    )
+    assert has_fast_bf16("cuda") is True
+    assert asked == [False]
+
+
+def test_hidden_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    hide_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "device", "visible"),
+    [
+        (0, None, "cpu", ""),
+        (0, 0, "cpu", ""),
+        (2, None, "cuda:0", "2,3"),
+        (2, 1, "cuda:0", "2,3"),
+        (2, 0, "cpu", ""),
+    ],
+)
+def test_the_one_device_of_a_command(
+    monkeypatch: pytest.MonkeyPatch, there: int, gpus: int | None, device: str, visible: str
+) -> None:
+    pretend(monkeypatch, there)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert one_device(gpus) == torch.device(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def test_a_command_that_is_to_have_a_gpu_is_told_by_its_own_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError) as error:
+        one_device(1)
+    assert str(error.value).startswith("gpus=1 asks for a GPU")
+    assert "Type gpus=0" in str(error.value)
+    assert "trainer" not in str(error.value)
+
+
+def test_what_is_done_once_is_done_on_the_first_device() -> None:
+    assert Devices("cpu", 2, "").first == torch.device("cpu")
+    assert Devices("cuda", [3, 1], "").first == torch.device("cuda", 3)
