@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.evaluate.controls import cutmix, pixel_average
 from pegasus_lightning.evaluate.image_sets import Judge
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import choose_pairs
-from pegasus_lightning.models.settings import validate_data
 from pegasus_lightning.recognisers.network import REPORTS, SELECTS
 from pegasus_lightning.recognisers.store import recogniser_for
 from pegasus_lightning.runs.scorecards import MEASURES, format_figure
-from pegasus_lightning.utils.compose import data_settings
 from pegasus_lightning.utils.devices import one_device
+from pegasus_lightning.utils.tensors import to_float
 
 COUNT = 2000
 COLUMNS = ("recognised", "chimera", "kid", "density", "coverage", "precision", "recall")

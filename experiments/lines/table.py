@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.data import lines
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.evaluate.criteria import bootstrap_interval, line_statistics
 from pegasus_lightning.generate.mixing import recipes
-from pegasus_lightning.generate.sampler import Parents, Workshop, pairs_for
+from pegasus_lightning.generate.pairs import Parents, pairs_for
+from pegasus_lightning.generate.sampler import Workshop
+from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.runs.trained import find_runs, open_runs
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import GENERATE, compose_config
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.image_grid import image_grid, save_png
+from pegasus_lightning.utils.tensors import to_float
 
 COUNT, FRAMES, SHOWN = 1000, 16, 6
 
@@ -48,7 +49,7 @@ def main(place: str) -> None:
     images = lines.load(["up", "down"], "test", 1000, 0)[0]
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     parents = Parents(images[order[:1000]], images[order[1000:]], ("up", "down"))  # any two angles
-    settings = plain(compose_config(["pegasus.pairs=random", "pegasus.codes=mean"], GENERATE))
+    settings = plain(GENERATE.compose(["pegasus.pairs=random", "pegasus.codes=mean"]))
     pairs = pairs_for(parents, settings["pegasus"], COUNT, 0)
     ratios = torch.linspace(0, 1, FRAMES)
     print("| | mean distance, thousandths | smoothness |\n| --- | --- | --- |")

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.data.settings import ImageFolderConfig
 from pegasus_lightning.evaluate.image_sets import figure
 from pegasus_lightning.recognisers.network import COMMITTEE, REPORTS, predict
 from pegasus_lightning.recognisers.store import committee_for, recogniser_for
 from pegasus_lightning.recognisers.training import independent_recipe
-from pegasus_lightning.train.settings import ImageFolderConfig
+from pegasus_lightning.utils.tensors import to_float
 
 
 def main() -> None:

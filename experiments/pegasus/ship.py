@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 from pegasus_lightning.data.module import load_split
+from pegasus_lightning.generate.pairs import Parents
 from pegasus_lightning.generate.pretrained import FOLDER, pack
-from pegasus_lightning.generate.sampler import Parents
 from pegasus_lightning.recognisers.store import committee_for
 from pegasus_lightning.runs.trained import open_run
-from pegasus_lightning.train.trainer import check_guide
+from pegasus_lightning.train.guide import check_guide
 
 
 def main() -> None:

@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import draw
 from pegasus_lightning.generate.mixing import recipes
-from pegasus_lightning.generate.sampler import Parents, Workshop, pairs_for
+from pegasus_lightning.generate.pairs import Parents, pairs_for
+from pegasus_lightning.generate.sampler import Workshop
+from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.runs.trained import find_runs, open_run
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import GENERATE, compose_config
+from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.tensors import to_float
 
 COUNT, BANK = 1000, 4000
 SEED, BANK_SEED = 7, 8
@@ -81,7 +82,7 @@ def main(places: list[str]) -> None:
         return {name: torch.cdist(measure(images), bank[name]).min(1).values for name, measure in MEASURES.items()}
 
     for method in ("random", "matched"):
-        settings = plain(compose_config([f"pegasus.pairs={method}"], GENERATE))
+        settings = plain(GENERATE.compose([f"pegasus.pairs={method}"]))
         pairs = pairs_for(parents, settings["pegasus"], COUNT, 0)
         chosen = recipes(pairs, RATIOS)
         first, second = to_float(horses[pairs.first]), to_float(birds[pairs.second])

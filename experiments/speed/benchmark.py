@@ -26,8 +26,8 @@ import pytorch_lightning as pl
 import torch
 from contenders import SEED, Result, Setting, bare, lightning, real, student
 
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import has_fast_bf16
 
 TARGETS = {"student": 2.0, "bare": 0.95, "lightning": 2.4}
@@ -107,7 +107,7 @@ def main() -> None:
     overrides = ["model=adversarial_vae", "data=silhouettes", f"model.networks.channels={arguments.channels}"]
     overrides += [f"data.batch_size={arguments.batch_size}", f"trainer.gpus={int(arguments.device == 'cuda')}"]
     overrides += ["trainer.max_epochs=1", "trainer.evaluate_test=false", f"seed={SEED}", *arguments.overrides]
-    fraction = plain(compose_config(overrides))["data"]["validation_fraction"]
+    fraction = plain(TRAIN.compose(overrides))["data"]["validation_fraction"]
     trained = (arguments.warmup + arguments.steps) * arguments.batch_size
     count = max(math.ceil((trained + 1) / (1 - fraction)), trained + 16)  # the real command holds some out
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)

@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from pegasus_lightning.data import module as data_module
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.models.networks import Critic, Decoder, Encoder, frozen
-from pegasus_lightning.models.settings import validate
+from pegasus_lightning.models.settings import NetworksConfig
 from pegasus_lightning.train import trainer as training
-from pegasus_lightning.train.settings import NetworksConfig, plain
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN, validate
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import has_fast_bf16, hide_gpus
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 
@@ -95,7 +95,7 @@ class Setting:
     device: str
 
     def __post_init__(self) -> None:
-        self.settings = plain(compose_config(self.overrides))
+        self.settings = plain(TRAIN.compose(self.overrides))
         self.networks_config = NetworksConfig(**self.settings["model"]["networks"])
 
     def stopwatch(self) -> Stopwatch:
@@ -151,7 +151,7 @@ def real(setting: Setting, *more_overrides: str) -> Result:
         stack.enter_context(patch.object(data_module, "load_split", lambda config, split: data))
         stack.enter_context(patch.object(training, "build_trainer", with_stopwatch))
         stack.enter_context(unseen())
-        config = compose_config([*setting.overrides, *more_overrides, f"runs_dir={folder}"])
+        config = TRAIN.compose([*setting.overrides, *more_overrides, f"runs_dir={folder}"])
         validate(config)
         run = training.train(config, "speed")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,6 @@ class ImageSet:
         """The same on `device`, laid out so that batches come out channels_last without a copy."""
         images = self.images.to(device, memory_format=torch.channels_last)
         return ImageSet(images, self.labels.to(device), self.classes)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 to float32 in [0, 1], the memory format kept."""
-    return images.float().div_(255)
 
 
 class TrainBatches:

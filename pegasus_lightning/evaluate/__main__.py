@@ -6,9 +6,8 @@ import sys
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.evaluate.settings import validate
-from pegasus_lightning.launch.command import run_program
-from pegasus_lightning.utils.compose import EVALUATE, describe_presets
+from pegasus_lightning.evaluate.settings import EVALUATE, validate
+from pegasus_lightning.utils.program import run_program
 
 
 def help_text() -> str:
@@ -29,7 +28,7 @@ before is read, not judged again. The recogniser that reports is trained on the 
 (photographs: 15 minutes on a CPU) and kept. Then `python -m pegasus_lightning.report runs/...` makes a page of it.
 
 Choices
-{describe_presets(EVALUATE)}
+{EVALUATE.describe_presets()}
 
 Fields, for example
   count=2000  seed=0  split=test  threshold=0.5  again=false  out=FOLDER (default: inside the run's folder)

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.evaluate.controls import cutmix, pixel_average
@@ -21,9 +21,9 @@ from pegasus_lightning.evaluate.criteria import reconstruction as reconstruction
 from pegasus_lightning.evaluate.image_sets import TOO_NEAR, Judge, Verdict, figure
 from pegasus_lightning.evaluate.inception import inception_figures
 from pegasus_lightning.generate.judge import Selector
-from pegasus_lightning.generate.mixing import Recipes, in_batches
-from pegasus_lightning.generate.pairs import Pairs
-from pegasus_lightning.generate.sampler import Parents, Pegasi, Workshop, make_pegasi
+from pegasus_lightning.generate.mixing import Recipes
+from pegasus_lightning.generate.pairs import Pairs, Parents
+from pegasus_lightning.generate.sampler import Pegasi, Workshop, make_pegasi
 from pegasus_lightning.generate.scores import linearity
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import StoredRecogniser
@@ -40,10 +40,10 @@ from pegasus_lightning.runs.scorecards import (
     Scorecard,
 )
 from pegasus_lightning.runs.trained import TrainedRun
-from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.image_grid import to_uint8
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import in_batches, to_float, to_uint8
 
 PATHS, PATH_FRAMES = 200, 11
 LINE_FRAMES = 16  # the ACAI paper's

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.evaluate.criteria import (
     bootstrap_interval,
     density_coverage,
@@ -27,6 +27,7 @@ from pegasus_lightning.evaluate.criteria import (
 )
 from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.runs.scorecards import NORMAL_QUANTILE, Figure
+from pegasus_lightning.utils.tensors import to_float
 
 REFERENCE = 4000  # training images that realism is measured against, both classes alike
 TOO_NEAR = 0.01  # share of test images that lie nearer than the limits of uniqueness

@@ -16,12 +16,15 @@ from pegasus_lightning.evaluate.benchmark import Bench
 from pegasus_lightning.evaluate.inception import inception_network
 from pegasus_lightning.evaluate.tables import comparison_table, console_table
 from pegasus_lightning.generate.judge import selector, store
+from pegasus_lightning.generate.mixing import mixing_of
+from pegasus_lightning.generate.pairs import Parents, wanted_pairs
 from pegasus_lightning.generate.pretrained import open_shipped
-from pegasus_lightning.generate.sampler import Parents, mixing_of, title, wanted_pairs
+from pegasus_lightning.generate.session import common_data, common_guide, images_of, load_common
 from pegasus_lightning.recognisers.network import REPORTS
 from pegasus_lightning.recognisers.store import recogniser_for
 from pegasus_lightning.recognisers.training import independent_recipe
 from pegasus_lightning.runs.folder import read_status
+from pegasus_lightning.runs.places import title
 from pegasus_lightning.runs.scorecards import (
     FILE,
     GALLERY,
@@ -31,16 +34,8 @@ from pegasus_lightning.runs.scorecards import (
     read_scorecard,
     write_scorecard,
 )
-from pegasus_lightning.runs.trained import (
-    TrainedRun,
-    common_data,
-    common_guide,
-    find_runs,
-    images_of,
-    load_common,
-    open_runs,
-)
-from pegasus_lightning.train.settings import plain
+from pegasus_lightning.runs.trained import TrainedRun, find_runs, open_runs
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, whole_folder

@@ -19,8 +19,14 @@ from pegasus_lightning.generate.settings import (
     validate_score,
     validate_search,
 )
-from pegasus_lightning.models.settings import check_at_least, check_at_most, check_choice, check_fraction
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.compose import Program
+from pegasus_lightning.utils.errors import (
+    UserError,
+    check_at_least,
+    check_at_most,
+    check_choice,
+    check_fraction,
+)
 
 FEWEST_PEGASI = 64
 REPORTERS = ("standard", "independent")
@@ -78,3 +84,8 @@ def validate(config: DictConfig) -> None:
             f"count={config.count} pegasi cannot be found among {search.pairs * search.ratios} candidates: raise "
             "search.pairs, or lower count."
         )
+
+
+EVALUATE = Program(
+    "python -m pegasus_lightning.evaluate", "evaluate", ("search",), lambda: {"schema/evaluate": EvaluateConfig}
+)

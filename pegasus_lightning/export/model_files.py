@@ -28,10 +28,10 @@ from pegasus_lightning.models import model_class
 from pegasus_lightning.models.latent import Posterior, lerp
 from pegasus_lightning.models.mixing_network import MixNetwork
 from pegasus_lightning.models.networks import Decoder, Encoder
+from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
 from pegasus_lightning.runs.trained import find_runs
-from pegasus_lightning.train.settings import ModelConfig
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, sorted_header, whole_folder, write_json
 

@@ -7,9 +7,8 @@ import sys
 from omegaconf import DictConfig
 
 from pegasus_lightning.generate.pipeline import generate
-from pegasus_lightning.generate.settings import validate
-from pegasus_lightning.launch.command import run_program
-from pegasus_lightning.utils.compose import GENERATE, describe_presets
+from pegasus_lightning.generate.settings import GENERATE, validate
+from pegasus_lightning.utils.program import run_program
 
 
 def help_text() -> str:
@@ -29,7 +28,7 @@ run= is a run's folder, a checkpoint file, a folder of runs or a pattern; it can
 is in its place: the model that comes with the package. Without data= its parents are decoded from drawn codes.
 
 Choices
-{describe_presets(GENERATE)}
+{GENERATE.describe_presets()}
 
 Fields, for example
   count=64  seed=0  out=FOLDER (default: inside the run's folder, or pegasi/)  split=test  'figures=[pegasi,best]'

@@ -10,14 +10,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.module import in_mixed_order, load_split
-from pegasus_lightning.generate.mixing import in_batches
 from pegasus_lightning.generate.pretrained import Shipped
 from pegasus_lightning.generate.scores import CriticScore, Look
 from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS
 from pegasus_lightning.recognisers.store import StoredRecogniser, committee_for, find_recogniser, recogniser_for
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.tensors import in_batches, to_float
 
 BANK, HELD = 2000, 512  # training images that a search takes for real, and others that say how near real ones lie
 

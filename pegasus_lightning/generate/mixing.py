@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pegasus_lightning.generate.pairs import Pairs
 from pegasus_lightning.models.latent import Mix, Posterior, mix
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
-
-BATCH = 256
-
-
-def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int = BATCH) -> Tensor:
-    """function(inputs), so many at a time."""
-    return torch.cat([function(part) for part in inputs.split(batch_size)])
+from pegasus_lightning.utils.tensors import BATCH, in_batches, to_float
 
 
 @dataclass(frozen=True)
@@ -151,3 +148,34 @@ class Mixer:
             images[i.to(start.device)] for images, i in zip(self.parents, (chosen.first, chosen.second), strict=True)
         )
         return Mixes(codes, self.decode(codes), first, second, ratios)
+
+
+def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
+    """q(z|x) of uint8 images (N, 3, 32, 32), in batches, on the model's device."""
+    parts = [model.encode(to_float(part.to(model.device))) for part in images.split(BATCH)]
+    means, log_variances = ([getattr(p, name) for p in parts] for name in ("mean", "log_variance"))
+    return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
+
+
+def mixing_of(model: TwoPlayerModel, settings: dict[str, Any]) -> str:
+    """How codes are mixed: as asked, or for `auto` as the model has learned it, or else along the straight line.
+
+    Args:
+        settings: a `PegasusConfig` as a plain dict.
+
+    Raises:
+        UserError: what the model has not learned is asked for, or what lies beyond the parents of a learned mixing.
+    """
+    asked, (low, high) = settings["mixing"], settings["ratio"]
+    if asked == "learned" and model.mixer is None:
+        raise UserError(
+            "pegasus.mixing=learned needs a model that has learned to mix (model.learned_mixing=true, as model=pegasus "
+            "has it). Leave it out: the best that a model can is taken."
+        )
+    how = asked if asked != "auto" else "lerp" if model.mixer is None else "learned"
+    if how == "learned" and not 0 <= low <= high <= 1:
+        raise UserError(
+            f"pegasus.ratio=[{low},{high}] lies beyond the parents, and a learned mixing ends at them: stay within 0 "
+            "to 1, or say pegasus.mixing=lerp too."
+        )
+    return how

@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.randomness import Stream, derived_seed
+from pegasus_lightning.utils.tensors import to_float
 
 METHODS = ("random", "colour", "matched")
 COLOUR_DISTANCES = ("rgb", "lab")
@@ -259,3 +261,38 @@ def _none_near(method: str, threshold: float, nearest: float) -> str:
         f"No pair of {what} lies within pegasus.threshold={threshold}: the nearest are {enough} apart."
         f" Raise pegasus.threshold to {enough} or more."
     )
+
+
+@dataclass(frozen=True)
+class Parents:
+    """All images that parents may be: uint8 (N, 3, 32, 32) of the first class, (M, 3, 32, 32) of the second."""
+
+    first: Tensor
+    second: Tensor
+    classes: tuple[str, str]
+
+    @classmethod
+    def of(cls, data: ImageSet) -> Parents:
+        """The two classes of a split, each in the split's order."""
+        first, second = (data.images[data.of_class(label)] for label in (0, 1))
+        return cls(first, second, (data.classes[0], data.classes[1]))
+
+
+def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
+    """`choose_pairs` as a `PegasusConfig` wants it. Raises UserError where no pair is near enough."""
+    return choose_pairs(
+        parents.first,
+        parents.second,
+        count,
+        method=settings["pairs"],
+        seed=seed,
+        colour_distance=settings["colour_distance"],
+        threshold=settings["threshold"],
+    )
+
+
+def wanted_pairs(parents: Parents, settings: dict[str, Any]) -> Pairs:
+    """As many pairs as are made or searched among; see `pairs_for`."""
+    search = settings["search"]
+    tried = settings["count"] if search["method"] == "none" else search["pairs"]
+    return pairs_for(parents, settings["pegasus"], tried, settings["seed"])

@@ -12,39 +12,22 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.generate.figures import mixes as chimera
 from pegasus_lightning.generate.figures.draw import GALLERY, draw, how, wants, write_pictures
 from pegasus_lightning.generate.judge import selector
-from pegasus_lightning.generate.mixing import recipes
-from pegasus_lightning.generate.pairs import choose_pairs
+from pegasus_lightning.generate.mixing import mixing_of, recipes
+from pegasus_lightning.generate.pairs import Parents, choose_pairs, pairs_for, wanted_pairs
 from pegasus_lightning.generate.pretrained import FOLDER, open_shipped
-from pegasus_lightning.generate.sampler import (
-    REFERENCE,
-    Parents,
-    Pegasi,
-    Workshop,
-    make_pegasi,
-    mixing_of,
-    pairs_for,
-    title,
-    wanted_pairs,
-)
+from pegasus_lightning.generate.sampler import REFERENCE, Pegasi, Workshop, make_pegasi
+from pegasus_lightning.generate.session import common_data, common_guide, images_of, load_common, two_files
 from pegasus_lightning.generate.settings import FIGURES
-from pegasus_lightning.runs.trained import (
-    TrainedRun,
-    common_data,
-    common_guide,
-    find_runs,
-    images_of,
-    load_common,
-    open_runs,
-)
-from pegasus_lightning.train.settings import plain
+from pegasus_lightning.runs.places import title
+from pegasus_lightning.runs.trained import TrainedRun, find_runs, open_runs
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import whole_folder, write_json
-from pegasus_lightning.utils.image_grid import to_uint8
+from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 COMPARED = 8
 IMAGINED = 1000  # parents a class where none are given
@@ -67,7 +50,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         mixing_of(run.model, settings["pegasus"])  # or none of them is begun
     data = others = None
     if settings["first"] is not None:
-        parents, origin = _two_files(runs, settings, data_overrides)
+        parents, origin = two_files(runs, settings, data_overrides)
         settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}
         pairs = choose_pairs(parents.first, parents.second, 1, method="random")
         others = None if shipped is None else shipped.imagined_parents(REFERENCE // 2, settings["seed"])
@@ -110,25 +93,6 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     _compare(runs, parents, settings, beside)
     print(f"all of them on {COMPARED} pairs\n  {beside}", flush=True)
     return [*folders, beside]
-
-
-def _two_files(
-    runs: list[TrainedRun], settings: dict[str, Any], overrides: Sequence[str]
-) -> tuple[Parents, dict[str, Any]]:
-    """Two image files as the only parents, and how that is recorded."""
-    from pegasus_lightning.data.image_folder import read_image
-
-    if overrides:
-        raise UserError("first= and second= are the parents: leave data out.")
-    for run in runs:
-        if run.classes != runs[0].classes:
-            raise UserError(f"{runs[0].path} and {run.path} were trained on different classes: take one at a time.")
-        if settings["search"]["method"] != "none" and not run.model.config.sample_codes:
-            raise UserError(f"{run.path} is not searched: its codes are not sampled, so two images have few mixes.")
-    paths = [Path(settings[key]).expanduser() for key in ("first", "second")]
-    first, second = (torch.tensor(read_image(path))[None] for path in paths)
-    classes = runs[0].classes
-    return Parents(first, second, (classes[0], classes[1])), {"files": [str(path) for path in paths]}
 
 
 def _place(run: TrainedRun, settings: dict[str, Any], origin: dict[str, Any], *, several: bool) -> Path:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from pegasus_lightning.generate.mixing import in_batches
-from pegasus_lightning.generate.sampler import Parents, encode
+from pegasus_lightning.generate.mixing import encode
+from pegasus_lightning.generate.pairs import Parents
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.committee import Committee
@@ -26,6 +26,7 @@ from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.files import sha256, sorted_header, write_atomically
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import in_batches
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 SHIPPED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file

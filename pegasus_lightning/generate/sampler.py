@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,93 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pegasus_lightning.data.batches import ImageSet, to_float
-from pegasus_lightning.generate.mixing import BATCH, Mixer, Mixes, Recipes, in_batches, recipes
-from pegasus_lightning.generate.pairs import Pairs, choose_pairs
+from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes, encode, mixing_of, recipes
+from pegasus_lightning.generate.pairs import Pairs, Parents
 from pegasus_lightning.generate.scores import CriticAndOverlap, CriticScore, Look, RecognisedAndReal, Score, total
 from pegasus_lightning.generate.search import Ascent, best_of, guided, keep_best
 from pegasus_lightning.models.latent import Posterior, class_direction
 from pegasus_lightning.models.networks import with_statistics_of
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import in_batches
 
 REFERENCE = 512  # images that a critic's opinion is measured against
 LEAST_REFERENCE = 64
 GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")
-
-
-@dataclass(frozen=True)
-class Parents:
-    """All images that parents may be: uint8 (N, 3, 32, 32) of the first class, (M, 3, 32, 32) of the second."""
-
-    first: Tensor
-    second: Tensor
-    classes: tuple[str, str]
-
-    @classmethod
-    def of(cls, data: ImageSet) -> Parents:
-        """The two classes of a split, each in the split's order."""
-        first, second = (data.images[data.of_class(label)] for label in (0, 1))
-        return cls(first, second, (data.classes[0], data.classes[1]))
-
-
-def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
-    """`choose_pairs` as a `PegasusConfig` wants it. Raises UserError where no pair is near enough."""
-    return choose_pairs(
-        parents.first,
-        parents.second,
-        count,
-        method=settings["pairs"],
-        seed=seed,
-        colour_distance=settings["colour_distance"],
-        threshold=settings["threshold"],
-    )
-
-
-def wanted_pairs(parents: Parents, settings: dict[str, Any]) -> Pairs:
-    """As many pairs as are made or searched among; see `pairs_for`."""
-    search = settings["search"]
-    tried = settings["count"] if search["method"] == "none" else search["pairs"]
-    return pairs_for(parents, settings["pegasus"], tried, settings["seed"])
-
-
-def title(settings: dict[str, Any], content: list[Any]) -> str:
-    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of the content>`: the name of a folder of results."""
-    code = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    pegasus = settings["pegasus"]
-    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
-
-
-def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
-    """q(z|x) of uint8 images (N, 3, 32, 32), in batches, on the model's device."""
-    parts = [model.encode(to_float(part.to(model.device))) for part in images.split(BATCH)]
-    means, log_variances = ([getattr(p, name) for p in parts] for name in ("mean", "log_variance"))
-    return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
-
-
-def mixing_of(model: TwoPlayerModel, settings: dict[str, Any]) -> str:
-    """How codes are mixed: as asked, or for `auto` as the model has learned it, or else along the straight line.
-
-    Args:
-        settings: a `PegasusConfig` as a plain dict.
-
-    Raises:
-        UserError: what the model has not learned is asked for, or what lies beyond the parents of a learned mixing.
-    """
-    asked, (low, high) = settings["mixing"], settings["ratio"]
-    if asked == "learned" and model.mixer is None:
-        raise UserError(
-            "pegasus.mixing=learned needs a model that has learned to mix (model.learned_mixing=true, as model=pegasus "
-            "has it). Leave it out: the best that a model can is taken."
-        )
-    how = asked if asked != "auto" else "lerp" if model.mixer is None else "learned"
-    if how == "learned" and not 0 <= low <= high <= 1:
-        raise UserError(
-            f"pegasus.ratio=[{low},{high}] lies beyond the parents, and a learned mixing ends at them: stay within 0 "
-            "to 1, or say pegasus.mixing=lerp too."
-        )
-    return how
 
 
 class Workshop:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pegasus_lightning.generate.mixing import Mixes, in_batches
+from pegasus_lightning.generate.mixing import Mixes
+from pegasus_lightning.utils.tensors import in_batches
 
 Score = Callable[[Mixes], Mapping[str, Tensor]]
 # Images to a recogniser's logits (B, 2), one a class, each of a sigmoid of its own, and to how real they look (B,), at

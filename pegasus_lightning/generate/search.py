@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pegasus_lightning.generate.mixing import BATCH, Mixer, Mixes, Recipes
+from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes
 from pegasus_lightning.generate.scores import Score, total
+from pegasus_lightning.utils.tensors import BATCH
 
 
 def best_of(

@@ -9,14 +9,16 @@ from omegaconf import DictConfig
 
 from pegasus_lightning.generate.pairs import COLOUR_DISTANCES, METHODS
 from pegasus_lightning.models.latent import MIXINGS
-from pegasus_lightning.models.settings import (
+from pegasus_lightning.utils.compose import Program
+from pegasus_lightning.utils.errors import (
+    UserError,
     check_above,
     check_at_least,
     check_at_most,
     check_choice,
     check_not_negative,
+    did_you_mean,
 )
-from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "critic")
@@ -181,3 +183,8 @@ def validate_search(search: Any) -> None:
         for key, value in vars(SearchConfig()).items():
             if search[key] != value and key != "batch_size":
                 raise UserError(f"search.{key} needs a search: say search=best_of or search=guided too.")
+
+
+GENERATE = Program(
+    "python -m pegasus_lightning.generate", "generate", ("search",), lambda: {"schema/generate": GenerateConfig}
+)

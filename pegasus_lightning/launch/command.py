@@ -7,39 +7,26 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pegasus_lightning.launch.planning import check_jobs, readable_name
-from pegasus_lightning.models.settings import validate
+from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import (
-    TRAIN,
     VERSION_BASE,
-    Program,
-    check_overrides,
-    compose_config,
     conf_folder,
-    describe_presets,
-    explain,
-    parse_arguments,
-    register_schemas,
 )
 from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError
-
-USAGE_ERROR = 2
-PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")
+from pegasus_lightning.utils.program import complain, quieten
 
 
 def _task(failures: list[Exception], config: DictConfig) -> None:
@@ -53,7 +40,7 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
 
     if any(isinstance(failure, Interrupted) for failure in failures):
         return  # a signal ended the sweep's last job: it is meant for all
-    _quieten()  # this may be a process far away
+    quieten()  # this may be a process far away
     state = HydraConfig.get()
     try:
         validate(config)
@@ -75,29 +62,29 @@ def run_command(arguments: list[str]) -> int:
         print(help_text())
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's own printer
-    _quieten()
+    quieten()
     for stream in (sys.stdout, sys.stderr):  # a console that knows no dashes must not end a sweep
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     overrides: list[str] = []
     failures: list[Exception] = []
     try:
-        parsed = parse_arguments(arguments)
+        parsed = TRAIN.parse_arguments(arguments)
         overrides = [*_search_path(parsed.config_dir), *parsed.overrides]
         if parsed.config_path or parsed.config_name or parsed.experimental_rerun:
             raise UserError("There is one main configuration. --config-dir=FOLDER adds presets of your own to it.")
         if not (parsed.cfg or parsed.info):
             check_jobs(overrides, parsed.multirun)
-        register_schemas()
+        TRAIN.register()
         sys.argv[1:] = [*_options(parsed), *overrides]
         entry = hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)
         entry(lambda config: _task(failures, config))()
     except SweepEnded as error:
         return error.exit_code
     except UserError as error:
-        return _complain(str(error))
+        return complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        return _complain(explain(error, overrides))
+        return complain(TRAIN.explain(error, overrides))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
@@ -118,7 +105,7 @@ def _exit_code(failure: Exception) -> int:
         advice = "What was saved stays; the same command again goes on from it."
         print(f"pegasus_lightning: the run failed: {failure}. {advice}", file=sys.stderr)
         return 1
-    return _complain(str(failure))
+    return complain(str(failure))
 
 
 def _search_path(folder: str | None) -> list[str]:
@@ -138,82 +125,6 @@ def _options(parsed: argparse.Namespace) -> list[str]:
     return texts + [f"--{name.replace('_', '-')}" for name in flags if getattr(parsed, name)]
 
 
-def quote_paths(arguments: Sequence[str]) -> list[str]:
-    """Arguments such as `run=runs/a,b=c` with the path quoted for Hydra, which reads commas and `=` in its own way.
-
-    Several `run=` become one list.
-    """
-    quoted: list[str] = []
-    runs: list[str] = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key == "run" and equals and value in ("", "null"):
-            continue
-        if key not in PATHS or not equals or value.startswith(("[", '"', "'")) or value in ("", "null"):
-            quoted.append(argument)
-            continue
-        text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        if key == "run":
-            runs.append(text)
-        else:
-            quoted.append(f"{key}={text}")
-    return [*quoted, f"run=[{','.join(runs)}]"] if runs else quoted
-
-
-def run_program(
-    program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
-) -> int:
-    """Compose the configuration of a command other than training and do its work; returns the exit code.
-
-    Args:
-        help_text: what `--help` prints.
-        work: called with the configuration and the overrides that begin with `data=` or `data.`.
-    """
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text)
-        return 0
-    _quieten()
-    overrides: list[str] = []
-    try:
-        parsed = parse_arguments(quote_paths(arguments), program)
-        options = [name for name, value in vars(parsed).items() if value and name not in ("overrides", "cfg")]
-        if options:
-            raise UserError(f"{program.command} has no -m and no option --{options[0]}: `--help` shows what it takes.")
-        data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
-        overrides = [text for text in parsed.overrides if text not in data]
-        check_overrides(overrides, program)
-        config = compose_config(overrides, program)
-        if parsed.cfg:
-            print(OmegaConf.to_yaml(config), end="")
-            return 0
-        work(config, data)
-    except UserError as error:
-        return _complain(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        return _complain(explain(error, [*overrides, *arguments], program))
-    except OSError as error:  # a full disk, say
-        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped; nothing was left half-written.", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _complain(message: str) -> int:
-    print(f"pegasus_lightning: {message}", file=sys.stderr)
-    return USAGE_ERROR
-
-
-def _quieten() -> None:
-    # Advice that does not fit here: batches come from memory without workers, the validation set is small.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*The number of training batches.*log_every_n_steps.*")
-    logging.getLogger("pegasus_lightning").setLevel(logging.INFO)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-
-
 def help_text() -> str:
     """What `--help` prints."""
     return f"""Train adversarial autoencoders on two classes of images, and watch what their mixed codes decode to.
@@ -225,7 +136,7 @@ Examples
   {TRAIN.command} -m experiment=ablation seed=0,1,2
 
 Choices (the first line sets a whole preset; every field of it can be set too)
-{describe_presets(TRAIN)}
+{TRAIN.describe_presets()}
 
 Fields, for example
   model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1

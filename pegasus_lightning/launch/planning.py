@@ -12,12 +12,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from pegasus_lightning.models.settings import check_above, check_at_least, check_choice, validate
 from pegasus_lightning.runs.folder import NOT_IDENTITY, run_folder
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import check_overrides, compose_config
+from pegasus_lightning.train.settings import TRAIN, validate
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import choose_devices
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.errors import UserError, check_above, check_at_least, check_choice
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
 HERE = ("PoolLauncher", "BasicLauncher", "LocalLauncher")  # launchers whose runs use this machine's devices and files
@@ -44,7 +43,7 @@ def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     parser = OverridesParser.create()
     parsed = parser.parse_overrides(list(overrides))
     single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    swept = compose_config(single, hydra_too=True).hydra.sweeper.params or {}
+    swept = TRAIN.compose(single, with_hydra=True).hydra.sweeper.params or {}
     # As Hydra's own sweeper has it: what is typed takes the place of what the preset sweeps over.
     everything = parser.parse_overrides([*(f"{key}={value}" for key, value in swept.items()), *overrides])
     return BasicSweeper.split_arguments(everything, None)[0]
@@ -83,10 +82,10 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
     Raises:
         UserError: or one of Hydra's errors, see `composing.explain`.
     """
-    check_overrides(overrides)
+    TRAIN.check_overrides(overrides)
     if not multirun:
         _check_single(overrides)
-    runs = [plan(compose_config(job, hydra_too=True), job) for job in jobs_of(overrides, multirun)]
+    runs = [plan(TRAIN.compose(job, with_hydra=True), job) for job in jobs_of(overrides, multirun)]
     if multirun:
         _check_sweep(runs)
         if not str(runs[0].launcher.get("_target_")).endswith(HERE):
@@ -125,7 +124,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 def _check_single(overrides: Sequence[str]) -> None:
     """A preset that is a sweep stands for one run only when all that it sweeps over is chosen."""
-    swept = compose_config(overrides, hydra_too=True).hydra.sweeper.params or {}
+    swept = TRAIN.compose(overrides, with_hydra=True).hydra.sweeper.params or {}
     chosen = {text.partition("=")[0] for text in overrides}
     missing = [str(key) for key in swept if key not in chosen]
     if missing:
@@ -157,7 +156,7 @@ def _check_sweep(runs: Sequence[Planned]) -> None:
             )
         first[run.folder] = run
         if run.config.resume != "auto":
-            from pegasus_lightning.train.trainer import checkpoint_to_resume  # slow to import
+            from pegasus_lightning.runs.checkpoints import checkpoint_to_resume  # slow to import
 
             checkpoint_to_resume(run.folder, plain(run.config))
 

@@ -24,7 +24,7 @@ from pegasus_lightning.launch.slots import Slot, cpu_slots, cpu_slots_wanted, gp
 from pegasus_lightning.launch.tables import failures, ranked_table, seeds_table
 from pegasus_lightning.runs.checkpoints import is_finished
 from pegasus_lightning.runs.folder import LOCK, config_hash
-from pegasus_lightning.train.settings import plain
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 
 log = logging.getLogger(__name__)

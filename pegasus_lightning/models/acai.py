@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pegasus_lightning.models.latent import lerp
 from pegasus_lightning.models.losses import coefficient_error, mean_square
+from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.train.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pegasus_lightning.models.losses import passes_for_real, taken_for_fake, taken_for_real
+from pegasus_lightning.models.losses import blind_loss, passes_for_real, taken_for_fake, taken_for_real
+from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.train.settings import ModelConfig
 
 
 @dataclass
@@ -25,19 +24,6 @@ class AdversarialVAEWeights:
 class AdversarialVAEConfig(ModelConfig):
     name: str = "adversarial_vae"
     weights: AdversarialVAEWeights = field(default_factory=AdversarialVAEWeights)
-
-
-def blind_cross_entropy(real: float, fake: float) -> float:
-    """Minimum over p of -(real ln p + fake ln(1 - p)), in nats, reached at p = real / (real + fake).
-
-    A blind critic's loss: it says p to all, against the label 1 weighted `real` and 0 weighted `fake`.
-    """
-    return -sum(weight * math.log(weight / (real + fake)) for weight in (real, fake) if weight)
-
-
-def blind_loss(kind: str, real: float, fake: float) -> float:
-    """`blind_cross_entropy`, or for hinge losses 2 min(real, fake), reached at an output of 1 or -1 for all."""
-    return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)
 
 
 class AdversarialVAE(TwoPlayerModel):

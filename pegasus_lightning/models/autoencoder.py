@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pegasus_lightning.models.averages import average_over_processes
 from pegasus_lightning.models.latent import Posterior, lerp
 from pegasus_lightning.models.networks import Critic, Decoder, Encoder
-from pegasus_lightning.train.settings import ModelConfig
+from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 
 PARTS, PART_SHIFT = 8, 40  # draws of one stream for one batch are told apart by bits above any count of batches

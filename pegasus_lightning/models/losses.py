@@ -7,6 +7,8 @@ batch size. Terms are computed in float32 at least, whatever the networks ran in
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -142,3 +144,16 @@ def active_dimensions(means: Tensor, threshold: float = 0.01) -> Tensor:
         means: posterior means of a data set, (N, latent_dim).
     """
     return (_float(means).var(0) > threshold).sum()
+
+
+def blind_cross_entropy(real: float, fake: float) -> float:
+    """Minimum over p of -(real ln p + fake ln(1 - p)), in nats, reached at p = real / (real + fake).
+
+    A blind critic's loss: it says p to all, against the label 1 weighted `real` and 0 weighted `fake`.
+    """
+    return -sum(weight * math.log(weight / (real + fake)) for weight in (real, fake) if weight)
+
+
+def blind_loss(kind: str, real: float, fake: float) -> float:
+    """`blind_cross_entropy`, or for hinge losses 2 min(real, fake), reached at an output of 1 or -1 for all."""
+    return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pegasus_lightning.models.networks import SLOPE, final_side
-from pegasus_lightning.train.settings import NetworksConfig
+from pegasus_lightning.models.settings import NetworksConfig
 
 HIDDEN = 96
 REACH = 2.0  # at a ratio of 1/2 a gate lies within 0.12 and 0.88: no latent is one parent's alone

@@ -21,7 +21,8 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from pegasus_lightning.train.settings import IMAGE_SIZE, MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
+from pegasus_lightning.models.settings import MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 SLOPE = 0.2
 

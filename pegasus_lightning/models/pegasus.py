@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pegasus_lightning.data.augmentation import NUMBERS, OPERATIONS, augment
 from pegasus_lightning.models import losses
-from pegasus_lightning.models.adversarial_vae import blind_loss
 from pegasus_lightning.models.latent import lerp
+from pegasus_lightning.models.losses import blind_loss
 from pegasus_lightning.models.mixing_network import MixNetwork
 from pegasus_lightning.models.networks import as_in_inference
+from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.train.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 
 GUIDED_BY = tuple(OPERATIONS)  # what the guide is shown is altered by all of them, as what it learned from

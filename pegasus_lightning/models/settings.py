@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from pegasus_lightning.data.augmentation import OPERATIONS
-from pegasus_lightning.train.settings import IMAGE_SIZE, MAX_CONV_LAYERS, MIN_CONV_LAYERS, parse_duration
-from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.utils.errors import (
+    UserError,
+    check_above,
+    check_at_least,
+    check_choice,
+    check_fixed,
+    check_fraction,
+    check_not_negative,
+)
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 SPECTRAL_NORM = ("none", "critic", "all")
 UPSAMPLING = ("transposed", "nearest")
@@ -21,59 +29,10 @@ MIX_PAIRS = ("random", "alike")
 GUIDES = ("plain", "averaging")  # evaluation.recogniser.ARCHITECTURES, which lies above, but for the one that reports
 REAL = "real from fake"  # what a critic tells, where its variant says nothing else
 RECONSTRUCTION = ("bce", "mse")
-PRECISION = ("auto", "32", "bf16")
-RESUME = ("auto", "never", "must")
-
-
-def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """The value is one of the choices; else a UserError with the nearest."""
-    if value not in choices:
-        hint = did_you_mean(value, choices)
-        raise UserError(f"{key}={value} is not a choice.{hint} Choose from: {', '.join(choices)}.")
-
-
-def check_at_least(key: str, value: float | None, low: float) -> None:
-    """The value is null or at least `low`; else a UserError."""
-    if value is not None and not value >= low:
-        raise UserError(f"{key}={value} is out of range: it must be at least {low}.")
-
-
-def check_at_most(key: str, value: float, high: float) -> None:
-    """The value is at most `high`; else a UserError."""
-    if not value <= high:
-        raise UserError(f"{key}={value} is out of range: it must be at most {high}.")
-
-
-def check_above(key: str, value: float | None, low: float) -> None:
-    """The value is null or finite and above `low`; else a UserError."""
-    if value is not None and not low < value < float("inf"):
-        raise UserError(f"{key}={value} is out of range: it must be finite and greater than {low}.")
-
-
-def check_fraction(key: str, value: float, *, low_open: bool = False) -> None:
-    """The value lies in [0, 1), or (0, 1); else a UserError."""
-    if not 0 <= value < 1 or (low_open and value == 0):
-        raise UserError(f"{key}={value} is out of range: it must lie in {'(' if low_open else '['}0, 1).")
-
-
-def check_not_negative(key: str, value: float) -> None:
-    """The value is finite and at least 0; else a UserError."""
-    if not 0 <= value < float("inf"):
-        raise UserError(f"{key}={value} is out of range: it must be at least 0, and finite.")
-
-
-def _fixed(node: Any, group: str, field: str) -> None:
-    """The field that says which schema a node has is not a setting: the group's preset chooses it."""
-    schema = OmegaConf.get_type(node)
-    right = getattr(schema, field, node[field])
-    if node[field] != right:
-        raise UserError(
-            f"{group}.{field}={node[field]} does not fit. Choose with {group}=..., not with {group}.{field}."
-        )
 
 
 def _validate_model(model: Any) -> None:
-    _fixed(model, "model", "name")
+    check_fixed(model, "model", "name")
     networks = model.networks
     if not MIN_CONV_LAYERS <= networks.conv_layers <= MAX_CONV_LAYERS:
         raise UserError(
@@ -144,65 +103,53 @@ def _validate_mixes(model: Any) -> None:
     check_at_least("model.guide.images", model.guide.images, 1)
 
 
-def validate_data(data: Any) -> None:
-    _fixed(data, "data", "source")
-    classes = list(data.classes)
-    if len(classes) != 2 or len(set(classes)) != 2:
-        raise UserError(f"data.classes={classes} must name two different classes, such as data.classes=[horse,bird].")
-    check_at_least("data.batch_size", data.batch_size, 2)
-    check_fraction("data.validation_fraction", data.validation_fraction, low_open=True)
-    check_choice("data.on_device", str(data.on_device).lower(), ("auto", "true", "false"))
-    if OmegaConf.is_missing(data, "root"):
-        raise UserError(
-            "data=image_folder needs the folder that holds your images: "
-            "data.root=FOLDER with FOLDER/{train,test}/<class>/*.png (or .jpg, .jpeg) in it."
-        )
-    for key in ("train_per_class", "test_per_class"):
-        if key in data:
-            check_at_least(f"data.{key}", data[key], 8)
-    if "drawing_seed" in data:
-        check_at_least("data.drawing_seed", data.drawing_seed, 0)
+MIN_CONV_LAYERS = 2
+MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth convolution would leave a single pixel
 
 
-def _validate_trainer(trainer: Any) -> None:
-    gpus = trainer.gpus
-    listed = list(gpus) if isinstance(gpus, (list, tuple, ListConfig)) else [gpus]
-    unfit = any(isinstance(index, bool) or not isinstance(index, int) or index < 0 for index in listed)
-    if gpus is not None and (unfit or not listed or len(set(listed)) < len(listed)):
-        raise UserError(
-            f"trainer.gpus={gpus} is not understood. Write trainer.gpus=0 for the CPU, =2 for two GPUs, =[0,3] for "
-            "these two, or leave it out for one GPU if there is one."
-        )
-    for key in ("cpu_processes", "max_epochs", "log_every_n_steps", "validate_every_n_epochs"):
-        check_at_least(f"trainer.{key}", trainer[key], 1)
-    for key in ("threads", "checkpoint_every_n_epochs"):
-        check_at_least(f"trainer.{key}", trainer[key], 1)
-    check_choice("trainer.precision", trainer.precision, PRECISION)
-    if trainer.max_time is not None:
-        parse_duration(trainer.max_time)
+@dataclass
+class NetworksConfig:
+    """The backbone that all variants share (`networks.py`)."""
+
+    latent_dim: int = 128
+    channels: int = 64  # of the first convolution; doubled by each further one
+    conv_layers: int = 3  # kernel 4, stride 2: each halves the side
+    fc_layers: int = 1  # of each head, and of the decoder's entrance
+    fc_width: int = 512  # of the hidden layers, where fc_layers > 1
+    batch_norm: bool = True  # in encoder and decoder
+    critic_batch_norm: bool = True
+    spectral_norm: str = "none"
+    upsampling: str = "transposed"  # of the plain decoder
+    decoder: str = "plain"  # plain: the encoder reversed; residual: blocks with nearest-neighbour upsampling
+    latent: str = "flat"  # spatial: the code is laid out like the last feature map, latent_dim / side^2 channels of it
+    critic_channels: int | None = None  # of the critic's first convolution; null: as the encoder's
+    critic_start: str = "default"  # of the critic's weights: default (PyTorch's) or he (features as large as the image)
+    critic_stem: bool = False  # begin the critic with a 3 x 3 convolution at full resolution, half as wide
 
 
-def validate(config: DictConfig) -> None:
-    """Check ranges and combinations; touches nothing on disk.
+@dataclass
+class AdamConfig:
+    """One player's Adam; `clip` is the largest gradient norm allowed (null: no clipping)."""
 
-    Raises:
-        UserError: what is wrong, what was meant, what to type.
-    """
-    _validate_model(config.model)
-    validate_data(config.data)
-    _validate_trainer(config.trainer)
-    for key in ("images_every_n_epochs", "image_columns", "image_scale"):
-        check_at_least(f"callbacks.{key}", config.callbacks[key], 1)
-    for key in ("health_warmup_epochs", "health_warmup_batches", "health_min_active_dimensions"):
-        check_at_least(f"callbacks.{key}", config.callbacks[key], 0)
-    for key in ("health_min_critic_skill", "health_min_variety"):
-        check_fraction(f"callbacks.{key}", config.callbacks[key])
-    check_choice("resume", config.resume, RESUME)
-    if not 0 <= config.seed < 2**63:
-        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
-    if not config.runs_dir.strip():
-        raise UserError("runs_dir= is empty: name the folder that shall hold the runs, such as runs_dir=runs.")
-    for key in ("experiment_name", "run_name"):
-        value = config[key]
-        if value is not None and (not re.fullmatch(r"[\w.=,+-]{1,60}", value) or not value.strip(".")):
-            raise UserError(f"{key}={value!r} names a folder: use 1 to 60 letters, digits and . _ = , + - only.")
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float | None = None
+
+
+@dataclass
+class ModelConfig:
+    """What every variant has; a variant's own schema adds the weights of its loss terms."""
+
+    name: str = MISSING  # the key in models.MODELS
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
+    autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
+    critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
+    reconstruction: str = "bce"  # the pixel term: bce or mse, summed over the pixels of an image
+    sample_codes: bool = True  # false: the code is the posterior's mean (a plain autoencoder)
+    ema_decay: float | None = None  # of encoder, decoder and mixing, for all but training (and chimeras); null: none
+    critic_augmentation: list[str] = field(default_factory=list)  # of all that the critic sees: augmentation.OPERATIONS
+    adversarial_loss: str = "bce"  # bce (the source document's, non-saturating) or hinge
+    adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient
+    r1: float = 0.0  # gamma of the critic's gradient penalty on real images
+    weights: Any = MISSING

@@ -25,7 +25,7 @@ from pegasus_lightning.models.averages import Averages, average_over_processes
 from pegasus_lightning.models.finite import FiniteWatch
 from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.networks import as_in_training, frozen
-from pegasus_lightning.train.settings import AdamConfig
+from pegasus_lightning.models.settings import AdamConfig
 from pegasus_lightning.utils.errors import NonFiniteLoss
 from pegasus_lightning.utils.randomness import Stream
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pegasus_lightning.models.adversarial_vae import blind_loss
-from pegasus_lightning.models.losses import feature_distance, passes_for_real, taken_for_fake, taken_for_real
+from pegasus_lightning.models.losses import (
+    blind_loss,
+    feature_distance,
+    passes_for_real,
+    taken_for_fake,
+    taken_for_real,
+)
+from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
-from pegasus_lightning.train.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream
 
 

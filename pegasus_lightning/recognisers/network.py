@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.utils.randomness import Stream, derived_seed
+from pegasus_lightning.utils.tensors import to_float
 
 PREDICT_BATCH = 256
 PATCH = 2  # side of the patches that the whitening looks at

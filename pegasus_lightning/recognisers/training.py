@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pegasus_lightning.data.augmentation import NUMBERS, augment
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.kinds import Kinds
 from pegasus_lightning.recognisers.network import Recogniser, alike, predict
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float
 
 Watch = Callable[[int, int, Recogniser, Tensor], object]
 INPUT_SAMPLE = 5000  # images that the input's statistics are taken from

@@ -20,7 +20,8 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.runs.folder import read_status
+from pegasus_lightning.runs.folder import config_hash, read_status
+from pegasus_lightning.utils.devices import is_first_process
 from pegasus_lightning.utils.errors import Interrupted, UserError
 from pegasus_lightning.utils.files import clear_leftovers, sha256, sync_folder, write_atomically, write_text
 
@@ -247,3 +248,19 @@ def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPla
     model.batches_done = content["batches_done"]
     # As in training, so that the same images give the same bits.
     return model.to(memory_format=torch.channels_last).to(device).eval()
+
+
+def checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, after `resume`: auto, never or must."""
+    resume = settings["resume"]
+    if resume == "never":
+        if folder.exists() and is_first_process():
+            raise UserError(f"resume=never, but {folder} exists. Delete it, or leave resume out to continue it.")
+        return None
+    checkpoint = latest_checkpoint(folder)
+    status = read_status(folder)
+    if checkpoint is not None and status is not None and status.get("config_hash") != config_hash(settings):
+        raise UserError(f"{folder} belongs to another configuration (the hashes differ). Choose another run_name.")
+    if checkpoint is None and resume == "must" and is_first_process():
+        raise UserError(f"resume=must, but {folder / 'checkpoints'} has no checkpoint. Leave resume out to start.")
+    return checkpoint

@@ -8,20 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.common import listing
-from pegasus_lightning.data.module import load_split
-from pegasus_lightning.models.settings import validate_data
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
-from pegasus_lightning.runs.folder import NOT_IDENTITY
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import data_settings
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -134,59 +127,3 @@ def open_runs(paths: Sequence[Path], device: torch.device | str = "cpu") -> list
         if len(set(names)) == len(names):
             break
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def common_data(runs: Sequence[TrainedRun], overrides: Sequence[str], purpose: str) -> DictConfig:
-    """The one `data` configuration that all runs were trained on, with overrides such as `data=silhouettes`; validated.
-
-    Args:
-        purpose: ends the sentence "Say which to take ...", such as "parents from".
-
-    Raises:
-        UserError: none is known, they differ, or a model was not trained on its classes.
-    """
-    known = [run.config.data for run in runs if run.config is not None]
-    if not known and not overrides:
-        raise UserError(
-            f"{runs[0].path} is a checkpoint on its own, which does not say where images come from: add for "
-            "example data=silhouettes, or data=image_folder data.root=FOLDER."
-        )
-    if not overrides and any(images_of(data) != images_of(known[0]) for data in known):
-        raise UserError(
-            f"These runs were trained on different data. Say which to take {purpose}, as in data=SOURCE, or name fewer."
-        )
-    config = data_settings(known[0] if known else None, overrides)
-    assert config is not None
-    validate_data(config)
-    for run in runs:
-        check_classes(run, config)
-    return config
-
-
-def common_guide(runs: Sequence[TrainedRun]) -> dict[str, Any] | None:
-    """The `model.guide` that all runs have alike; None where one has none or another."""
-    guides = [None if run.config is None else plain(run.config).get("model", {}).get("guide") for run in runs]
-    return guides[0] if all(guide == guides[0] for guide in guides) else None
-
-
-def load_common(runs: Sequence[TrainedRun], config: DictConfig, split: str, overrides: Sequence[str]) -> ImageSet:
-    """One split of `common_data`. Raises UserError where it is not to be had, or no longer."""
-    try:
-        return load_split(config, split)
-    except UserError as error:
-        moved = "" if overrides else f" {runs[0].path} had its images there; data.root=FOLDER says where they are now."
-        raise UserError(f"{error}{moved}") from error
-
-
-def images_of(data: DictConfig) -> dict[str, Any]:
-    """What of a data configuration decides which images there are."""
-    ways = ("batch_size", "flip", "validation_fraction", *NOT_IDENTITY["data"])
-    return {key: value for key, value in plain(data).items() if key not in ways}
-
-
-def check_classes(run: TrainedRun, data: Any) -> None:
-    """Raise UserError unless the model was trained on both classes of a `data` configuration."""
-    for name in data.classes:
-        if name not in run.classes:
-            hint = did_you_mean(name, run.classes)
-            raise UserError(f"{run.path} was not trained on '{name}': its classes are {', '.join(run.classes)}.{hint}")

@@ -11,109 +11,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig
 
-from pegasus_lightning.utils.errors import UserError
-
-IMAGE_SIZE = 32
-MIN_CONV_LAYERS = 2
-MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth convolution would leave a single pixel
-
-
-@dataclass
-class NetworksConfig:
-    """The backbone that all variants share (`networks.py`)."""
-
-    latent_dim: int = 128
-    channels: int = 64  # of the first convolution; doubled by each further one
-    conv_layers: int = 3  # kernel 4, stride 2: each halves the side
-    fc_layers: int = 1  # of each head, and of the decoder's entrance
-    fc_width: int = 512  # of the hidden layers, where fc_layers > 1
-    batch_norm: bool = True  # in encoder and decoder
-    critic_batch_norm: bool = True
-    spectral_norm: str = "none"
-    upsampling: str = "transposed"  # of the plain decoder
-    decoder: str = "plain"  # plain: the encoder reversed; residual: blocks with nearest-neighbour upsampling
-    latent: str = "flat"  # spatial: the code is laid out like the last feature map, latent_dim / side^2 channels of it
-    critic_channels: int | None = None  # of the critic's first convolution; null: as the encoder's
-    critic_start: str = "default"  # of the critic's weights: default (PyTorch's) or he (features as large as the image)
-    critic_stem: bool = False  # begin the critic with a 3 x 3 convolution at full resolution, half as wide
-
-
-@dataclass
-class AdamConfig:
-    """One player's Adam; `clip` is the largest gradient norm allowed (null: no clipping)."""
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float | None = None
-
-
-@dataclass
-class ModelConfig:
-    """What every variant has; a variant's own schema adds the weights of its loss terms."""
-
-    name: str = MISSING  # the key in models.MODELS
-    networks: NetworksConfig = field(default_factory=NetworksConfig)
-    autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
-    critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
-    reconstruction: str = "bce"  # the pixel term: bce or mse, summed over the pixels of an image
-    sample_codes: bool = True  # false: the code is the posterior's mean (a plain autoencoder)
-    ema_decay: float | None = None  # of encoder, decoder and mixing, for all but training (and chimeras); null: none
-    critic_augmentation: list[str] = field(default_factory=list)  # of all that the critic sees: augmentation.OPERATIONS
-    adversarial_loss: str = "bce"  # bce (the source document's, non-saturating) or hinge
-    adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient
-    r1: float = 0.0  # gamma of the critic's gradient penalty on real images
-    weights: Any = MISSING
-
-
-@dataclass
-class DataConfig:
-    """Where the images come from, and how batches are cut."""
-
-    source: str = MISSING
-    classes: list[str] = field(default_factory=lambda: ["horse", "bird"])
-    batch_size: int = 64  # over all processes together
-    flip: bool = True  # horizontal flips, one coin an image a batch
-    validation_fraction: float = 0.05  # of the train split, held out; the same images for every seed
-    on_device: str = "auto"  # hold the images on the training device: auto (when they fit), true, false
-
-
-@dataclass
-class CIFAR10Config(DataConfig):
-    source: str = "cifar10"
-    root: str = "datasets/cifar10"
-    download: bool = True
-
-
-@dataclass
-class ImageFolderConfig(DataConfig):
-    source: str = "image_folder"
-    root: str = MISSING
-    cache: str | None = None  # folder for decoded images; null: the user's cache folder
-
-
-@dataclass
-class SilhouettesConfig(DataConfig):
-    source: str = "silhouettes"
-    train_per_class: int = 2000
-    test_per_class: int = 400
-    drawing_seed: int = 0
-
-
-@dataclass
-class LinesConfig(DataConfig):
-    source: str = "lines"
-    classes: list[str] = field(default_factory=lambda: ["up", "down"])  # halves of the full circle of angles
-    train_per_class: int = 5000
-    test_per_class: int = 1000
-    drawing_seed: int = 0
-
-
-DATA_SCHEMAS: dict[str, type[DataConfig]] = {
-    schema.source: schema for schema in (CIFAR10Config, ImageFolderConfig, SilhouettesConfig, LinesConfig)
-}
+from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
+from pegasus_lightning.models import MODELS
+from pegasus_lightning.models.settings import _validate_model
+from pegasus_lightning.utils.compose import Program
+from pegasus_lightning.utils.errors import (
+    UserError,
+    check_at_least,
+    check_choice,
+    check_fraction,
+)
 
 
 @dataclass
@@ -165,13 +74,6 @@ class Config:
     resume: str = "auto"  # auto: continue if there is something to; never: refuse a used folder; must
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """A config as nested plain dicts and lists, interpolations resolved, nothing missing allowed."""
-    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
 def parse_duration(text: str) -> timedelta:
     """`90s`, `20m`, `12h`, `2d` (or a bare number of seconds) as a timedelta."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(text).strip())
@@ -179,3 +81,58 @@ def parse_duration(text: str) -> timedelta:
         raise UserError(f"trainer.max_time={text} is not a duration. Write for example 90s, 20m, 12h or 2d.")
     unit = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
     return timedelta(seconds=float(match[1]) * unit)
+
+
+def _schemas() -> dict[str, type]:
+    models = {f"schema/model/{name}": model.Config for name, model in MODELS.items()}
+    return {"schema/config": Config} | models | {f"schema/data/{name}": data for name, data in DATA_SCHEMAS.items()}
+
+
+GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
+TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas)
+PRECISION = ("auto", "32", "bf16")
+RESUME = ("auto", "never", "must")
+
+
+def _validate_trainer(trainer: Any) -> None:
+    gpus = trainer.gpus
+    listed = list(gpus) if isinstance(gpus, (list, tuple, ListConfig)) else [gpus]
+    unfit = any(isinstance(index, bool) or not isinstance(index, int) or index < 0 for index in listed)
+    if gpus is not None and (unfit or not listed or len(set(listed)) < len(listed)):
+        raise UserError(
+            f"trainer.gpus={gpus} is not understood. Write trainer.gpus=0 for the CPU, =2 for two GPUs, =[0,3] for "
+            "these two, or leave it out for one GPU if there is one."
+        )
+    for key in ("cpu_processes", "max_epochs", "log_every_n_steps", "validate_every_n_epochs"):
+        check_at_least(f"trainer.{key}", trainer[key], 1)
+    for key in ("threads", "checkpoint_every_n_epochs"):
+        check_at_least(f"trainer.{key}", trainer[key], 1)
+    check_choice("trainer.precision", trainer.precision, PRECISION)
+    if trainer.max_time is not None:
+        parse_duration(trainer.max_time)
+
+
+def validate(config: DictConfig) -> None:
+    """Check ranges and combinations; touches nothing on disk.
+
+    Raises:
+        UserError: what is wrong, what was meant, what to type.
+    """
+    _validate_model(config.model)
+    validate_data(config.data)
+    _validate_trainer(config.trainer)
+    for key in ("images_every_n_epochs", "image_columns", "image_scale"):
+        check_at_least(f"callbacks.{key}", config.callbacks[key], 1)
+    for key in ("health_warmup_epochs", "health_warmup_batches", "health_min_active_dimensions"):
+        check_at_least(f"callbacks.{key}", config.callbacks[key], 0)
+    for key in ("health_min_critic_skill", "health_min_variety"):
+        check_fraction(f"callbacks.{key}", config.callbacks[key])
+    check_choice("resume", config.resume, RESUME)
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
+    if not config.runs_dir.strip():
+        raise UserError("runs_dir= is empty: name the folder that shall hold the runs, such as runs_dir=runs.")
+    for key in ("experiment_name", "run_name"):
+        value = config[key]
+        if value is not None and (not re.fullmatch(r"[\w.=,+-]{1,60}", value) or not value.strip(".")):
+            raise UserError(f"{key}={value!r} names a folder: use 1 to 60 letters, digits and . _ = , + - only.")

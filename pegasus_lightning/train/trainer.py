@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import signal
 import time
@@ -22,26 +21,29 @@ from torchinfo import summary
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.recognisers.committee import Committee
-from pegasus_lightning.recognisers.store import StoredRecogniser, committee_for, identity_of
+from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.checkpoints import (
     AtomicCheckpointIO,
     SaveLast,
+    checkpoint_to_resume,
     is_finished,
     latest_checkpoint,
     read_checkpoint,
 )
-from pegasus_lightning.runs.folder import LOCK, Status, config_hash, log_to, read_status, run_folder, stop_logging
+from pegasus_lightning.runs.folder import LOCK, Status, log_to, run_folder, stop_logging
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.train.callbacks.run_status import RunStatus
-from pegasus_lightning.train.settings import IMAGE_SIZE, parse_duration, plain
-from pegasus_lightning.utils.devices import Devices, choose_devices, hide_gpus, lightning_precision
+from pegasus_lightning.train.guide import check_guide, give_guide, guide_for
+from pegasus_lightning.train.settings import parse_duration
+from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.devices import Devices, choose_devices, hide_gpus, is_first_process, lightning_precision
 from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, UserError
 from pegasus_lightning.utils.files import clear_leftovers, write_text
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +55,6 @@ class ReplicaStrategy(DDPStrategy):
 
     def configure_ddp(self) -> None:
         pass
-
-
-def is_first_process() -> bool:
-    """False in the further processes that Lightning starts for data parallelism."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def train(config: DictConfig, readable_name: str) -> Path:
@@ -158,66 +155,11 @@ def _closing_words(folder: Path, model: TwoPlayerModel) -> str:
     return "\n".join(lines)
 
 
-def checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from, after `resume`: auto, never or must."""
-    resume = settings["resume"]
-    if resume == "never":
-        if folder.exists() and is_first_process():
-            raise UserError(f"resume=never, but {folder} exists. Delete it, or leave resume out to continue it.")
-        return None
-    checkpoint = latest_checkpoint(folder)
-    status = read_status(folder)
-    if checkpoint is not None and status is not None and status.get("config_hash") != config_hash(settings):
-        raise UserError(f"{folder} belongs to another configuration (the hashes differ). Choose another run_name.")
-    if checkpoint is None and resume == "must" and is_first_process():
-        raise UserError(f"resume=must, but {folder / 'checkpoints'} has no checkpoint. Leave resume out to start.")
-    return checkpoint
-
-
 def build_model(settings: dict[str, Any]) -> TwoPlayerModel:
     """The untrained model of a plain configuration, channels_last."""
     keywords = {"seed": settings["seed"], "classes": settings["data"]["classes"]}
     model = model_class(settings["model"]["name"])(settings["model"], **keywords)
     return model.to(memory_format=torch.channels_last)
-
-
-def guide_for(
-    settings: dict[str, Any], data_config: DictConfig, device: torch.device | str = "cpu"
-) -> StoredRecogniser | None:
-    """The recognisers that the model is to be guided by, trained now if they must be; None where it needs none."""
-    weights, guide = settings["model"]["weights"], settings["model"].get("guide")
-    if guide is None or not (weights["guidance"] or weights["perceptual"]):
-        return None
-    architectures, images = guide["architectures"], guide["images"]
-    if not is_first_process():  # it finds them done
-        return committee_for(data_config, architectures, images=images, say=log.debug)
-    return committee_for(data_config, architectures, images=images, device=device)
-
-
-def check_guide(guide: StoredRecogniser | None, checkpoint: Path | None) -> None:
-    """A run goes on with the guide that it began with, or not at all.
-
-    Raises:
-        UserError: the checkpoint was guided by others: they have been trained anew since.
-    """
-    if guide is None or checkpoint is None:
-        return
-    known = read_checkpoint(checkpoint).get("guide")
-    if known is not None and known != identity_of(guide):
-        raise UserError(
-            f"{checkpoint} was guided by other recognisers than those in {guide.path.parent}, which were trained anew "
-            "since: going on with them would make another model. Put the former back, or begin with another run_name."
-        )
-
-
-def give_guide(model: TwoPlayerModel, guide: StoredRecogniser) -> None:
-    """Let the model ask the guide, on whatever device it comes to; no part of its state, as it is never trained.
-
-    Its checkpoints name it.
-    """
-    committee: Committee = guide.recogniser.to(memory_format=torch.channels_last)
-    object.__setattr__(model, "guide", committee)
-    object.__setattr__(model, "guide_identity", identity_of(guide))
 
 
 def build_trainer(settings: dict[str, Any], devices: Devices, **arguments: Any) -> pl.Trainer:

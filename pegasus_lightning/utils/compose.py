@@ -1,11 +1,10 @@
-"""From presets and what was typed to a configuration, and what is wrong with it in words."""
+"""Compose the Hydra configuration of a command, and turn Hydra's errors into one-line messages."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,88 +18,165 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from pegasus_lightning.evaluate.settings import EvaluateConfig
-from pegasus_lightning.generate.settings import GenerateConfig
-from pegasus_lightning.models import MODELS
-from pegasus_lightning.train.settings import DATA_SCHEMAS, Config
 from pegasus_lightning.utils.errors import UserError, did_you_mean, nearest
 
 VERSION_BASE = "1.3"
-LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # that install launchers
-
-
-@dataclass(frozen=True)
-class Program:
-    """One of the commands: what is typed to start it, its YAML in conf/, the groups of presets it has."""
-
-    command: str
-    config: str
-    groups: tuple[str, ...]
-
-
-TRAIN = Program("python -m pegasus_lightning", "config", ("model", "data", "trainer", "callbacks", "experiment"))
-GENERATE = Program("python -m pegasus_lightning.generate", "generate", ("search",))
-EVALUATE = Program("python -m pegasus_lightning.evaluate", "evaluate", ("search",))
+LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
 
 
 def conf_folder() -> Path:
-    """The folder of the presets: inside the package when installed as a wheel, else beside it."""
+    """Return the folder of presets: inside the package in an installed wheel, beside the package in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-@functools.cache
-def register_schemas() -> None:
-    """Make the dataclass schemas known to Hydra, under `schema/`."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config)
-    store.store(group="schema", name="generate", node=GenerateConfig)
-    store.store(group="schema", name="evaluate", node=EvaluateConfig)
-    for name, model in MODELS.items():
-        store.store(group="schema/model", name=name, node=model.Config)
-    for name, source in DATA_SCHEMAS.items():
-        store.store(group="schema/data", name=name, node=source)
+def presets(group: str) -> list[str]:
+    """Return the names of a group's presets."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
-def compose_config(overrides: Sequence[str], program: Program = TRAIN, *, hydra_too: bool = False) -> DictConfig:
-    """The configuration for command-line overrides, as a run would see it (not validated)."""
-    register_schemas()
-    with initialize_config_dir(str(conf_folder().resolve()), version_base=VERSION_BASE):
-        return compose(program.config, overrides=list(overrides), return_hydra_config=hydra_too)
+def plain(config: Any) -> dict[str, Any]:
+    """Return a config as nested dicts and lists, with interpolations resolved. A missing value raises."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
-def parse_arguments(arguments: Sequence[str], program: Program = TRAIN) -> argparse.Namespace:
-    """Hydra's options and the `overrides`, in any order."""
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(
-            f"The command line is not understood ({message}). `{program.command} --help` shows what can be typed."
-        )
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(list(arguments))
+def flat(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"a": {"b": 1}} as {"a.b": 1}."""
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
-def check_overrides(overrides: Sequence[str], program: Program = TRAIN) -> list[Override]:
-    """The overrides parsed: they may change settings, neither remove any nor add what nothing reads.
+@dataclass(frozen=True)
+class Program:
+    """A command of the package, as far as its configuration goes.
 
-    Raises:
-        UserError: or one of Hydra's errors, see `explain`.
+    Args:
+        command: what starts it.
+        config: name of its main file in conf/.
+        groups: its groups of presets.
+        schemas: returns its dataclass schemas by their place in Hydra's ConfigStore, such as "schema/model/vae".
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    for override in parsed:
-        key = override.get_key_element().lstrip("+~")
-        if override.is_delete():
-            raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
-        if "_target_" in key.split(".") or _names_target(override._value):  # nothing that is typed is imported
-            said = override.input_line
-            raise UserError(f"'{key}' cannot be set so ({said}): a preset chooses what is built, not a path.")
-        added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
-        if added and key not in known_keys(overrides, program):  # Hydra would add a key that nothing reads
-            raise UserError(_unknown_key(key, overrides, program))
-    return parsed
+
+    command: str
+    config: str
+    groups: tuple[str, ...]
+    schemas: Callable[[], Mapping[str, type]]
+
+    def register(self) -> None:
+        """Put the schemas into Hydra's ConfigStore."""
+        for path, schema in self.schemas().items():
+            group, _, name = path.rpartition("/")
+            ConfigStore.instance().store(group=group, name=name, node=schema)
+
+    def compose(self, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+        """Return the configuration for command-line overrides, not validated."""
+        self.register()
+        with initialize_config_dir(str(conf_folder().resolve()), version_base=VERSION_BASE):
+            return compose(self.config, overrides=list(overrides), return_hydra_config=with_hydra)
+
+    def parse_arguments(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return Hydra's options and the `overrides`, which may come in any order."""
+
+        def refuse(message: str) -> NoReturn:
+            raise UserError(
+                f"The command line is not understood ({message}). `{self.command} --help` shows what can be typed."
+            )
+
+        parser = get_args_parser()
+        parser.error = refuse  # type: ignore[method-assign]
+        return parser.parse_intermixed_args(list(arguments))
+
+    def check_overrides(self, overrides: Sequence[str]) -> list[Override]:
+        """Return the overrides parsed. They may change settings, but not remove any or add unknown ones.
+
+        Raises:
+            UserError: an override does more, or sets `_target_`.
+            HydraException: an override cannot be parsed; see `explain`.
+        """
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            key = override.get_key_element().lstrip("+~")
+            if override.is_delete():
+                raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
+            if "_target_" in key.split(".") or _names_target(override._value):
+                typed = override.input_line
+                raise UserError(f"'{key}' cannot be set so ({typed}): a preset chooses what is built, not a path.")
+            added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
+            if added and key not in self.known_keys(overrides):  # Hydra would add a key that nothing reads
+                raise UserError(self._unknown_key(key, overrides))
+        return parsed
+
+    def known_keys(self, overrides: Sequence[str]) -> list[str]:
+        """Return every key that could be set, given the presets that the overrides choose (if these exist)."""
+        chosen = []
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if key in self.groups and value in presets(key):
+                chosen.append(override)
+        return [*_keys(self.compose(chosen)), *self.groups]
+
+    def explain(self, error: Exception, overrides: Sequence[str] = ()) -> str:
+        """Return an error of Hydra or OmegaConf as one short message: what is wrong, and what to type instead."""
+        for cause in _causes(error):
+            if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+                group, _, name = str(cause.missing_cfg_file).rpartition("/")
+                if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
+                    extra = f"'.[{LAUNCHER_EXTRAS[name]}]'"
+                    return f"This launcher needs a plugin that is not installed. In a checkout: pip install -e {extra}."
+                options = presets(group) if group in self.groups else list(cause.options or [])
+                return f"There is no {group} '{name}'.{did_you_mean(name, options)} Choose from: {', '.join(options)}."
+            if isinstance(cause, ConfigKeyError):  # also ConfigAttributeError
+                return self._unknown_key(str(cause.full_key or cause.key), overrides)
+            if isinstance(cause, ValidationError):
+                value = (str(cause.msg) if cause.msg else str(cause)).splitlines()[0]
+                if "ListConfig" in value and cause.full_key:
+                    return f"{cause.full_key} takes a list: write {cause.full_key}=[one] or {cause.full_key}=[one,two]."
+                key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
+                return f"{key} has a value of the wrong type: {value}."
+            if isinstance(cause, OverrideParseException):
+                key, equals, value = str(cause.override).partition("=")
+                if equals:
+                    return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
+                return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
+        match = re.search(r"Could not override '([^']+)'", str(error))
+        if match:
+            return self._unknown_key(match[1], overrides)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return " ".join(lines[:2])
+
+    def _unknown_key(self, key: str, overrides: Sequence[str]) -> str:
+        if key.startswith("hydra.launcher."):
+            launcher = [text for text in overrides if text.startswith("hydra/launcher=")]
+            config = self.compose(launcher, with_hydra=True).hydra.launcher
+            fields = [str(field) for field in config if not str(field).startswith("_")]
+            hint = did_you_mean(key.rpartition(".")[2], fields)
+            return f"There is no setting '{key}'.{hint} This launcher has: {', '.join(sorted(fields))}."
+        keys = self.known_keys(overrides)
+        # Compare last components first: a shared prefix makes any two keys of a section look alike.
+        by_last: dict[str, str] = {}
+        for known in sorted(keys, key=lambda known: known.rpartition(".")[0] != key.rpartition(".")[0]):
+            by_last.setdefault(known.rpartition(".")[2], known)
+        match = nearest(key.rpartition(".")[2], by_last)
+        hint = f" Did you mean '{by_last[match]}'?" if match else did_you_mean(key, keys)
+        return f"There is no setting '{key}'.{hint} `{self.command} --cfg job` shows them all."
+
+    def describe_presets(self) -> str:
+        """Return the groups as `--help` lists them: each preset with the first comment line of its file."""
+        paragraphs = []
+        for group in self.groups:
+            lines = [f"  {group}="]
+            for name in presets(group):
+                text = (conf_folder() / group / f"{name}.yaml").read_text()
+                comments = re.findall(r"^# (?!@)(.*)$", text, re.MULTILINE)
+                lines.append(f"    {name:<18} {comments[0] if comments else ''}")
+            if len(lines) > 1:
+                paragraphs.append("\n".join(lines))
+        return "\n\n".join(paragraphs)
 
 
 def _names_target(value: Any) -> bool:
@@ -110,143 +186,15 @@ def _names_target(value: Any) -> bool:
     return isinstance(inner, list) and any(_names_target(each) for each in inner)
 
 
-def data_settings(saved: DictConfig | None, overrides: Sequence[str]) -> DictConfig | None:
-    """The `data` section of a trained run with overrides such as `data=silhouettes` and `data.root=photos`.
-
-    Args:
-        saved: the run's; None where it is not known.
-        overrides: those that begin with `data=` or `data.`.
-
-    Returns None where there is neither.
-
-    Raises:
-        UserError: unknown source, field or type of value; or one of Hydra's errors, see `explain`.
-    """
-    register_schemas()
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    for override in parsed:
-        if override.is_sweep_override():
-            raise UserError(f"'{override.input_line}' names several: one at a time here.")
-    chosen = [str(override.value()) for override in parsed if override.get_key_element() == "data"]
-    source = chosen[-1] if chosen else None if saved is None else str(saved.get("source"))
-    if source is None:
-        if overrides:
-            raise UserError(f"Where do the images come from? Say data=SOURCE too: {', '.join(DATA_SCHEMAS)}.")
-        return None
-    if source not in DATA_SCHEMAS:
-        hint = did_you_mean(source, DATA_SCHEMAS)
-        raise UserError(f"There is no data '{source}'.{hint} Choose from: {', '.join(DATA_SCHEMAS)}.")
-    config = OmegaConf.structured(DATA_SCHEMAS[source])
-    if saved is not None and (not chosen or saved.get("source") == source):
-        config = OmegaConf.merge(config, saved)
-    elif saved is not None:
-        config = OmegaConf.merge(config, {"classes": saved.classes})
-    assert isinstance(config, DictConfig)
-    known = [str(field) for field in config]
-    for override in parsed:
-        group, _, field = override.get_key_element().partition(".")
-        if group != "data" or not field:
-            continue
-        if field not in known:
-            hint = did_you_mean(field, known)
-            raise UserError(f"There is no setting 'data.{field}' for data={source}.{hint}")
-        try:
-            OmegaConf.update(config, field, override.value())
-        except ValidationError as error:
-            raise UserError(f"data.{field} has a value of the wrong type: {override.input_line}.") from error
-    return config
-
-
-# What went wrong, in words.
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
     for key in node:
         yield prefix + str(key)
         child = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(child, DictConfig):
-            yield from _flat_keys(child, f"{prefix}{key}.")
-
-
-def known_keys(overrides: Sequence[str], program: Program = TRAIN) -> list[str]:
-    """Every key that could be set, given the groups that the overrides choose (as far as these exist)."""
-    chosen = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key in program.groups and value in presets(key):
-            chosen.append(override)
-    return [*_flat_keys(compose_config(chosen, program)), *program.groups]
-
-
-def explain(error: Exception, overrides: Sequence[str] = (), program: Program = TRAIN) -> str:
-    """Hydra's or OmegaConf's error as one short message: what was wrong, what was meant, what to type."""
-    for cause in _causes(error):
-        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-            group, _, name = str(cause.missing_cfg_file).rpartition("/")
-            if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
-                extra = LAUNCHER_EXTRAS[name]
-                return f"This launcher needs a plugin that is not installed: pip install 'pegasus-lightning[{extra}]'."
-            options = presets(group) if group in program.groups else list(cause.options or [])
-            return f"There is no {group} '{name}'.{did_you_mean(name, options)} Choose from: {', '.join(options)}."
-        if isinstance(cause, ConfigKeyError):  # also ConfigAttributeError
-            return _unknown_key(str(cause.full_key or cause.key), overrides, program)
-        if isinstance(cause, ValidationError):
-            value = (str(cause.msg) if cause.msg else str(cause)).splitlines()[0]
-            if "ListConfig" in value and cause.full_key:
-                return f"{cause.full_key} takes a list: write {cause.full_key}=[one] or {cause.full_key}=[one,two]."
-            key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
-            return f"{key} has a value of the wrong type: {value}."
-        if isinstance(cause, OverrideParseException):
-            key, equals, value = str(cause.override).partition("=")
-            if equals:
-                return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
-            return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
-    match = re.search(r"Could not override '([^']+)'", str(error))
-    if match:
-        return _unknown_key(match[1], overrides, program)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])
-
-
-def _unknown_key(key: str, overrides: Sequence[str], program: Program) -> str:
-    if key.startswith("hydra.launcher."):
-        launcher = [text for text in overrides if text.startswith("hydra/launcher=")]
-        config = compose_config(launcher, program, hydra_too=True).hydra.launcher
-        fields = [str(field) for field in config if not str(field).startswith("_")]
-        hint = did_you_mean(key.rpartition(".")[2], fields)
-        return f"There is no setting '{key}'.{hint} This launcher has: {', '.join(sorted(fields))}."
-    keys = known_keys(overrides, program)
-    # By the last component first, wherever it stands: a shared prefix makes any two keys of a section alike.
-    by_last: dict[str, str] = {}
-    for known in sorted(keys, key=lambda known: known.rpartition(".")[0] != key.rpartition(".")[0]):
-        by_last.setdefault(known.rpartition(".")[2], known)
-    match = nearest(key.rpartition(".")[2], by_last)
-    hint = f" Did you mean '{by_last[match]}'?" if match else did_you_mean(key, keys)
-    return f"There is no setting '{key}'.{hint} `{program.command} --cfg job` shows them all."
-
-
-# What there is.
-
-
-def presets(group: str) -> list[str]:
-    """Names of a group's presets."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
-
-
-def describe_presets(program: Program) -> str:
-    """The program's groups, each preset with the first line of its file, as `--help` lists them."""
-    paragraphs = []
-    for group in program.groups:
-        lines = [f"  {group}="]
-        for name in presets(group):
-            comments = re.findall(r"^# (?!@)(.*)$", (conf_folder() / group / f"{name}.yaml").read_text(), re.MULTILINE)
-            lines.append(f"    {name:<18} {comments[0] if comments else ''}")
-        if len(lines) > 1:
-            paragraphs.append("\n".join(lines))
-    return "\n\n".join(paragraphs)
+            yield from _keys(child, f"{prefix}{key}.")

@@ -87,3 +87,8 @@ def lightning_precision(precision: str, accelerator: str) -> str:
     """`auto`, `32` or `bf16` as the Trainer's `precision`; auto is bf16-mixed where the hardware has it."""
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(accelerator))
     return "bf16-mixed" if bf16 else "32-true"
+
+
+def is_first_process() -> bool:
+    """False in the further processes that Lightning starts for data parallelism."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0

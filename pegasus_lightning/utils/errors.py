@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # at which runs and sweeps save and end
 
@@ -53,3 +56,50 @@ class SweepEnded(Exception):
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"the sweep ended with exit code {exit_code}")
         self.exit_code = exit_code
+
+
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """The value is one of the choices; else a UserError with the nearest."""
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise UserError(f"{key}={value} is not a choice.{hint} Choose from: {', '.join(choices)}.")
+
+
+def check_at_least(key: str, value: float | None, low: float) -> None:
+    """The value is null or at least `low`; else a UserError."""
+    if value is not None and not value >= low:
+        raise UserError(f"{key}={value} is out of range: it must be at least {low}.")
+
+
+def check_at_most(key: str, value: float, high: float) -> None:
+    """The value is at most `high`; else a UserError."""
+    if not value <= high:
+        raise UserError(f"{key}={value} is out of range: it must be at most {high}.")
+
+
+def check_above(key: str, value: float | None, low: float) -> None:
+    """The value is null or finite and above `low`; else a UserError."""
+    if value is not None and not low < value < float("inf"):
+        raise UserError(f"{key}={value} is out of range: it must be finite and greater than {low}.")
+
+
+def check_fraction(key: str, value: float, *, low_open: bool = False) -> None:
+    """The value lies in [0, 1), or (0, 1); else a UserError."""
+    if not 0 <= value < 1 or (low_open and value == 0):
+        raise UserError(f"{key}={value} is out of range: it must lie in {'(' if low_open else '['}0, 1).")
+
+
+def check_not_negative(key: str, value: float) -> None:
+    """The value is finite and at least 0; else a UserError."""
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{key}={value} is out of range: it must be at least 0, and finite.")
+
+
+def check_fixed(node: Any, group: str, field: str) -> None:
+    """The field that says which schema a node has is not a setting: the group's preset chooses it."""
+    schema = OmegaConf.get_type(node)
+    right = getattr(schema, field, node[field])
+    if node[field] != right:
+        raise UserError(
+            f"{group}.{field}={node[field]} does not fit. Choose with {group}=..., not with {group}.{field}."
+        )

@@ -12,38 +12,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pegasus_lightning.utils.files import write_atomically
+from pegasus_lightning.utils.tensors import to_uint8
 
-BACKGROUND, INK, FAINT, ACCENT, MAGENTA = (250, 249, 247), (51, 51, 51), (112, 110, 107), (196, 78, 0), (255, 0, 255)
+BACKGROUND, INK, FAINT, ACCENT = (250, 249, 247), (51, 51, 51), (112, 110, 107), (196, 78, 0)
 MARGIN, PAD = 14, 7  # pixels round the picture; between a caption and its cells
 AIR, FRAME = 2, 2  # pixels between a framed cell and its frame; thickness of the frame
 SMALLEST = 11  # pixels: rather than shrink below it captions turn, or the picture grows
 SPELLED = {"→": "->", "←": "<-", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "≈": "~"}  # noqa: RUF001
 SPELLED |= {"α": "alpha", "β": "beta", "λ": "lambda", "μ": "mu", "σ": "sigma"}  # noqa: RUF001 - Pillow's font has none
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """(..., 3, H, W) float in [0, 1] or uint8, on any device, to (..., H, W, 3) uint8 as floor(255 x + 1/2).
-
-    Values outside [0, 1] are clamped; a pixel with a NaN or an infinity in any channel becomes magenta, so that it
-    is seen. uint8 passes unchanged. Raises ValueError for another shape or dtype.
-    """
-    if images.ndim < 3 or images.shape[-3] != 3:
-        raise ValueError(f"images must be (..., 3, H, W), not {tuple(images.shape)}")
-    images = images.detach().cpu().movedim(-3, -1)
-    if images.dtype == torch.uint8:
-        return images.contiguous().numpy().copy()
-    if not images.is_floating_point():
-        raise ValueError(f"images must be uint8 or floating point, not {images.dtype}")
-    values = images.double().numpy()  # double: exact for every narrower dtype, and numpy has no bfloat16
-    seen = np.isfinite(values)
-    pixels = np.floor(np.clip(np.where(seen, values, 0.0), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-    pixels[~seen.all(axis=-1)] = MAGENTA
-    return pixels
 
 
 def image_grid(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pegasus_lightning.data.batches import EvaluationBatches, ImageSet, TrainBatches, to_float
+from pegasus_lightning.data.batches import EvaluationBatches, ImageSet, TrainBatches
+from pegasus_lightning.utils.tensors import to_float
 
 
 def data(count: int) -> ImageSet:

@@ -11,7 +11,7 @@ from PIL import Image
 from pegasus_lightning.data import cifar10, silhouettes
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import load_split
-from pegasus_lightning.train.settings import CIFAR10Config, ImageFolderConfig, LinesConfig, SilhouettesConfig
+from pegasus_lightning.data.settings import CIFAR10Config, ImageFolderConfig, LinesConfig, SilhouettesConfig
 from pegasus_lightning.utils.errors import UserError
 
 

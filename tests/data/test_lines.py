@@ -7,9 +7,8 @@ import torch
 
 from pegasus_lightning.data.lines import CLASSES, line_images, load
 from pegasus_lightning.data.module import load_split
-from pegasus_lightning.models.settings import validate
-from pegasus_lightning.train.settings import LinesConfig
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.data.settings import LinesConfig
+from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.errors import UserError
 
 
@@ -104,11 +103,11 @@ def test_the_source_is_wired_to_its_settings() -> None:
 
 
 def test_the_preset_is_for_lines_and_refuses_a_negative_seed() -> None:
-    config = compose_config(["data=lines"])
+    config = TRAIN.compose(["data=lines"])
     validate(config)
     assert list(config.data.classes) == ["up", "down"]
     with pytest.raises(UserError, match=r"data\.drawing_seed=-1"):
-        validate(compose_config(["data=lines", "data.drawing_seed=-1"]))
+        validate(TRAIN.compose(["data=lines", "data.drawing_seed=-1"]))
 
 
 @pytest.mark.parametrize(

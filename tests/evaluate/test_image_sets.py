@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.evaluate.benchmark import _alarms
 from pegasus_lightning.evaluate.image_sets import BATCH, Judge, Verdict, figure
 from pegasus_lightning.runs.scorecards import MEASURES, PEGASI, PIXEL_AVERAGE
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float
 
 
 class ByColour(nn.Module):

@@ -21,18 +21,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from pegasus_lightning.data import silhouettes
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import load
 from pegasus_lightning.evaluate import pipeline
 from pegasus_lightning.evaluate.__main__ import _work, help_text
 from pegasus_lightning.evaluate.benchmark import Bench, kind_of
 from pegasus_lightning.evaluate.controls import cutmix
 from pegasus_lightning.evaluate.image_sets import Judge
+from pegasus_lightning.evaluate.settings import EVALUATE
 from pegasus_lightning.generate import pretrained
 from pegasus_lightning.generate.judge import Selector
 from pegasus_lightning.generate.mixing import code_noise, recipes
-from pegasus_lightning.generate.sampler import Parents, pairs_for
-from pegasus_lightning.launch.command import run_program
+from pegasus_lightning.generate.pairs import Parents, pairs_for
 from pegasus_lightning.models import model_class
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
@@ -51,10 +50,11 @@ from pegasus_lightning.runs.scorecards import (
     read_scorecard,
 )
 from pegasus_lightning.runs.trained import TrainedRun
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
-from pegasus_lightning.utils.compose import EVALUATE, compose_config
-from pegasus_lightning.utils.image_grid import to_uint8
+from pegasus_lightning.utils.program import run_program
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 TINY = [
     "data.batch_size=16",
@@ -129,7 +129,7 @@ def no_model(*_: Any) -> dict[str, Figure]:
 
 
 def trained(folder: Path, *overrides: str) -> Path:
-    return train(compose_config([*TINY, *DRAWN, *overrides, f"runs_dir={folder}"]), "tiny")
+    return train(TRAIN.compose([*TINY, *DRAWN, *overrides, f"runs_dir={folder}"]), "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ def test_lines_are_judged_by_the_papers_figures_too(
 ) -> None:
     monkeypatch.setattr("pegasus_lightning.evaluate.benchmark.PATHS", 4)
     data = ["data=lines", "data.train_per_class=40", "data.test_per_class=30"]
-    run = train(compose_config([*TINY, *data, "model=vae", f"runs_dir={tmp_path}"]), "tiny")
+    run = train(TRAIN.compose([*TINY, *data, "model=vae", f"runs_dir={tmp_path}"]), "tiny")
     assert evaluate(f"run={run}", "pegasus.pairs=random", "pegasus.threshold=null").code == 0
     (folder,) = folders(run / "evaluation")
     card = read_scorecard(folder / FILE)
@@ -991,7 +991,7 @@ def test_too_few_pegasi_for_a_fid_are_refused(run: Path, evaluate: Callable[...,
 
 def test_what_runs_that_differ_in_their_seed_alone_have_in_common() -> None:
     def run(name: str, *overrides: str) -> TrainedRun:
-        config = compose_config([*TINY, *DRAWN, "model=vae", *overrides])
+        config = TRAIN.compose([*TINY, *DRAWN, "model=vae", *overrides])
         return TrainedRun(Path(name), Path(name), None, config, name)  # type: ignore[arg-type]
 
     first, second = kind_of(run("vae,beta=2-s0", "seed=0")), kind_of(run("vae,beta=2-s1-0123abcd", "seed=1"))

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from pegasus_lightning.evaluate.settings import EvaluateConfig, validate
+from pegasus_lightning.evaluate.settings import EVALUATE, EvaluateConfig, validate
 from pegasus_lightning.generate.settings import GenerateConfig
-from pegasus_lightning.utils.compose import EVALUATE, compose_config
 from pegasus_lightning.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def composed() -> DictConfig:
-    return compose_config(["run=[x]"], EVALUATE)
+    return EVALUATE.compose(["run=[x]"])
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.module import in_mixed_order
+from pegasus_lightning.data.settings import data_settings
 from pegasus_lightning.generate import judge as selecting
 from pegasus_lightning.generate.judge import selector, store
 from pegasus_lightning.recognisers.network import SELECTS
 from pegasus_lightning.recognisers.store import StoredRecogniser
-from pegasus_lightning.utils.compose import data_settings
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.tensors import to_float
 
 CPU = torch.device("cpu")
 DATA = data_settings(None, ["data=silhouettes"])

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pegasus_lightning.generate.mixing import BATCH, Mixer, Mixes, Recipes, code_noise, in_batches, recipes
+from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes, code_noise, recipes
 from pegasus_lightning.generate.pairs import Pairs
 from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import BATCH, in_batches
 
 LATENTS, SHAPE = 4, (3, 2, 2)
 MATRIX = torch.randn(LATENTS, math.prod(SHAPE), generator=generator(0, Stream.WEIGHTS))

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.data.silhouettes import load
 from pegasus_lightning.generate import judge as selecting
 from pegasus_lightning.generate import pipeline, pretrained
@@ -23,19 +22,19 @@ from pegasus_lightning.generate.__main__ import _work
 from pegasus_lightning.generate.figures import draw as drawing
 from pegasus_lightning.generate.figures import mixes
 from pegasus_lightning.generate.mixing import code_noise
-from pegasus_lightning.generate.sampler import Parents
-from pegasus_lightning.generate.settings import validate
-from pegasus_lightning.launch.command import quote_paths, run_program
+from pegasus_lightning.generate.pairs import Parents
+from pegasus_lightning.generate.settings import GENERATE, validate
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.latent import lerp
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.checkpoints import load_model
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
 from pegasus_lightning.utils import image_grid
-from pegasus_lightning.utils.compose import GENERATE, compose_config
-from pegasus_lightning.utils.image_grid import to_uint8
+from pegasus_lightning.utils.program import quote_paths, run_program
+from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 TINY = [
     "data.batch_size=16",
@@ -53,7 +52,7 @@ FAR = "pegasus.threshold=1"
 
 
 def trained(folder: Path, *overrides: str) -> Path:
-    return train(compose_config([*TINY, *overrides, f"runs_dir={folder}"]), "tiny")
+    return train(TRAIN.compose([*TINY, *overrides, f"runs_dir={folder}"]), "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -481,7 +480,7 @@ def test_a_mistake_gets_one_message_exit_code_2_and_nothing_written(
 def test_paths_are_taken_as_they_are() -> None:
     quoted = quote_paths(["run=a,b=1", 'run=it"s', "out=x y", "count=3", "data.root=~/p", "out=null", "first="])
     assert quoted == ['out="x y"', "count=3", 'data.root="~/p"', "out=null", "first=", r'run=["a,b=1","it\"s"]']
-    config = compose_config([quoted[-1]], GENERATE)
+    config = GENERATE.compose([quoted[-1]])
     assert list(config.run) == ["a,b=1", 'it"s']
     assert quote_paths(["recognisers=/tmp/a,b=c"]) == ['recognisers="/tmp/a,b=c"']
 
@@ -651,7 +650,7 @@ def test_the_packages_own_model_takes_two_files_or_data_too(
 
 
 def test_the_preset_for_matched_pairs() -> None:
-    config = compose_config(["search=matched", "pretrained=pegasus", "search.pairs=10"], GENERATE)
+    config = GENERATE.compose(["search=matched", "pretrained=pegasus", "search.pairs=10"])
     validate(config)
     assert (config.search.method, config.search.pairs, config.search.ratios) == ("best_of", 10, 2)
     assert (config.pegasus.pairs, config.pegasus.codes, list(config.pegasus.ratio)) == ("matched", "mean", [0.35, 0.5])

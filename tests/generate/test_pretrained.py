@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pegasus_lightning.generate import pretrained
+from pegasus_lightning.generate.pairs import Parents
 from pegasus_lightning.generate.pretrained import class_statistics, open_shipped, pack, read_shipped
-from pegasus_lightning.generate.sampler import Parents
 from pegasus_lightning.models import model_class
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser

@@ -13,17 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.generate import sampler as module
-from pegasus_lightning.generate.mixing import Mixes, Recipes
-from pegasus_lightning.generate.pairs import Pairs
-from pegasus_lightning.generate.sampler import Parents, Pegasi, Workshop, encode, make_pegasi, mixing_of, pairs_for
+from pegasus_lightning.generate.mixing import Mixes, Recipes, encode, mixing_of
+from pegasus_lightning.generate.pairs import Pairs, Parents, pairs_for
+from pegasus_lightning.generate.sampler import Pegasi, Workshop, make_pegasi
 from pegasus_lightning.generate.search import Ascent
+from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import GENERATE, compose_config
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float
 
 ADVERSARIAL = [("acai", -1), ("adversarial_vae", 1), ("vae_gan", 1)]
 
@@ -46,7 +47,7 @@ def pairs_of(pairs: list[tuple[int, int]]) -> Pairs:
 
 @functools.cache
 def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return plain(compose_config(["run=[x]", *overrides], GENERATE))
+    return plain(GENERATE.compose(["run=[x]", *overrides]))
 
 
 def lively(model: TwoPlayerModel) -> TwoPlayerModel:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pegasus_lightning.generate.mixing import BATCH, Mixes
+from pegasus_lightning.generate.mixing import Mixes
 from pegasus_lightning.generate.scores import (
     CriticAndOverlap,
     CriticScore,
@@ -17,6 +17,7 @@ from pegasus_lightning.generate.scores import (
     overlap,
     total,
 )
+from pegasus_lightning.utils.tensors import BATCH
 
 SHAPE = (3, 2, 2)
 

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from pegasus_lightning.generate.settings import validate
-from pegasus_lightning.utils.compose import GENERATE, compose_config
+from pegasus_lightning.generate.settings import GENERATE, validate
 from pegasus_lightning.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def composed() -> DictConfig:
-    return compose_config(["run=[x]"], GENERATE)
+    return GENERATE.compose(["run=[x]"])
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_what_makes_sense_passes(config: DictConfig, settings: dict[str, Any]) -
 
 @pytest.mark.parametrize("preset", ["none", "best_of", "guided"])
 def test_every_preset_passes(preset: str) -> None:
-    config = compose_config(["run=[x]", f"search={preset}"], GENERATE)
+    config = GENERATE.compose(["run=[x]", f"search={preset}"])
     validate(config)
     assert config.search.method == preset
 
@@ -185,4 +184,4 @@ def test_a_threshold_means_nothing_for_random_pairs(config: DictConfig) -> None:
 
 def test_which_model_is_asked_when_none_is_named() -> None:
     with pytest.raises(UserError, match="Which model"):
-        validate(compose_config([], GENERATE))
+        validate(GENERATE.compose([]))

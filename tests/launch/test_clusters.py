@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from pegasus_lightning.train.callbacks.run_status import RunStatus, requeue_signal
-from pegasus_lightning.train.settings import plain
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import build_trainer
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import choose_devices
 
 SETTINGS = ["data=silhouettes", "data.train_per_class=20", "data.test_per_class=10", "data.batch_size=8", "model=vae"]
@@ -31,7 +31,7 @@ def test_lightning_does_not_requeue_under_slurm(monkeypatch: pytest.MonkeyPatch,
     for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "sweep", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     assert SLURMEnvironment.detect()
-    settings = plain(compose_config([*SETTINGS]))
+    settings = plain(TRAIN.compose([*SETTINGS]))
     trainer = build_trainer(settings, choose_devices(0), logger=False, default_root_dir=tmp_path)
     environment = trainer._accelerator_connector.cluster_environment
     assert type(environment) is LightningEnvironment
@@ -81,7 +81,7 @@ def test_where_nobody_requeues_the_signals_are_the_runs_own() -> None:
 
 def test_the_preset_for_slurm_is_whole() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
-    launcher = compose_config(["hydra/launcher=slurm", "hydra.launcher.partition=gpu"], hydra_too=True).hydra.launcher
+    launcher = TRAIN.compose(["hydra/launcher=slurm", "hydra.launcher.partition=gpu"], with_hydra=True).hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
     assert (launcher.gpus_per_node, launcher.tasks_per_node, launcher.nodes) == (1, 1, 1)
     assert launcher.max_num_timeout > 0  # else submitit gives up at the first time limit

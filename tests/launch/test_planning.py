@@ -10,7 +10,7 @@ import pytest
 from pegasus_lightning.launch import planning
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.launch.planning import check_jobs, jobs_of, plan
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.errors import UserError
 
 CPU = ["data=silhouettes", "trainer.gpus=0"]
@@ -75,7 +75,7 @@ def test_slots_are_of_the_cpu_not_of_gpus(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.promise(8)
 def test_each_run_has_a_folder_of_its_own_named_as_when_it_is_started_alone() -> None:
     jobs = jobs_of([*CPU, "model=vae,acai", "seed=0,1", "experiment_name=mine"], multirun=True)
-    runs = [plan(compose_config(job, hydra_too=True), job) for job in jobs]
+    runs = [plan(TRAIN.compose(job, with_hydra=True), job) for job in jobs]
     names = [str(run.folder) for run in runs]
     assert [name.rpartition("-")[0] for name in names] == [
         f"runs/mine/{model},silhouettes-s{seed}" for model in ("vae", "acai") for seed in (0, 1)
@@ -92,7 +92,7 @@ def test_the_ablation_is_the_documents_grid_with_seeds_to_choose() -> None:
     asked = jobs_of(["experiment=demo_ablation", "seed=3,4"], multirun=True)
     assert len(asked) == 12
     assert {next(text for text in job if text.startswith("seed=")) for job in asked} == {"seed=3", "seed=4"}
-    config = compose_config(["experiment=demo_ablation"])
+    config = TRAIN.compose(["experiment=demo_ablation"])
     assert (config.data.source, config.experiment_name) == ("silhouettes", "demo_ablation")
 
 
@@ -101,7 +101,7 @@ def test_presets_of_ones_own_are_found_for_every_job(tmp_path: Path) -> None:
     (tmp_path / "model" / "wide.yaml").write_text("defaults: [vae]\nnetworks:\n  latent_dim: 77\n")
     overrides = [f'hydra.searchpath=["file://{tmp_path}"]', *CPU, "model=vae,wide"]
     jobs = jobs_of(overrides, multirun=True)
-    runs = [plan(compose_config(job, hydra_too=True), job) for job in jobs]
+    runs = [plan(TRAIN.compose(job, with_hydra=True), job) for job in jobs]
     assert [run.config.model.networks.latent_dim for run in runs] == [128, 77]
     assert [run.folder.name.partition(",")[0] for run in runs] == ["vae", "wide"]
 

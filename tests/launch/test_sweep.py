@@ -20,7 +20,7 @@ from pegasus_lightning.launch import sweep as sweep_module
 from pegasus_lightning.launch.jobs import Job, read_jobs
 from pegasus_lightning.launch.planning import Planned, plan
 from pegasus_lightning.launch.sweep import PoolSettings, run_sweep
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.errors import UserError
 
 FINE = """
@@ -39,7 +39,7 @@ def planned(*seeds: int) -> list[Planned]:
     runs = []
     for seed in seeds:
         overrides = ["data=silhouettes", "trainer.gpus=0", "trainer.max_epochs=2", f"seed={seed}", "model=vae"]
-        runs.append(plan(compose_config(overrides, hydra_too=True), overrides))
+        runs.append(plan(TRAIN.compose(overrides, with_hydra=True), overrides))
     return runs
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from pegasus_lightning.models.adversarial_vae import blind_cross_entropy
+from pegasus_lightning.models.losses import blind_cross_entropy
 from pegasus_lightning.utils.randomness import Stream
 
 WEIGHTS = {"reconstruction": 0.01, "kl": 3.0, "adversarial": 5.0, "critic_real": 7.0, "critic_fake": 11.0}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pegasus_lightning.models.latent import lerp
 from pegasus_lightning.models.mixing_network import MixNetwork
-from pegasus_lightning.train.settings import NetworksConfig
+from pegasus_lightning.models.settings import NetworksConfig
 
 LAYOUTS = ["flat", "spatial"]
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
 from pegasus_lightning.models.networks import Critic, Decoder, Encoder, ResidualBlock, frozen, with_statistics_of
-from pegasus_lightning.train.settings import NetworksConfig
+from pegasus_lightning.models.settings import NetworksConfig
 
 
 def config(**fields) -> NetworksConfig:

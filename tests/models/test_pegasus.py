@@ -18,7 +18,7 @@ from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.train import trainer
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 
@@ -795,7 +795,7 @@ def test_learned_mixing_leaves_the_weights_of_the_others_alone(tiny) -> None:
 
 
 def test_the_whole_of_the_preset_trains(tiny, fit) -> None:
-    config = OmegaConf.to_container(compose_config(["model=pegasus"]).model)
+    config = OmegaConf.to_container(TRAIN.compose(["model=pegasus"]).model)
     config["networks"] |= {"channels": 4, "latent_dim": 16}
     config["autoencoder_optimizer"]["lr"] = 0.01
     model = tiny("pegasus", config)

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pegasus_lightning.runs.folder import run_name
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN
+from pegasus_lightning.utils.compose import plain
 
 
 def hparams_of(run: Path) -> list[HParamsPluginData]:
@@ -88,7 +88,7 @@ def test_jobs_that_differ_have_folders_of_their_own_with_short_names(command: An
 @pytest.mark.promise(8)
 @pytest.mark.parametrize("readable", ["馬" * 200, "x" * 500, "a/b\\c:d*e?f"])
 def test_a_name_can_be_a_folder_whatever_was_typed(tmp_path: Path, readable: str) -> None:
-    name = run_name(plain(compose_config(["data=silhouettes"])), readable)
+    name = run_name(plain(TRAIN.compose(["data=silhouettes"])), readable)
     assert len(name) <= 120
     assert not set(name) & set('/\\:*?"<>|')
     (tmp_path / name).mkdir()

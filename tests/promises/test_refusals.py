@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 
 import pegasus_lightning
 from pegasus_lightning.evaluate.__main__ import _work as evaluate
+from pegasus_lightning.evaluate.settings import EVALUATE
 from pegasus_lightning.generate.__main__ import _work as generate
-from pegasus_lightning.launch.command import run_program
-from pegasus_lightning.utils.compose import EVALUATE, GENERATE
+from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.utils.files import sha256
+from pegasus_lightning.utils.program import run_program
 
 pytestmark = pytest.mark.promise(11)
 

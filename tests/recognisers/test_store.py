@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from pegasus_lightning.data.kinds import Kinds, load_kinds
+from pegasus_lightning.data.settings import SilhouettesConfig
 from pegasus_lightning.recognisers import store
 from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.recognisers.store import committee_for, find_recogniser, measure, recogniser_for
 from pegasus_lightning.recognisers.training import RecogniserConfig, guiding_recipe, half_of, independent_recipe
-from pegasus_lightning.train.settings import SilhouettesConfig
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pegasus_lightning.data.augmentation import OPERATIONS
 from pegasus_lightning.data.kinds import Kinds, load_kinds
+from pegasus_lightning.data.settings import SilhouettesConfig
 from pegasus_lightning.recognisers import training
 from pegasus_lightning.recognisers.network import ARCHITECTURES, Recogniser, balanced_accuracy, predict
 from pegasus_lightning.recognisers.training import (
@@ -28,7 +29,6 @@ from pegasus_lightning.recognisers.training import (
     train_recogniser,
     training_order,
 )
-from pegasus_lightning.train.settings import SilhouettesConfig
 from pegasus_lightning.utils.randomness import Stream, generator
 
 

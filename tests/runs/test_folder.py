@@ -13,13 +13,13 @@ import pytest
 
 from pegasus_lightning.launch.planning import readable_name
 from pegasus_lightning.runs.folder import Status, config_hash, log_to, read_status, run_folder, run_name, stop_logging
-from pegasus_lightning.train.settings import plain
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.train.settings import TRAIN
+from pegasus_lightning.utils.compose import plain
 
 
 @pytest.fixture(scope="module")
 def original() -> dict[str, Any]:
-    return plain(compose_config(["data=silhouettes"]))
+    return plain(TRAIN.compose(["data=silhouettes"]))
 
 
 def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_the_log_is_appended_to_and_closed(tmp_path: Path) -> None:
 
 def test_what_does_not_make_the_run_does_not_move_its_folder() -> None:
     def folder(*overrides: str) -> Path:
-        config = compose_config(["data=silhouettes", *overrides])
+        config = TRAIN.compose(["data=silhouettes", *overrides])
         return run_folder(plain(config), readable_name(config, {"model": "vae", "data": "silhouettes"}, overrides))
 
     usual = folder()

@@ -12,20 +12,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from pegasus_lightning.data.settings import data_settings
+from pegasus_lightning.generate.session import check_classes, common_data, common_guide, images_of, load_common
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import save_atomically
-from pegasus_lightning.runs.trained import (
-    TrainedRun,
-    check_classes,
-    common_data,
-    common_guide,
-    find_runs,
-    images_of,
-    load_common,
-    open_run,
-    open_runs,
-)
-from pegasus_lightning.utils.compose import data_settings
+from pegasus_lightning.runs.trained import TrainedRun, find_runs, open_run, open_runs
 from pegasus_lightning.utils.errors import UserError
 
 CONFIG = "data:\n  source: cifar10\n  classes: [horse, bird]\nseed: 0\n"

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from pegasus_lightning.generate import settings
+from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.launch.planning import jobs_of
 from pegasus_lightning.models import MODELS
-from pegasus_lightning.models.settings import validate
-from pegasus_lightning.train.settings import parse_duration, plain
-from pegasus_lightning.utils.compose import GENERATE, TRAIN, compose_config, conf_folder, presets
+from pegasus_lightning.train.settings import TRAIN, parse_duration, validate
+from pegasus_lightning.utils.compose import conf_folder, plain, presets
 from pegasus_lightning.utils.errors import UserError
 
 PRESETS = [(path.parent.name, path.stem) for path in sorted(conf_folder().glob("*/*.yaml"))]
@@ -42,10 +42,10 @@ def test_the_presets_lie_in_the_known_groups() -> None:
 @pytest.mark.parametrize(("group", "name"), [preset for preset in PRESETS if preset[0] in TRAIN.groups])
 def test_every_preset_composes_and_validates(group: str, name: str) -> None:
     overrides = [f"{group}={name}"]
-    if OmegaConf.is_missing(compose_config(overrides).data, "root"):
+    if OmegaConf.is_missing(TRAIN.compose(overrides).data, "root"):
         overrides.append("data.root=pictures")  # the one thing that has to be given
     for job in jobs_of(overrides, multirun=True):
-        config = compose_config(job)
+        config = TRAIN.compose(job)
         validate(config)
         values = plain(config)  # raises where something is missing
         assert values["model"]["name"] in MODELS
@@ -54,7 +54,7 @@ def test_every_preset_composes_and_validates(group: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", presets("search"))
 def test_every_search_preset_composes_and_validates(name: str) -> None:
-    config = compose_config([f"search={name}", "run=[somewhere]"], GENERATE)
+    config = GENERATE.compose([f"search={name}", "run=[somewhere]"])
     settings.validate(config)
     assert plain(config)["search"]["method"] == {"matched": "best_of"}.get(name, name)
     assert OmegaConf.get_type(config) is settings.GenerateConfig  # typed: typos are refused
@@ -117,13 +117,13 @@ def test_every_preset_says_what_it_is_in_its_first_comment(group: str, name: str
     ],
 )
 def test_what_distinguishes_a_model_preset(preset: str, expected: dict[str, object]) -> None:
-    model = compose_config([f"model={preset}"]).model
+    model = TRAIN.compose([f"model={preset}"]).model
     assert {key: OmegaConf.select(model, key) for key in expected} == expected
     assert ("adversarial" in model.weights) == (model.name in ("adversarial_vae", "acai"))
 
 
 def test_what_the_command_composes_by_itself() -> None:
-    config = plain(compose_config([]))
+    config = plain(TRAIN.compose([]))
     assert config["model"]["name"] == "adversarial_vae"
     assert config["data"] | {"root": ""} == {
         "source": "cifar10",
@@ -141,13 +141,11 @@ def test_what_the_command_composes_by_itself() -> None:
 
 
 def test_what_the_command_line_says_wins_over_the_preset() -> None:
-    config = compose_config(
-        ["model=acai_paper", "model.networks.latent_dim=7", "trainer=quick", "trainer.max_epochs=5"]
-    )
+    config = TRAIN.compose(["model=acai_paper", "model.networks.latent_dim=7", "trainer=quick", "trainer.max_epochs=5"])
     assert config.model.networks.latent_dim == 7
     assert config.trainer.max_epochs == 5
-    assert compose_config(["trainer=quick"]).trainer.max_epochs == 12
-    quiet = compose_config(["callbacks=quiet"]).callbacks
+    assert TRAIN.compose(["trainer=quick"]).trainer.max_epochs == 12
+    quiet = TRAIN.compose(["callbacks=quiet"]).callbacks
     assert (quiet.progress_bar, quiet.images) == (False, False)
 
 
@@ -164,7 +162,7 @@ def test_the_jobs_of_a_sweep() -> None:
 
 @pytest.fixture(scope="module")
 def silhouettes() -> DictConfig:
-    return compose_config(["data=silhouettes"])
+    return TRAIN.compose(["data=silhouettes"])
 
 
 @pytest.fixture
@@ -274,7 +272,7 @@ def test_a_spatial_code_is_laid_out_on_the_places_of_the_last_map(
 def of_model(name: str, *settings: str) -> DictConfig:
     """A preset on silhouettes with these settings, its types enforced."""
     config = OmegaConf.merge(
-        compose_config([f"model={name}", "data=silhouettes"]), OmegaConf.from_dotlist(list(settings))
+        TRAIN.compose([f"model={name}", "data=silhouettes"]), OmegaConf.from_dotlist(list(settings))
     )
     assert isinstance(config, DictConfig)
     return config
@@ -334,7 +332,7 @@ def test_a_critic_of_coefficients_takes_no_hinge_and_no_adaptive_weight(preset: 
 
 def test_a_folder_of_images_has_to_be_named() -> None:
     with pytest.raises(UserError, match=r"data\.root=FOLDER"):
-        validate(compose_config(["data=image_folder"]))
+        validate(TRAIN.compose(["data=image_folder"]))
 
 
 def test_the_name_of_the_model_is_the_registry_s(configured: Callable[..., DictConfig]) -> None:
@@ -381,11 +379,11 @@ def test_plain_is_plain_all_the_way_down(configured: Callable[..., DictConfig]) 
 
     assert types(plain(configured())) <= {dict, list, str, int, float, bool, type(None)}
     with pytest.raises(MissingMandatoryValue):
-        plain(compose_config(["data=image_folder"]))
+        plain(TRAIN.compose(["data=image_folder"]))
 
 
 def test_a_start_that_spectral_norm_would_undo_is_refused() -> None:
     asked = ["model=pegasus", "data=silhouettes"]
-    validate(compose_config(asked))
+    validate(TRAIN.compose(asked))
     with pytest.raises(UserError, match=r"critic_start=he .*spectral_norm"):
-        validate(compose_config([*asked, "model.networks.spectral_norm=critic"]))
+        validate(TRAIN.compose([*asked, "model.networks.spectral_norm=critic"]))

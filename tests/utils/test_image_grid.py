@@ -20,8 +20,8 @@ from pegasus_lightning.utils.image_grid import (
     save_png,
     side_by_side,
     stack,
-    to_uint8,
 )
+from pegasus_lightning.utils.tensors import to_uint8
 
 RED = (255, 0, 0)
 LONG = "a caption of very many words that cannot possibly fit beside so small a picture, jÿgq_and_one_endless_word"

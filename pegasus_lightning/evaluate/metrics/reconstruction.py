@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from pegasus_lightning.data.batches import to_float
 from pegasus_lightning.models import losses
+from pegasus_lightning.utils.tensors import to_float
 
 HALF_A_LEVEL = 0.5 / 255
 BATCH = 256

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pegasus_lightning.data.batches import to_float
+from pegasus_lightning.utils.tensors import to_float
 
 BLOCK = 2**22  # distances held at once
 CANDIDATES = 4  # nearest by the fast computation, told apart by the exact one

@@ -10,12 +10,12 @@ import torch
 
 from pegasus_lightning.generate.figures import mixes as chimera
 from pegasus_lightning.generate.figures.networks import diagram_figure, plan
-from pegasus_lightning.generate.mixing import Recipes
-from pegasus_lightning.generate.sampler import Pegasi, Workshop, mixing_of
+from pegasus_lightning.generate.mixing import Recipes, mixing_of
+from pegasus_lightning.generate.sampler import Pegasi, Workshop
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.trained import TrainedRun
-from pegasus_lightning.train.settings import IMAGE_SIZE
 from pegasus_lightning.utils.image_grid import save_png
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 SHOWN = 64  # in the figure of many
 GALLERY = 16

@@ -27,8 +27,8 @@ from pegasus_lightning.utils.image_grid import (
     image_grid,
     side_by_side,
     stack,
-    to_uint8,
 )
+from pegasus_lightning.utils.tensors import to_uint8
 
 Numbers = Tensor | Sequence[float]
 PEGASUS_RANGE = (0.4, 0.6)

@@ -25,9 +25,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm import tqdm
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float
 
 log = logging.getLogger(__name__)
 

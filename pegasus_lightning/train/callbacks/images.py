@@ -10,10 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pegasus_lightning.data.batches import ImageSet, to_float
+from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.utils.image_grid import image_grid, save_png
 from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import to_float
 
 INTERPOLATION_STEPS = 11
 INTERPOLATION_ROWS = 6

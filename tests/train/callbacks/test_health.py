@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.module import ImageDataModule
+from pegasus_lightning.data.settings import SilhouettesConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.train.callbacks.health import (
     BAD,
@@ -37,9 +38,9 @@ from pegasus_lightning.train.callbacks.health import (
     variety,
 )
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
-from pegasus_lightning.train.settings import CallbacksConfig, SilhouettesConfig, plain
+from pegasus_lightning.train.settings import TRAIN, CallbacksConfig
 from pegasus_lightning.train.trainer import build_model
-from pegasus_lightning.utils.compose import compose_config
+from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.randomness import Stream, generator
 
 pytestmark = pytest.mark.promise(13)
@@ -488,7 +489,7 @@ def test_no_preset_gets_an_alarm(preset: str, drawings: ImageDataModule) -> None
     smaller = ["model.networks.channels=16", "model.networks.latent_dim=32"]
     if preset == "acai_paper":  # with its 1e-4 networks so small need thousands of batches
         smaller += ["model.autoencoder_optimizer.lr=1e-3", "model.critic_optimizer.lr=1e-3"]
-    config = compose_config([f"model={preset}", "data=silhouettes", *smaller])
+    config = TRAIN.compose([f"model={preset}", "data=silhouettes", *smaller])
     watched = Watched(drawings.validation, DEFAULTS.health_warmup_epochs, DEFAULTS.health_warmup_batches)
     model = build_model(plain(config))
     trainer(10, watched.callback).fit(model, datamodule=drawings)

@@ -1,0 +1,94 @@
+"""The command line of every command but training."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pegasus_lightning.utils.compose import Program
+from pegasus_lightning.utils.errors import UserError
+
+USAGE_ERROR = 2
+PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")
+
+
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """Arguments such as `run=runs/a,b=c` with the path quoted for Hydra, which reads commas and `=` in its own way.
+
+    Several `run=` become one list.
+    """
+    quoted: list[str] = []
+    runs: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key == "run" and equals and value in ("", "null"):
+            continue
+        if key not in PATHS or not equals or value.startswith(("[", '"', "'")) or value in ("", "null"):
+            quoted.append(argument)
+            continue
+        text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if key == "run":
+            runs.append(text)
+        else:
+            quoted.append(f"{key}={text}")
+    return [*quoted, f"run=[{','.join(runs)}]"] if runs else quoted
+
+
+def run_program(
+    program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
+) -> int:
+    """Compose the configuration of a command other than training and do its work; returns the exit code.
+
+    Args:
+        help_text: what `--help` prints.
+        work: called with the configuration and the overrides that begin with `data=` or `data.`.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text)
+        return 0
+    quieten()
+    overrides: list[str] = []
+    try:
+        parsed = program.parse_arguments(quote_paths(arguments))
+        options = [name for name, value in vars(parsed).items() if value and name not in ("overrides", "cfg")]
+        if options:
+            raise UserError(f"{program.command} has no -m and no option --{options[0]}: `--help` shows what it takes.")
+        data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
+        overrides = [text for text in parsed.overrides if text not in data]
+        program.check_overrides(overrides)
+        config = program.compose(overrides)
+        if parsed.cfg:
+            print(OmegaConf.to_yaml(config), end="")
+            return 0
+        work(config, data)
+    except UserError as error:
+        return complain(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return complain(program.explain(error, [*overrides, *arguments]))
+    except OSError as error:  # a full disk, say
+        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; nothing was left half-written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def complain(message: str) -> int:
+    print(f"pegasus_lightning: {message}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def quieten() -> None:
+    # Advice that does not fit here: batches come from memory without workers, the validation set is small.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*The number of training batches.*log_every_n_steps.*")
+    logging.getLogger("pegasus_lightning").setLevel(logging.INFO)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
