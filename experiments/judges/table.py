@@ -20,7 +20,7 @@ from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.evaluate.controls import cutmix, pixel_average
-from pegasus_lightning.evaluate.image_sets import Judge
+from pegasus_lightning.evaluate.image_sets import ImageSetMetrics
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import choose_pairs
 from pegasus_lightning.recognisers.network import REPORTS, SELECTS
@@ -73,11 +73,11 @@ def main(arguments: list[str]) -> None:
             f"{name} {value:.1%}" for name, value in zip(test.classes, quality["balanced_accuracy"], strict=True)
         )
         print(f"\n## {architecture}: balanced accuracy on test: {found}; {quality['cpu_seconds']:.0f} CPU seconds\n")
-        judge = Judge(stored.recogniser, train, test)
+        metrics = ImageSetMetrics(stored.recogniser, train, test)
         print("| what | images | " + " | ".join(MEASURES[name].title for name in COLUMNS) + " |")
         print("| --- " * (len(COLUMNS) + 2) + "|")
         for name, images in rows.items():
-            figures = judge.judge(images).figures
+            figures = metrics.measure(images).figures
             cells = []
             for column in COLUMNS:
                 value, low, high = figures[column]

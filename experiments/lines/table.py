@@ -19,7 +19,7 @@ from pegasus_lightning.data import lines
 from pegasus_lightning.evaluate.criteria import bootstrap_interval, line_statistics
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
-from pegasus_lightning.generate.sampler import Workshop
+from pegasus_lightning.generate.sampler import Sampler
 from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.runs.trained import find_runs, open_runs
 from pegasus_lightning.utils.compose import plain
@@ -59,8 +59,8 @@ def main(place: str) -> None:
     pictures = []
     for run in open_runs(find_runs([place])):
         with run.model.inference():
-            workshop = Workshop(run.model, parents, pairs, settings)
-            frames = workshop.interpolations(recipes(workshop.pairs, (0.5, 0.5)), ratios)
+            sampler = Sampler(run.model, parents, pairs, settings)
+            frames = sampler.interpolations(recipes(sampler.pairs, (0.5, 0.5)), ratios)
         row(f"`{run.name}`", frames)
         if run.name.endswith("-s0"):
             pictures.append((run.name, frames[:SHOWN]))

@@ -3,7 +3,7 @@
     python experiments/pegasus/ship.py runs/pegasus/... --name pegasus --trained-from "JPEG copies ..."
 
 The run's own data are read, for the statistics of its codes, and its guide, which goes along. Prints the SHA-256 that
-`shipped.SHIPPED` has to name.
+`shipped.PRETRAINED` has to name.
 """
 
 from __future__ import annotations

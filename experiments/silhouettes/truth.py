@@ -23,7 +23,7 @@ from torchvision.transforms.functional import gaussian_blur
 from pegasus_lightning.data.silhouettes import draw
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
-from pegasus_lightning.generate.sampler import Workshop
+from pegasus_lightning.generate.sampler import Sampler
 from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.runs.trained import find_runs, open_run
 from pegasus_lightning.utils.compose import plain
@@ -97,8 +97,8 @@ def main(places: list[str]) -> None:
         }
         for run in runs:
             with run.model.inference():
-                workshop = Workshop(run.model, parents, pairs, settings)
-                mixes = workshop.make(recipes(workshop.pairs, RATIOS))
+                sampler = Sampler(run.model, parents, pairs, settings)
+                mixes = sampler.make(recipes(sampler.pairs, RATIOS))
             rows[f"`{run.name}`: mixes"] = mixes.images
             rows[f"`{run.name}`: average of reconstructions"] = mixes.pixel_blend()
         blend = nearest(average)

@@ -8,7 +8,7 @@ from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 IMAGE_SIZE = 32
 SPLITS = ("train", "test")
-MOST_NAMES_SHOWN = 20
+MAX_NAMES_SHOWN = 20
 
 
 def check_split(split: str) -> None:
@@ -41,6 +41,6 @@ def index_classes(classes: Sequence[str], available: Sequence[str], place: str) 
 
 def listing(names: Sequence[str]) -> str:
     """`a, b, c`, cut off after twenty names; `none` for no names."""
-    shown = ", ".join(names[:MOST_NAMES_SHOWN]) or "none"
-    left_out = len(names) - MOST_NAMES_SHOWN
+    shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "none"
+    left_out = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {left_out} more" if left_out > 0 else shown

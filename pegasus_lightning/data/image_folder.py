@@ -27,9 +27,9 @@ from pegasus_lightning.data.common import IMAGE_SIZE, SPLITS, check_split, index
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-SMALLEST_SIDE = 8
-LARGEST_ASPECT_RATIO = 4
-MOST_FILES_NAMED = 5
+MIN_SIDE = 8
+MAX_ASPECT_RATIO = 4
+MAX_FILES_NAMED = 5
 BYTES_WORTH_A_THREAD = 1 << 15
 # Raise when `decode` gives other pixels: what was cached before is then decoded again.
 DECODING_VERSION = 1
@@ -121,8 +121,8 @@ def _decode_all(root: Path, files: list[Path]) -> np.ndarray:
         progress = tqdm(results, total=len(files), desc="decoding images", unit="img", delay=1.0, disable=None)
         bad = [reason for reason in progress if reason]
     if bad:
-        left_out = f"\n  and {len(bad) - MOST_FILES_NAMED} more" if len(bad) > MOST_FILES_NAMED else ""
-        named = "\n  ".join(bad[:MOST_FILES_NAMED])
+        left_out = f"\n  and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
+        named = "\n  ".join(bad[:MAX_FILES_NAMED])
         raise UserError(
             f"{len(bad)} of {len(files)} images in {root} cannot be used:\n  {named}{left_out}\nMend or remove them."
         )
@@ -160,10 +160,10 @@ def decode(path: Path) -> np.ndarray:
     """One file's pixels, uint8 (3, 32, 32). Raises whatever Pillow raises, and _MisshapenError."""
     with Image.open(path, formats=("PNG", "JPEG")) as opened:
         width, height = opened.size
-        if min(width, height) < SMALLEST_SIDE:
-            raise _MisshapenError(f"{width} x {height} pixels, a side under {SMALLEST_SIDE}")
-        if max(width, height) > LARGEST_ASPECT_RATIO * min(width, height):
-            raise _MisshapenError(f"{width} x {height} pixels, longer than {LARGEST_ASPECT_RATIO}:1")
+        if min(width, height) < MIN_SIDE:
+            raise _MisshapenError(f"{width} x {height} pixels, a side under {MIN_SIDE}")
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+            raise _MisshapenError(f"{width} x {height} pixels, longer than {MAX_ASPECT_RATIO}:1")
         # A large JPEG is decoded at a fraction of its size, but at four times ours at least: many times faster.
         opened.draft(None, (4 * IMAGE_SIZE, 4 * IMAGE_SIZE))
         ImageOps.exif_transpose(opened, in_place=True)

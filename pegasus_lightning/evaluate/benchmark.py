@@ -18,13 +18,13 @@ from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.evaluate.controls import cutmix, pixel_average
 from pegasus_lightning.evaluate.criteria import PrincipalComponents, line_statistics, path_statistics
 from pegasus_lightning.evaluate.criteria import reconstruction as reconstruction_figures
-from pegasus_lightning.evaluate.image_sets import TOO_NEAR, Judge, Verdict, figure
+from pegasus_lightning.evaluate.image_sets import TOO_NEAR, ImageSetMetrics, Measurement, figure
 from pegasus_lightning.evaluate.inception import inception_figures
 from pegasus_lightning.generate.judge import Selector
 from pegasus_lightning.generate.mixing import Recipes
 from pegasus_lightning.generate.pairs import Pairs, Parents
-from pegasus_lightning.generate.sampler import Pegasi, Workshop, make_pegasi
-from pegasus_lightning.generate.scores import linearity
+from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
+from pegasus_lightning.generate.scores import distance_from_blend
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.folder import config_hash
@@ -48,11 +48,11 @@ from pegasus_lightning.utils.tensors import in_batches, to_float, to_uint8
 PATHS, PATH_FRAMES = 200, 11
 LINE_FRAMES = 16  # the ACAI paper's
 GALLERY_PAIRS, GALLERY_FRAMES, GALLERY_PEGASI = 8, 21, 16
-FEWEST_IMAGES = 8  # of each class and split
+MIN_IMAGES = 8  # of each class and split
 COLLAPSED = 0.5  # of the pixel averages' variety
 
 
-class Bench:
+class Benchmark:
     """Everything that does not depend on the run: made once, however many are judged.
 
     Args:
@@ -83,18 +83,20 @@ class Bench:
         self.test = in_mixed_order(split if settings["split"] == "test" else load_split(data, "test"))
         for name, images in (("train", self.train), ("test", self.test)):
             fewest, label = min((len(images.of_class(label)), label) for label in (0, 1))
-            if fewest < FEWEST_IMAGES:
+            if fewest < MIN_IMAGES:
                 raise UserError(
                     f"There are {fewest} {name} images of {images.classes[label]}: to judge by takes at least "
-                    f"{FEWEST_IMAGES} of each class."
+                    f"{MIN_IMAGES} of each class."
                 )
-        self.judge_of_images = Judge(reports.recogniser, self.train, self.test, threshold=settings["threshold"])
+        self.image_set_metrics = ImageSetMetrics(
+            reports.recogniser, self.train, self.test, threshold=settings["threshold"]
+        )
         self.parents, self.pairs = Parents.of(split), pairs
         self.components: PrincipalComponents | None = None
-        self._judged: dict[tuple[str, bytes], Verdict] = {}  # sets of images that no model made
+        self._judged: dict[tuple[str, bytes], Measurement] = {}  # sets of images that no model made
         self._yardsticks: dict[int, dict[str, Figure]] = {}
 
-    def judge(
+    def measure(
         self, run: TrainedRun, key: str, identity: dict[str, Any], origin: dict[str, Any]
     ) -> tuple[Scorecard, dict[str, np.ndarray]]:
         """A run's scorecard, and the pictures that go with it: see `_gallery`.
@@ -103,13 +105,13 @@ class Bench:
             key, identity, origin: what `Scorecard` calls key, settings and parents.
         """
         with run.model.inference():
-            workshop = Workshop(run.model, self.parents, self.pairs, self.settings)
-            score = workshop.score(self.selects.look if self.selects else None)
-            pegasi = make_pegasi(workshop, self.settings["count"], score)
+            sampler = Sampler(run.model, self.parents, self.pairs, self.settings)
+            score = sampler.score(self.selects.look if self.selects else None)
+            pegasi = sample(sampler, self.settings["count"], score)
             decoded = in_batches(lambda part: run.model.reconstruct(to_float(part.to(self.device))), self.test.images)
-            rows, counts, verdict = self._rows(run.model, workshop, pegasi, decoded)
-            figures = self._of_model(run.model, workshop, pegasi, decoded)
-            pictures = self._gallery(workshop, pegasi, verdict)
+            rows, counts, verdict = self._rows(run.model, sampler, pegasi, decoded)
+            figures = self._of_model(run.model, sampler, pegasi, decoded)
+            pictures = self._gallery(sampler, pegasi, verdict)
         group, variant = kind_of(run)
         card = Scorecard(
             run=str(run.path),
@@ -134,16 +136,16 @@ class Bench:
         return card, pictures
 
     def _rows(
-        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi, decoded: Tensor
-    ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Verdict]:
+        self, model: TwoPlayerModel, sampler: Sampler, pegasi: Pegasi, decoded: Tensor
+    ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Measurement]:
         """Figures and sizes of all sets of images, the pegasi first; `decoded` are the test images' reconstructions."""
-        first, second = (to_float(images) for images in workshop.originals(pegasi.chosen))
+        first, second = (to_float(images) for images in sampler.originals(pegasi.chosen))
         ratios = pegasi.chosen.ratios.clamp(0, 1)
         count = self.settings["count"]
         verdicts = {PEGASI: self._verdict(pegasi.mixes.images, (first, second))}
-        verdicts[PEGASI].figures["linearity"] = figure(linearity(pegasi.mixes))
+        verdicts[PEGASI].figures["linearity"] = figure(distance_from_blend(pegasi.mixes))
         sizes = {PEGASI: len(first)}
-        recipe = torch.stack([*workshop.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
+        recipe = torch.stack([*sampler.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
         blend = pixel_average(first, second, ratios)
         for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings["seed"]))):
             verdicts[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
@@ -155,9 +157,9 @@ class Bench:
             verdicts[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
         return {name: verdict.figures for name, verdict in verdicts.items()}, sizes, verdicts[PEGASI]
 
-    def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
+    def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
         """The judge's verdict; with Inception also FID and KID against as many training images, for whole sets."""
-        verdict = self.judge_of_images.judge(images, parents)
+        verdict = self.image_set_metrics.measure(images, parents)
         selects = self.selects
         if selects is not None:
             with torch.no_grad():
@@ -174,7 +176,7 @@ class Bench:
 
     def _once(
         self, name: str, images: Tensor, recipe: bytes = b"", parents: tuple[Tensor, Tensor] | None = None
-    ) -> Verdict:
+    ) -> Measurement:
         """The verdict on a set that is the same for every run with the same recipe."""
         key = (name, recipe)
         if key not in self._judged:
@@ -192,9 +194,7 @@ class Bench:
         both = kinds.images[kinds.targets.all(1)]
         return real | ({TRUE_PEGASI: both} if len(both) else {})
 
-    def _of_model(
-        self, model: TwoPlayerModel, workshop: Workshop, pegasi: Pegasi, decoded: Tensor
-    ) -> dict[str, Figure]:
+    def _of_model(self, model: TwoPlayerModel, sampler: Sampler, pegasi: Pegasi, decoded: Tensor) -> dict[str, Figure]:
         """Figures of reconstruction and of interpolation."""
         images = self.test.images
         latents = min(model.config.networks.latent_dim, images[0].numel())  # there are no more components
@@ -206,16 +206,16 @@ class Bench:
         found = reconstruction_figures(decoded.cpu(), images)
         figures = {name: figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
         chosen = pegasi.chosen.take(torch.arange(min(PATHS, len(pegasi.chosen))))
-        paths = workshop.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES))
+        paths = sampler.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES))
         found_paths = path_statistics(paths)
         names = ("path_length", "largest_step", "midpoint", "relative_midpoint")
         figures |= {name: figure(values) for name, values in zip(names, found_paths, strict=True)}
         if self.data.source == "lines":
-            lines = line_statistics(workshop.interpolations(chosen, torch.linspace(0, 1, LINE_FRAMES)))
+            lines = line_statistics(sampler.interpolations(chosen, torch.linspace(0, 1, LINE_FRAMES)))
             figures |= {"line_distance": figure(lines.distance), "line_smoothness": figure(lines.smoothness)}
         return figures
 
-    def _gallery(self, workshop: Workshop, pegasi: Pegasi, verdict: Verdict) -> dict[str, np.ndarray]:
+    def _gallery(self, sampler: Sampler, pegasi: Pegasi, verdict: Measurement) -> dict[str, np.ndarray]:
         """Pictures, uint8 (..., 3, 32, 32), and what belongs to them.
 
         P pairs: first, second (photographs), first_reconstructed, second_reconstructed, frames (P, F, ...) at `ratios`
@@ -226,12 +226,12 @@ class Bench:
         """
         originals = self.settings["originals"]
         few = Recipes(
-            workshop.pairs.first[:GALLERY_PAIRS],
-            workshop.pairs.second[:GALLERY_PAIRS],
-            torch.full((min(GALLERY_PAIRS, len(workshop.pairs)),), 0.5),
-            torch.arange(min(GALLERY_PAIRS, len(workshop.pairs))),
+            sampler.pairs.first[:GALLERY_PAIRS],
+            sampler.pairs.second[:GALLERY_PAIRS],
+            torch.full((min(GALLERY_PAIRS, len(sampler.pairs)),), 0.5),
+            torch.arange(min(GALLERY_PAIRS, len(sampler.pairs))),
         )
-        first, second = (to_float(images) for images in workshop.originals(few))
+        first, second = (to_float(images) for images in sampler.originals(few))
         ratios = torch.linspace(0, 1, GALLERY_FRAMES)
         plain = torch.arange(min(GALLERY_PEGASI, len(pegasi.chosen)))
         shown, selected = plain, torch.zeros(len(plain), dtype=torch.bool)
@@ -244,9 +244,9 @@ class Bench:
             shown, selected = torch.cat([shown, best]), torch.cat([selected, torch.ones(len(best), dtype=torch.bool)])
         here = shown.to(self.device)
         pictures = {
-            "first_reconstructed": workshop.mixer.parents[0][few.first.to(self.device)],
-            "second_reconstructed": workshop.mixer.parents[1][few.second.to(self.device)],
-            "frames": workshop.interpolations(few, ratios),
+            "first_reconstructed": sampler.mixer.parents[0][few.first.to(self.device)],
+            "second_reconstructed": sampler.mixer.parents[1][few.second.to(self.device)],
+            "frames": sampler.interpolations(few, ratios),
             "blend": pixel_average(first, second, few.ratios),
             "cutmix": cutmix(first, second, few.ratios, self.settings["seed"]),
             "pegasi": pegasi.mixes.images[here],
@@ -259,12 +259,12 @@ class Bench:
         gallery = {name: _bytes(images) for name, images in pictures.items()}
         numbers: dict[str, np.ndarray] = {
             "ratios": ratios.numpy(),
-            "pair_indices": torch.stack(workshop.parent_indices(few), 1).numpy(),
+            "pair_indices": torch.stack(sampler.parent_indices(few), 1).numpy(),
             "pegasi_ratios": pegasi.chosen.ratios[shown].numpy(),
             "pegasi_probabilities": verdict.probabilities[here].cpu().numpy(),
             "pegasi_selected": selected.numpy(),
             "neighbour_distances": verdict.distances[here].cpu().numpy(),
-            "neighbour_limit": np.array(self.judge_of_images.pixel_limit),
+            "neighbour_limit": np.array(self.image_set_metrics.pixel_limit),
         }
         return gallery | numbers
 

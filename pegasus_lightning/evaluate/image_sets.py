@@ -43,7 +43,7 @@ def figure(values: Tensor) -> Figure:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Measurement:
     """What a set of N images was judged to be.
 
     Args:
@@ -58,7 +58,7 @@ class Verdict:
     neighbours: Tensor
 
 
-class Judge:
+class ImageSetMetrics:
     """Judges sets of images by one recogniser against one data set.
 
     Realism is measured against training images: the test images stay free to be judged themselves, as the control that
@@ -103,7 +103,7 @@ class Judge:
         in_features = nearest(features, self.train_features)
         return in_pixels.distances, in_features.distances, in_pixels.indices
 
-    def judge(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Verdict:
+    def measure(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
         """All that can be said of a set of images.
 
         Args:
@@ -141,7 +141,7 @@ class Judge:
         if parents is not None:
             first, second = (parent.to(self.device) for parent in parents)
             figures["parent_distance"] = figure(parent_distances(images, first, second).nearer)
-        return Verdict(figures, probabilities, pixels, neighbours)
+        return Measurement(figures, probabilities, pixels, neighbours)
 
 
 def _floats(images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from pegasus_lightning.evaluate.metrics.realism import kid
-from pegasus_lightning.evaluate.settings import FEWEST_FOR_FID
+from pegasus_lightning.evaluate.settings import MIN_FOR_FID
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256
 
@@ -71,9 +71,9 @@ def inception_figures(
             f"A FID needs as many real images as fake ones, not {len(real)} and {len(fake)}: its bias depends on the "
             "number. Leave images of the larger set out."
         )
-    if len(real) < FEWEST_FOR_FID:
+    if len(real) < MIN_FOR_FID:
         raise UserError(
-            f"{len(real)} images are too few for a FID: give at least {FEWEST_FOR_FID} of each kind. With fewer it "
+            f"{len(real)} images are too few for a FID: give at least {MIN_FOR_FID} of each kind. With fewer it "
             "measures their number more than their quality; the recogniser's kernel distance takes fewer."
         )
     if subset_size is not None and not 2 <= subset_size <= len(real):

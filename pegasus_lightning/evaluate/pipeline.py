@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from pegasus_lightning.evaluate.benchmark import Bench
+from pegasus_lightning.evaluate.benchmark import Benchmark
 from pegasus_lightning.evaluate.inception import inception_network
 from pegasus_lightning.evaluate.tables import comparison_table, console_table
 from pegasus_lightning.generate.judge import selector, store
 from pegasus_lightning.generate.mixing import mixing_of
 from pegasus_lightning.generate.pairs import Parents, wanted_pairs
-from pegasus_lightning.generate.pretrained import open_shipped
+from pegasus_lightning.generate.pretrained import open_pretrained
 from pegasus_lightning.generate.session import common_data, common_guide, images_of, load_common
 from pegasus_lightning.recognisers.network import REPORTS
 from pegasus_lightning.recognisers.store import recogniser_for
@@ -53,7 +53,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     """
     settings = plain(config)
     device = one_device(settings["gpus"])
-    shipped = None if settings["pretrained"] is None else open_shipped(settings["pretrained"], device)
+    shipped = None if settings["pretrained"] is None else open_pretrained(settings["pretrained"], device)
     runs = open_runs(find_runs(settings["run"]), device) if shipped is None else [shipped.run]
     for run in runs:
         mixing_of(run.model, settings["pegasus"])  # or none of them is begun
@@ -75,15 +75,15 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     key = _digest([identity, origin, reports.path.name])
     folders = [home / _title(run, settings, [key, judge]) for run, home in zip(runs, homes, strict=True)]
 
-    bench: Bench | None = None
+    bench: Benchmark | None = None
     cards = []
     for run, folder in zip(runs, folders, strict=True):
         if (folder / FILE).exists() and not settings["again"]:
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:
-            bench = bench or Bench(settings, data, split, pairs, reports, selects, device, inception)
-            card, gallery = bench.judge(run, key, identity, origin)
+            bench = bench or Benchmark(settings, data, split, pairs, reports, selects, device, inception)
+            card, gallery = bench.measure(run, key, identity, origin)
             with whole_folder(folder) as staged:
                 write_scorecard(staged / FILE, card)
                 with open(staged / GALLERY, "wb") as file:

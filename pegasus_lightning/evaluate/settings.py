@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pegasus_lightning.generate.settings import (
-    MOST_PEGASI,
+    MAX_PEGASI,
     SPLITS,
     PegasusConfig,
     ScoreConfig,
@@ -28,9 +28,9 @@ from pegasus_lightning.utils.errors import (
     check_fraction,
 )
 
-FEWEST_PEGASI = 64
+MIN_PEGASI = 64
 REPORTERS = ("standard", "independent")
-FEWEST_FOR_FID = 2000
+MIN_FOR_FID = 2000
 
 
 @dataclass
@@ -38,7 +38,7 @@ class EvaluateConfig:
     """The whole configuration of `python -m pegasus_lightning.evaluate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
-    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.SHIPPED`)
+    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.PRETRAINED`)
     out: str | None = None  # folder for the results; null: inside the run's folder
     count: int = 2000  # pegasi to judge
     seed: int = 0
@@ -63,14 +63,14 @@ def validate(config: DictConfig) -> None:
         UserError: what is wrong, what was meant, what to type.
     """
     validate_model_named(config)
-    check_at_least("count", config.count, FEWEST_PEGASI)
-    check_at_most("count", config.count, MOST_PEGASI)
+    check_at_least("count", config.count, MIN_PEGASI)
+    check_at_most("count", config.count, MAX_PEGASI)
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
     check_choice("split", config.split, SPLITS)
-    if config.inception and config.count < FEWEST_FOR_FID:
+    if config.inception and config.count < MIN_FOR_FID:
         raise UserError(
-            f"inception=true takes count={FEWEST_FOR_FID} or more: a FID of fewer images measures their number."
+            f"inception=true takes count={MIN_FOR_FID} or more: a FID of fewer images measures their number."
         )
     check_choice("reporter", config.reporter, REPORTERS)
     check_fraction("threshold", config.threshold, low_open=True)

@@ -128,7 +128,7 @@ def _readable(what: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         place, reason = error.filename or what, error.strerror or type(error).__name__
-        hint = "Make it readable (chmod u+rX)" if isinstance(error, PermissionError) else "Look after the disk"
+        hint = "Make it readable (chmod u+rX)" if isinstance(error, PermissionError) else "Check the disk"
         raise UserError(f"{place} cannot be read: {reason}. {hint}, or name another one.") from error
 
 

@@ -14,7 +14,7 @@ from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 
 OPSET = 20  # of ONNX: read by onnxruntime from 1.17 on
-LARGEST_DIFFERENCE = 1e-4  # of a pixel in [0, 1], from PyTorch; a step of 8 bits is 4e-3
+MAX_DIFFERENCE = 1e-4  # of a pixel in [0, 1], from PyTorch; a step of 8 bits is 4e-3
 
 
 def check_onnx() -> None:
@@ -102,7 +102,7 @@ def largest_difference(data: bytes, decode: Callable[[Tensor], Tensor], latent_d
         with torch.no_grad():
             wanted = decode(codes)
         largest = max(largest, (torch.from_numpy(images) - wanted).abs().max().item())
-    if not largest <= LARGEST_DIFFERENCE:
+    if not largest <= MAX_DIFFERENCE:
         raise UserError(
             f"onnxruntime {runtime.__version__} decodes other images than PyTorch (by up to {largest:.1g} of 1): "
             "nothing was written. Try another version of onnxruntime, or leave --onnx away."

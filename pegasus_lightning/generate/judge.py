@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.data.module import in_mixed_order, load_split
-from pegasus_lightning.generate.pretrained import Shipped
-from pegasus_lightning.generate.scores import CriticScore, Look
+from pegasus_lightning.generate.pretrained import PretrainedModel
+from pegasus_lightning.generate.scores import CriticScore, Recognise
 from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS
 from pegasus_lightning.recognisers.store import StoredRecogniser, committee_for, find_recogniser, recogniser_for
 from pegasus_lightning.utils.errors import UserError
@@ -31,11 +31,11 @@ class Selector:
     """A recogniser that selects.
 
     Args:
-        look: what `Workshop.score` takes.
+        look: what `Sampler.score` takes.
         stored: the recogniser.
     """
 
-    look: Look
+    look: Recognise
     stored: StoredRecogniser
 
 
@@ -44,7 +44,7 @@ def selector(
     data: DictConfig | None,
     device: torch.device,
     guide: dict[str, Any] | None = None,
-    shipped: Shipped | None = None,
+    shipped: PretrainedModel | None = None,
 ) -> Selector | None:
     """The recogniser that a search is to be scored by; None where the model's critic has to do.
 

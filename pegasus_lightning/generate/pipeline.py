@@ -17,8 +17,8 @@ from pegasus_lightning.generate.figures.draw import GALLERY, draw, how, wants, w
 from pegasus_lightning.generate.judge import selector
 from pegasus_lightning.generate.mixing import mixing_of, recipes
 from pegasus_lightning.generate.pairs import Parents, choose_pairs, pairs_for, wanted_pairs
-from pegasus_lightning.generate.pretrained import FOLDER, open_shipped
-from pegasus_lightning.generate.sampler import REFERENCE, Pegasi, Workshop, make_pegasi
+from pegasus_lightning.generate.pretrained import FOLDER, open_pretrained
+from pegasus_lightning.generate.sampler import REFERENCE, Pegasi, Sampler, sample
 from pegasus_lightning.generate.session import common_data, common_guide, images_of, load_common, two_files
 from pegasus_lightning.generate.settings import FIGURES
 from pegasus_lightning.runs.places import title
@@ -30,7 +30,7 @@ from pegasus_lightning.utils.files import whole_folder, write_json
 from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 COMPARED = 8
-IMAGINED = 1000  # parents a class where none are given
+PARENTS_PER_CLASS = 1000  # parents a class where none are given
 # What changes nothing but where results go, what is drawn of them and how fast.
 NOT_PEGASI = ("run", "out", "figures", "originals", "image_scale", "gpus", "recognisers")
 
@@ -44,7 +44,7 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     """
     settings = plain(config)
     device = one_device(settings["gpus"])
-    shipped = None if settings["pretrained"] is None else open_shipped(settings["pretrained"], device)
+    shipped = None if settings["pretrained"] is None else open_pretrained(settings["pretrained"], device)
     runs = open_runs(find_runs(settings["run"]), device) if shipped is None else [shipped.run]
     for run in runs:
         mixing_of(run.model, settings["pegasus"])  # or none of them is begun
@@ -53,9 +53,9 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         parents, origin = two_files(runs, settings, data_overrides)
         settings |= {"count": 1, "pegasus": settings["pegasus"] | {"pairs": "files"}}
         pairs = choose_pairs(parents.first, parents.second, 1, method="random")
-        others = None if shipped is None else shipped.imagined_parents(REFERENCE // 2, settings["seed"])
+        others = None if shipped is None else shipped.sample_parents(REFERENCE // 2, settings["seed"])
     elif shipped is not None and not data_overrides:
-        parents, origin = shipped.imagined_parents(IMAGINED, settings["seed"]), {"codes": "drawn"}
+        parents, origin = shipped.sample_parents(PARENTS_PER_CLASS, settings["seed"]), {"codes": "drawn"}
         settings |= {"originals": False}  # there are none
         pairs = wanted_pairs(parents, settings)
     else:
@@ -72,13 +72,13 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
 
     for run, folder in zip(runs, folders, strict=True):
         with run.model.inference():
-            workshop = Workshop(run.model, parents, pairs, settings, others)
-            score = workshop.score(judge.look if judge else None)
-            pegasi = make_pegasi(workshop, settings["count"], score)
-            pictures = draw(run, workshop, pegasi, settings)
+            sampler = Sampler(run.model, parents, pairs, settings, others)
+            score = sampler.score(judge.look if judge else None)
+            pegasi = sample(sampler, settings["count"], score)
+            pictures = draw(run, sampler, pegasi, settings)
         with whole_folder(folder) as staged:
             write_pictures(staged, pictures, run.model.batches_done)
-            write_json(staged / "pegasi.json", _record(run, workshop, pegasi, settings, origin))
+            write_json(staged / "pegasi.json", _record(run, sampler, pegasi, settings, origin))
             with open(staged / "pegasi.npz", "wb") as file:
                 images = to_uint8(pegasi.mixes.images).transpose(0, 3, 1, 2)
                 trace = np.zeros((0, len(images))) if pegasi.ascent is None else pegasi.ascent.trace.numpy()
@@ -142,19 +142,19 @@ def _title(settings: dict[str, Any], origin: dict[str, Any], *more: Any) -> str:
 
 
 def _record(
-    run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str, Any], origin: dict[str, Any]
+    run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: dict[str, Any], origin: dict[str, Any]
 ) -> dict[str, Any]:
     """What `pegasi.json` says: how they were made, and of each its parents, ratio, seed and scores.
 
     After a guided search ratio and draw are those of the mix that it began with, whose score is `score_before`; the
     codes it led to are in `pegasi.npz`.
     """
-    classes = workshop.parents.classes
-    first, second = (indices.tolist() for indices in workshop.parent_indices(pegasi.chosen))
+    classes = sampler.parents.classes
+    first, second = (indices.tolist() for indices in sampler.parent_indices(pegasi.chosen))
     scores = {name: values.tolist() for name, values in pegasi.terms.items()} | {"score": pegasi.scores.tolist()}
     if pegasi.ascent is not None:
         scores |= {"objective": pegasi.ranking.tolist(), "score_before": pegasi.ascent.trace[0].tolist()}
-    pairs = workshop.pairs
+    pairs = sampler.pairs
     return {
         "run": str(run.path),
         "batches": run.model.batches_done,
@@ -187,12 +187,12 @@ def _compare(runs: list[TrainedRun], parents: Parents, settings: dict[str, Any],
     shown: list[Tensor] = []
     for run in runs:
         with run.model.inference():
-            workshop = Workshop(run.model, parents, pairs, settings)
-            chosen = recipes(workshop.pairs, tuple(pegasus["ratio"]), seed=seed)
-            mixes = workshop.make(chosen)
+            sampler = Sampler(run.model, parents, pairs, settings)
+            chosen = recipes(sampler.pairs, tuple(pegasus["ratio"]), seed=seed)
+            mixes = sampler.make(chosen)
         rows.append((run.name, mixes.images.cpu()))
         if not shown:
-            own = [to_float(images) for images in workshop.originals(chosen)]
+            own = [to_float(images) for images in sampler.originals(chosen)]
             shown = own if settings["originals"] else [mixes.first.cpu(), mixes.second.cpu()]
     batches = ", ".join(dict.fromkeys(str(run.model.batches_done) for run in runs))
     picture = chimera.compare_figure(

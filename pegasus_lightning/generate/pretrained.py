@@ -29,13 +29,13 @@ from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
-SHIPPED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file
+PRETRAINED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file
 NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those a model has; averaged weights, where they were kept
-STEADY = 1e-4  # added to the diagonal of a covariance, so that it has a root
+JITTER = 1e-4  # added to the diagonal of a covariance, so that it has a root
 
 
 @dataclass(frozen=True)
-class Shipped:
+class PretrainedModel:
     """A model that comes with the package.
 
     Args:
@@ -49,7 +49,7 @@ class Shipped:
     committee: Committee
     codes: list[tuple[Tensor, Tensor]]
 
-    def imagined_parents(self, count: int, seed: int) -> Parents:
+    def sample_parents(self, count: int, seed: int) -> Parents:
         """`count` images a class, decoded from codes drawn from that class's Gaussian: nobody's photographs."""
         images = []
         model = self.run.model
@@ -64,12 +64,12 @@ class Shipped:
 def class_statistics(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and lower triangular root (D, D) of the covariance of codes (N, D), for mean + root @ N(0, I)."""
     mean = codes.double().mean(0)
-    covariance = torch.cov(codes.double().T) + STEADY * torch.eye(codes.shape[1], dtype=torch.float64)
+    covariance = torch.cov(codes.double().T) + JITTER * torch.eye(codes.shape[1], dtype=torch.float64)
     return mean.float(), torch.linalg.cholesky(covariance).float()
 
 
 def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:
-    """Write a trained model as a file of `SHIPPED`; returns its SHA-256. The same content gives the same bytes.
+    """Write a trained model as a file of `PRETRAINED`; returns its SHA-256. The same content gives the same bytes.
 
     Args:
         parents: training images, for the statistics of their codes.
@@ -102,23 +102,23 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
     return sha256(path)
 
 
-def open_shipped(name: str, device: torch.device | str = "cpu") -> Shipped:
+def open_pretrained(name: str, device: torch.device | str = "cpu") -> PretrainedModel:
     """A model out of the package.
 
     Raises:
         UserError: there is none of that name, or its file is missing or corrupt.
     """
-    if name not in SHIPPED:
-        raise UserError(f"pretrained={name} is none of {', '.join(SHIPPED)}.{did_you_mean(name, SHIPPED)}")
+    if name not in PRETRAINED:
+        raise UserError(f"pretrained={name} is none of {', '.join(PRETRAINED)}.{did_you_mean(name, PRETRAINED)}")
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
         raise UserError(f"{path} is missing: install the package again.")
-    if sha256(path) != SHIPPED[name]:
+    if sha256(path) != PRETRAINED[name]:
         raise UserError(f"{path} is corrupt: its SHA-256 is not the one that this version knows. Install it again.")
-    return read_shipped(path, name, device)
+    return read_pretrained(path, name, device)
 
 
-def read_shipped(path: Path, name: str, device: torch.device | str = "cpu") -> Shipped:
+def read_pretrained(path: Path, name: str, device: torch.device | str = "cpu") -> PretrainedModel:
     """The content of a file that `pack` wrote. Raises UserError for any other file."""
     try:
         with safe_open(path, "pt") as file:
@@ -141,7 +141,7 @@ def read_shipped(path: Path, name: str, device: torch.device | str = "cpu") -> S
     model = model.requires_grad_(False).to(memory_format=torch.channels_last).to(device).eval()
     committee = Committee(members).to(memory_format=torch.channels_last).to(device)
     codes = [(tensors[f"codes.{label}.mean"], tensors[f"codes.{label}.root"]) for label in (0, 1)]
-    return Shipped(TrainedRun(path, path, model, None, name), committee, codes)
+    return PretrainedModel(TrainedRun(path, path, model, None, name), committee, codes)
 
 
 def _networks(model: TwoPlayerModel) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes, encode, mixing_of, recipes
 from pegasus_lightning.generate.pairs import Pairs, Parents
-from pegasus_lightning.generate.scores import CriticAndOverlap, CriticScore, Look, RecognisedAndReal, Score, total
+from pegasus_lightning.generate.scores import CriticAndOverlap, CriticScore, Recognise, RecognisedAndReal, Score, total
 from pegasus_lightning.generate.search import Ascent, best_of, guided, keep_best
 from pegasus_lightning.models.latent import Posterior, class_direction
 from pegasus_lightning.models.networks import with_statistics_of
@@ -22,11 +22,11 @@ from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches
 
 REFERENCE = 512  # images that a critic's opinion is measured against
-LEAST_REFERENCE = 64
+MIN_REFERENCE = 64
 GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")
 
 
-class Workshop:
+class Sampler:
     """One model with the parents of some pairs encoded: makes mixes, judges them, searches among them.
 
     Use inside `model.inference()`. Recipes here point into the pairs' own parents; `parent_indices` says which
@@ -81,7 +81,7 @@ class Workshop:
         """The model's critic as a judge of single images, measured against its opinion of reconstructions."""
         if self.model.critic is None:
             return None
-        few = sum(len(images) for images in self.mixer.parents) < LEAST_REFERENCE  # two image files, say
+        few = sum(len(images) for images in self.mixer.parents) < MIN_REFERENCE  # two image files, say
         if few and not self.model.config.sample_codes and self.others is None:
             return None  # its codes follow no prior that more images could be drawn from
         reference = torch.cat([images[: REFERENCE // 2] for images in self.mixer.parents])
@@ -104,11 +104,11 @@ class Workshop:
         """The critic's opinion (B,), made ready when it is first asked for; 0 where there is no critic."""
         return images.new_zeros(len(images)) if self.critic is None else self.critic(images)
 
-    def score(self, look: Look | None = None) -> Score:
+    def score(self, look: Recognise | None = None) -> Score:
         """What a search among these mixes raises.
 
         Args:
-            look: of a recogniser, see `Look`; where it does not say how real an image looks the model's critic does.
+            look: of a recogniser, see `Recognise`; where it gives no realism, the critic gives it.
                 None: the critic has to do.
         """
         weights = self.settings["score"]
@@ -146,10 +146,10 @@ class Workshop:
         """
         parents = [self.mixer.first, self.mixer.second]
         means = torch.cat([parent.mean for parent in parents])
-        if len(means) < LEAST_REFERENCE and self.others is not None:
+        if len(means) < MIN_REFERENCE and self.others is not None:
             parents = self._posteriors_of_others
             means = torch.cat([parent.mean for parent in parents])
-        elif len(means) < LEAST_REFERENCE and self.model.config.sample_codes:
+        elif len(means) < MIN_REFERENCE and self.model.config.sample_codes:
             return None
         variance = means.var(0)
         if self.model.config.sample_codes:
@@ -165,8 +165,8 @@ class Pegasi:
         chosen: their recipes.
         terms: their score's named terms, (N,) each.
         tried: how many candidates there were.
-        ascent: where the search was guided, in the same order; its frames are those of `filmed` alone.
-        filmed: indices of the pegasi whose way there are frames of.
+        ascent: where the search was guided, in the same order; its frames are those of `recorded` alone.
+        recorded: indices of the pegasi whose way there are frames of.
     """
 
     chosen: Recipes
@@ -174,7 +174,7 @@ class Pegasi:
     terms: Mapping[str, Tensor]
     tried: int
     ascent: Ascent | None = None
-    filmed: Tensor | None = None
+    recorded: Tensor | None = None
 
     @property
     def scores(self) -> Tensor:
@@ -194,44 +194,44 @@ class Pegasi:
         return keep_best(self.ranking, self.chosen, min(count, len(self.chosen)), most_per_parent=1)
 
 
-def make_pegasi(workshop: Workshop, count: int, score: Score) -> Pegasi:
+def sample(sampler: Sampler, count: int, score: Score) -> Pegasi:
     """`count` pegasi as the settings' `search` finds them: all that are drawn, the best of many, or guided ones."""
-    settings = workshop.settings
+    settings = sampler.settings
     search = settings["search"]
     method = search["method"]
     low, high = settings["pegasus"]["ratio"]
     ratios = 1 if method == "none" else search["ratios"]
-    chosen = candidates = recipes(workshop.pairs, (low, high), ratios=ratios, seed=settings["seed"])
+    chosen = candidates = recipes(sampler.pairs, (low, high), ratios=ratios, seed=settings["seed"])
     if method != "none":
-        scores = best_of(workshop.mixer, candidates, score, batch_size=search["batch_size"])
+        scores = best_of(sampler.mixer, candidates, score, batch_size=search["batch_size"])
         chosen = candidates.take(keep_best(scores, candidates, count, most_per_parent=search["most_per_parent"]))
-    mixes = workshop.make(chosen)
+    mixes = sampler.make(chosen)
     if method != "guided":
         return Pegasi(chosen, mixes, _in_parts(score, mixes, search["batch_size"]), len(candidates))
-    ascents = [_ascend(workshop, part, score) for part in mixes.split(search["batch_size"])]
+    ascents = [_ascend(sampler, part, score) for part in mixes.split(search["batch_size"])]
     objective = torch.cat([ascent.objective for ascent in ascents])
     order = torch.sort(objective, descending=True, stable=True).indices.cpu()  # another one than before, perhaps
     mixes = Mixes.cat([ascent.mixes for ascent in ascents]).take(order)
-    filmed = torch.nonzero(order < ascents[0].frames.shape[1]).flatten()
+    recorded = torch.nonzero(order < ascents[0].frames.shape[1]).flatten()
     ascent = Ascent(
         mixes,
         objective[order.to(objective.device)],
         torch.cat([ascent.trace for ascent in ascents], 1)[:, order],
-        ascents[0].frames[:, order[filmed].to(mixes.codes.device)],
+        ascents[0].frames[:, order[recorded].to(mixes.codes.device)],
         ascents[0].steps,
     )
     terms = _in_parts(score, mixes, search["batch_size"])
-    return Pegasi(chosen.take(order), mixes, terms, len(candidates), ascent, filmed)
+    return Pegasi(chosen.take(order), mixes, terms, len(candidates), ascent, recorded)
 
 
-def _ascend(workshop: Workshop, start: Mixes, score: Score) -> Ascent:
-    search = workshop.settings["search"]
+def _ascend(sampler: Sampler, start: Mixes, score: Score) -> Ascent:
+    search = sampler.settings["search"]
     return guided(
         start,
-        workshop.model.decode,
+        sampler.model.decode,
         score,
-        critic=workshop.critic,
-        prior=workshop.prior(),
+        critic=sampler.critic,
+        prior=sampler.prior(),
         **{name: search[name] for name in GUIDANCE},
     )
 

@@ -16,7 +16,7 @@ from pegasus_lightning.utils.tensors import in_batches
 Score = Callable[[Mixes], Mapping[str, Tensor]]
 # Images to a recogniser's logits (B, 2), one a class, each of a sigmoid of its own, and to how real they look (B,), at
 # most 0, higher for more real; None: it does not say. Both out of one look at the images, the dearest part of a search.
-Look = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Recognise = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
@@ -47,7 +47,7 @@ class CriticScore:
         return torch.nn.functional.logsigmoid((self.critic(images) - self.mean) / self.deviation)
 
 
-def linearity(mixes: Mixes) -> Tensor:
+def distance_from_blend(mixes: Mixes) -> Tensor:
     """How far each mix lies from the pixel blend of its decoded parents, (B,): root mean squared error over pixels.
 
     0 is two overlaid images (up to 1e-6: a root has no gradient at 0). Not relative to how far the parents lie
@@ -58,7 +58,7 @@ def linearity(mixes: Mixes) -> Tensor:
 
 def overlap(mixes: Mixes, weight: float, margin: float) -> dict[str, Tensor]:
     """-weight * exp(-linearity / margin), (B,): the penalty for two overlaid images, 1/e of itself at `margin`."""
-    return {"overlap": -weight * torch.exp(-linearity(mixes) / margin)}
+    return {"overlap": -weight * torch.exp(-distance_from_blend(mixes) / margin)}
 
 
 class CriticAndOverlap:
@@ -67,7 +67,7 @@ class CriticAndOverlap:
     Args:
         critic: images to (B,), higher for more real (see `CriticScore`); None where a model has none.
         critic_weight, overlap_weight: of the two terms.
-        margin: the `linearity` at which the penalty for two overlaid images has fallen to 1/e.
+        margin: the `distance_from_blend` at which the penalty for two overlaid images has fallen to 1/e.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RecognisedAndReal:
     recognised_weight * (log p_first + log p_second) + realism_weight * realism(image)
 
     Args:
-        look: see `Look`.
+        look: see `Recognise`.
         realism: images to (B,), at most 0, higher for more real, where `look` does not say it; None: nobody does.
         recognised_weight, realism_weight, overlap_weight: of the three terms.
         margin: see `overlap`.
@@ -100,7 +100,7 @@ class RecognisedAndReal:
 
     def __init__(
         self,
-        look: Look,
+        look: Recognise,
         realism: Callable[[Tensor], Tensor] | None = None,
         *,
         recognised_weight: float = 1.0,

@@ -95,7 +95,7 @@ def guided(
     start_weight: float = 0.5,
     critic_weight: float = 0.3,
     frames: int = 9,
-    filmed: int = 64,
+    recorded: int = 64,
 ) -> Ascent:
     """Gradient ascent (Adam) on the codes of mixes towards a higher score.
 
@@ -116,7 +116,7 @@ def guided(
         prior: (mean, deviation) of codes, (latent_dim,) each; None: the standard normal.
         steps, lr: of Adam.
         frames: how many images of the way to keep, at least 2: first and last are included,
-        filmed: of how many candidates.
+        recorded: of how many candidates.
     """
     mean, deviation = prior if prior is not None else (torch.zeros(()), torch.ones(()))
     mean, deviation = mean.to(start.codes), deviation.to(start.codes)
@@ -139,7 +139,7 @@ def guided(
                 (codes.grad,) = torch.autograd.grad(-objective.sum(), codes)
         trace.append(value.detach())
         if step in shown:
-            strip.append(mixes.images[:filmed].detach().clone())
+            strip.append(mixes.images[:recorded].detach().clone())
         better = objective.detach() > best
         best = torch.where(better, objective.detach(), best)
         best_codes = torch.where(better[:, None], codes.detach(), best_codes)

@@ -24,7 +24,7 @@ CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "critic")
 SEARCHES = ("none", "best_of", "guided")
 SPLITS = ("test", "train")
-MOST_PEGASI, MOST_CANDIDATES = 10_000, 10_000_000
+MAX_PEGASI, MAX_CANDIDATES = 10_000, 10_000_000
 FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "diagram", "filmstrip", "interpolation")
 
 
@@ -77,7 +77,7 @@ class GenerateConfig:
     """The whole configuration of `python -m pegasus_lightning.generate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
-    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.SHIPPED`)
+    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.PRETRAINED`)
     out: str | None = None  # folder for the results; null: inside the run's folder; pegasi/ for pretrained
     count: int = 64  # pegasi to make
     seed: int = 0
@@ -101,7 +101,7 @@ def validate(config: DictConfig) -> None:
         UserError: what is wrong, what was meant, what to type.
     """
     validate_model_named(config)
-    for key, most in (("count", MOST_PEGASI), ("image_scale", 16)):
+    for key, most in (("count", MAX_PEGASI), ("image_scale", 16)):
         check_at_least(key, config[key], 1)
         check_at_most(key, config[key], most)
     if not 0 <= config.seed < 2**63:
@@ -175,7 +175,7 @@ def validate_search(search: Any) -> None:
     check_choice("search.method", search.method, SEARCHES)
     for key in ("pairs", "ratios", "most_per_parent", "batch_size", "steps"):
         check_at_least(f"search.{key}", search[key], 1)
-    check_at_most("search.pairs times search.ratios", search.pairs * search.ratios, MOST_CANDIDATES)
+    check_at_most("search.pairs times search.ratios", search.pairs * search.ratios, MAX_CANDIDATES)
     check_above("search.lr", search.lr, 0)
     for key in ("critic_weight", "prior_weight", "start_weight"):
         check_not_negative(f"search.{key}", search[key])

@@ -55,16 +55,16 @@ class ACAI(TwoPlayerModel):
         return {
             "reconstruction": weights.reconstruction * self.pixel_term(step),
             "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * mean_square(self.critic(self.seen(self._mixes, 0))),
+            "adversarial": weights.adversarial * mean_square(self.critic(self.augment_for_critic(self._mixes, 0))),
         }
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        mixes = self.critic(self.seen(self._mixes.detach(), 1))
+        mixes = self.critic(self.augment_for_critic(self._mixes.detach(), 1))
         blend = lerp(step.reconstructions.detach(), step.images, weights.blend)
-        blends = self.critic(self.seen(blend, 2))
-        self.watch("critic/real", blends)
-        self.watch("critic/fake", mixes)
+        blends = self.critic(self.augment_for_critic(blend, 2))
+        self.log_mean("critic/real", blends)
+        self.log_mean("critic/fake", mixes)
         terms = {
             "coefficient": weights.critic_coefficient * coefficient_error(mixes, self._alpha),
             "regulariser": weights.critic_regulariser * mean_square(blends),
@@ -82,6 +82,6 @@ class ACAI(TwoPlayerModel):
             return 0.0  # c = 0
         return coefficient / 48 + coefficient * regulariser / (coefficient + regulariser) / 16
 
-    def opinion(self, critic_outputs: Tensor) -> Tensor:
+    def critic_probability(self, critic_outputs: Tensor) -> Tensor:
         """The mixing coefficient that the critic sees, as it is."""
         return critic_outputs

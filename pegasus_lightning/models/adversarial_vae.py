@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pegasus_lightning.models.losses import blind_loss, passes_for_real, taken_for_fake, taken_for_real
+from pegasus_lightning.models.losses import blind_loss, critic_loss_fake, critic_loss_real, generator_loss
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 
@@ -39,23 +39,23 @@ class AdversarialVAE(TwoPlayerModel):
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        outputs = self.critic(self.seen(step.reconstructions, 0))
+        outputs = self.critic(self.augment_for_critic(step.reconstructions, 0))
         return {
             "reconstruction": weights.reconstruction * self.pixel_term(step),
             "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * passes_for_real(outputs, self.config.adversarial_loss),
+            "adversarial": weights.adversarial * generator_loss(outputs, self.config.adversarial_loss),
         }
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
         kind = self.config.adversarial_loss
-        fake = self.critic(self.seen(step.reconstructions.detach(), 1))
-        real = self.critic(self.seen(step.images, 2))
-        self.watch("critic/fake", self.opinion(fake))
-        self.watch("critic/real", self.opinion(real))
+        fake = self.critic(self.augment_for_critic(step.reconstructions.detach(), 1))
+        real = self.critic(self.augment_for_critic(step.images, 2))
+        self.log_mean("critic/fake", self.critic_probability(fake))
+        self.log_mean("critic/real", self.critic_probability(real))
         return {
-            "fake": weights.critic_fake * taken_for_fake(fake, kind),
-            "real": weights.critic_real * taken_for_real(real, kind),
+            "fake": weights.critic_fake * critic_loss_fake(fake, kind),
+            "real": weights.critic_real * critic_loss_real(real, kind),
         }
 
     def blind_critic_loss(self) -> float | None:

@@ -51,17 +51,17 @@ def hinge_fake(outputs: Tensor) -> Tensor:
     return F.relu(1 + _float(outputs)).mean()
 
 
-def taken_for_real(outputs: Tensor, kind: str) -> Tensor:
+def critic_loss_real(outputs: Tensor, kind: str) -> Tensor:
     """What the critic minimises over real images' outputs (B,): BCE(C(x), 1), or for kind `hinge` `hinge_real`."""
     return hinge_real(outputs) if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
 
-def taken_for_fake(outputs: Tensor, kind: str) -> Tensor:
+def critic_loss_fake(outputs: Tensor, kind: str) -> Tensor:
     """What the critic minimises over fakes' outputs (B,): BCE(C(x~), 0), or for kind `hinge` `hinge_fake`."""
     return hinge_fake(outputs) if kind == "hinge" else label_cross_entropy(outputs, 0.0)
 
 
-def passes_for_real(outputs: Tensor, kind: str) -> Tensor:
+def generator_loss(outputs: Tensor, kind: str) -> Tensor:
     """What the autoencoder minimises over its fakes' outputs (B,): BCE(C(x~), 1), or for kind `hinge` -mean C(x~)."""
     return -_float(outputs).mean() if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
@@ -77,7 +77,7 @@ def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
     return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
 
 
-def at_least(logits: Tensor, margin: float) -> Tensor:
+def softplus_margin(logits: Tensor, margin: float) -> Tensor:
     """softplus(margin - logit), (B,): a smooth reluctance that vanishes once a logit is well above the margin."""
     return F.softplus(margin - _float(logits))
 

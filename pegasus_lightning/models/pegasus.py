@@ -197,7 +197,7 @@ class Pegasus(TwoPlayerModel):
     def _shares(self, step: Step) -> dict[str, float]:
         """Of each kind of fake that there is, by name; they sum to 1."""
         weights = self.config.weights
-        own = {name: getattr(weights, f"fake_{name}") for name in ("reconstruction", *step.further)}
+        own = {name: getattr(weights, f"fake_{name}") for name in ("reconstruction", *step.extra_images)}
         return {name: share / sum(own.values()) for name, share in own.items() if share}
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
@@ -206,13 +206,15 @@ class Pegasus(TwoPlayerModel):
             "reconstruction": weights.reconstruction * self.pixel_term(step),
             "kl": weights.kl * self.kl_term(step),
         }
-        fakes = {"reconstruction": step.reconstructions} | step.further
+        fakes = {"reconstruction": step.reconstructions} | step.extra_images
         shares = {name: share for name, share in self._shares(step).items() if name != "chimera"}
-        outputs = self.critic(self.seen(torch.cat([fakes[name] for name in shares]), 0))
+        outputs = self.critic(self.augment_for_critic(torch.cat([fakes[name] for name in shares]), 0))
         for name, output in zip(shares, outputs.split([len(fakes[name]) for name in shares]), strict=True):
-            terms[f"adversarial_{name}"] = weights.adversarial * shares[name] * losses.passes_for_real(output, kind)
+            terms[f"adversarial_{name}"] = weights.adversarial * shares[name] * losses.generator_loss(output, kind)
         if weights.feature:
-            both = torch.cat([self.seen(step.reconstructions, 1), self.seen(step.images, 1)])  # altered alike
+            both = torch.cat(
+                [self.augment_for_critic(step.reconstructions, 1), self.augment_for_critic(step.images, 1)]
+            )  # altered alike
             found, real = self.critic.features(both).chunk(2)
             terms["feature"] = weights.feature * losses.feature_distance(real.detach(), found)
         if weights.perceptual and self.guide is not None:
@@ -224,13 +226,13 @@ class Pegasus(TwoPlayerModel):
     def _chimera_losses(self, step: Step) -> dict[str, Tensor]:
         """The terms that the chimeras are judged by: see the class."""
         weights, valid, terms = self.config.weights, self._pairs.valid, {}
-        chimeras = step.further["mix" if self.mixer is None else "chimera"]
+        chimeras = step.extra_images["mix" if self.mixer is None else "chimera"]
         if weights.guidance and self.guide is not None:
             uniforms = self.draw(Stream.AUGMENTATION, len(chimeras), NUMBERS, uniform=True, part=4)
             logits = self.guide.logits(augment(chimeras, uniforms, GUIDED_BY), self.batches_done)
-            reluctance = losses.at_least(logits, self.config.margin).sum(1)
+            reluctance = losses.softplus_margin(logits, self.config.margin).sum(1)
             terms["guidance"] = weights.guidance * (valid * reluctance).mean()
-            self.watch("guide/both", (logits > 0).all(1).float())
+            self.log_mean("guide/both", (logits > 0).all(1).float())
         if weights.layout:
             small = _thumbnails(step.images)
             blend = lerp(small[self._pairs.first], small[self._pairs.second], self._ratios[:, None])
@@ -238,8 +240,8 @@ class Pegasus(TwoPlayerModel):
             terms["layout"] = weights.layout * (valid * apart).mean()
         if self.mixer is not None:
             terms["stay"] = weights.stay * self._way.square().sum(1).mean()
-            outputs = self.critic(self.seen(chimeras, 5))
-            terms["chimera"] = weights.chimera * losses.passes_for_real(outputs, self.config.adversarial_loss)
+            outputs = self.critic(self.augment_for_critic(chimeras, 5))
+            terms["chimera"] = weights.chimera * losses.generator_loss(outputs, self.config.adversarial_loss)
         return terms
 
     def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
@@ -252,15 +254,17 @@ class Pegasus(TwoPlayerModel):
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights, kind = self.config.weights, self.config.adversarial_loss
         shares = self._shares(step)
-        fakes = {"reconstruction": step.reconstructions} | step.further
+        fakes = {"reconstruction": step.reconstructions} | step.extra_images
         shown = torch.cat([fakes[name].detach() for name in shares])
-        outputs = self.critic(self.seen(shown, 2)).split([len(fakes[name]) for name in shares])
-        real = self.critic(self.seen(step.images, 3))
-        terms = {"real": weights.critic_real * losses.taken_for_real(real, kind)}
-        self.watch("critic/real", self.opinion(real))
+        outputs = self.critic(self.augment_for_critic(shown, 2)).split([len(fakes[name]) for name in shares])
+        real = self.critic(self.augment_for_critic(step.images, 3))
+        terms = {"real": weights.critic_real * losses.critic_loss_real(real, kind)}
+        self.log_mean("critic/real", self.critic_probability(real))
         for (name, share), output in zip(shares.items(), outputs, strict=True):
-            terms[name] = weights.critic_fake * share * losses.taken_for_fake(output, kind)
-            self.watch("critic/fake" if name == "reconstruction" else f"critic/{name}", self.opinion(output))
+            terms[name] = weights.critic_fake * share * losses.critic_loss_fake(output, kind)
+            self.log_mean(
+                "critic/fake" if name == "reconstruction" else f"critic/{name}", self.critic_probability(output)
+            )
         return terms
 
     def blind_critic_loss(self) -> float | None:

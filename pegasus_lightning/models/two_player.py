@@ -45,7 +45,7 @@ class Step:
     codes: Tensor
     logits: Tensor
     labels: Tensor | None = None
-    further: dict[str, Tensor] = field(default_factory=dict)
+    extra_images: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def reconstructions(self) -> Tensor:
@@ -87,9 +87,9 @@ class TwoPlayerModel(Autoencoder):
         """Which loss reaches which parameters of the autoencoder; by default the sum of all terms reaches all."""
         adversarial = [value for name, value in terms.items() if name.startswith("adversarial")]
         others = [value for name, value in terms.items() if not name.startswith("adversarial")]
-        return [(self.balanced(others, adversarial), self.autoencoder_parameters)]
+        return [(self.balance_adversarial(others, adversarial), self.autoencoder_parameters)]
 
-    def opinion(self, critic_outputs: Tensor) -> Tensor:
+    def critic_probability(self, critic_outputs: Tensor) -> Tensor:
         """The critic's outputs (B,) as they are logged: by default the probability of 'real'."""
         return torch.sigmoid(critic_outputs)
 
@@ -102,7 +102,7 @@ class TwoPlayerModel(Autoencoder):
 
     # Randomness and bookkeeping for the variants.
 
-    def seen(self, images: Tensor, part: int) -> Tensor:
+    def augment_for_critic(self, images: Tensor, part: int) -> Tensor:
         """`images` (B, 3, 32, 32) as the critic is shown them: augmented where the config says so; the same `part`
         alters two batches in the same way."""
         policy = self.config.critic_augmentation
@@ -111,7 +111,7 @@ class TwoPlayerModel(Autoencoder):
         uniforms = self.draw(Stream.AUGMENTATION, len(images), NUMBERS, uniform=True, part=part)
         return augment(images, uniforms, policy)
 
-    def balanced(self, others: list[Tensor], adversarial: list[Tensor]) -> Tensor:
+    def balance_adversarial(self, others: list[Tensor], adversarial: list[Tensor]) -> Tensor:
         """The sum of all terms, the adversarial ones scaled where `adaptive_adversarial` says so.
 
         The scale is |gradient of the others| / |gradient of the adversarial ones|, at the weight that makes the
@@ -130,10 +130,10 @@ class TwoPlayerModel(Autoencoder):
             if self._world_size > 1:
                 average_over_processes([ratio])
             self.adversarial_scale.lerp_(ratio, 1.0 if self.batches_done == 0 else 0.2)
-        self.watch("adversarial_scale", self.adversarial_scale)
+        self.log_mean("adversarial_scale", self.adversarial_scale)
         return total + self.adversarial_scale.clone() * wanted
 
-    def watch(self, name: str, values: Tensor) -> None:
+    def log_mean(self, name: str, values: Tensor) -> None:
         """Log the mean of `values` (detached) beside the losses."""
         self._watched[name] = values.detach().float().mean()
 
@@ -179,11 +179,11 @@ class TwoPlayerModel(Autoencoder):
             logged |= critic_logged
             penalties = {}
             if self.config.r1 and self.batches_done % R1_EVERY == 0:
-                images = self.seen(images, PARTS - 1).detach().requires_grad_(True)
+                images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
                 penalty = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
                 self.finite.look({"critic_penalty/r1": penalty}, self.batches_done + 1)
                 penalties["r1"] = R1_EVERY * penalty  # as if at every batch (Karras et al. 2020, sec. 3.1: lazily)
-                self.watch("critic/r1", penalty)
+                self.log_mean("critic/r1", penalty)
             others[0].zero_grad()
             total = torch.stack([*critic_terms.values(), *penalties.values()]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)
@@ -282,8 +282,8 @@ class TwoPlayerModel(Autoencoder):
         }
         if self.critic is not None:
             with as_in_training(self.critic):
-                figures["critic_real"] = self.opinion(self.critic(images))
-                figures["critic_fake"] = self.opinion(self.critic(reconstructions))
+                figures["critic_real"] = self.critic_probability(self.critic(images))
+                figures["critic_fake"] = self.critic_probability(self.critic(reconstructions))
         return figures
 
     def _publish_evaluation(self, split: str) -> None:

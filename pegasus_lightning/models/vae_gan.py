@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from pegasus_lightning.models.losses import (
     blind_loss,
+    critic_loss_fake,
+    critic_loss_real,
     feature_distance,
-    passes_for_real,
-    taken_for_fake,
-    taken_for_real,
+    generator_loss,
 )
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
@@ -57,15 +57,15 @@ class VAEGAN(TwoPlayerModel):
         self._noise_images = torch.sigmoid(self.decode_logits(self.draw(Stream.PRIOR, *step.codes.shape)))
         kind = self.config.adversarial_loss
         with torch.no_grad():
-            real_features = self.critic.features(self.seen(step.images, 0))
-        features = self.critic.features(self.seen(step.reconstructions, 0))
-        noise = self.critic(self.seen(self._noise_images, 1))
+            real_features = self.critic.features(self.augment_for_critic(step.images, 0))
+        features = self.critic.features(self.augment_for_critic(step.reconstructions, 0))
+        noise = self.critic(self.augment_for_critic(self._noise_images, 1))
         terms = {
             "kl": weights.kl * self.kl_term(step),
             "feature": feature_distance(real_features, features),
             "adversarial_reconstruction": weights.adversarial_reconstruction
-            * passes_for_real(self.critic.score(features), kind),
-            "adversarial_noise": weights.adversarial_noise * passes_for_real(noise, kind),
+            * generator_loss(self.critic.score(features), kind),
+            "adversarial_noise": weights.adversarial_noise * generator_loss(noise, kind),
         }
         if weights.reconstruction:
             terms["reconstruction"] = weights.reconstruction * self.pixel_term(step)
@@ -75,7 +75,7 @@ class VAEGAN(TwoPlayerModel):
         weights = self.config.weights
         pixels = terms.get("reconstruction", torch.zeros_like(terms["kl"]))
         encoder_loss = terms["kl"] + weights.feature * terms["feature"] + pixels
-        decoder_loss = self.balanced(
+        decoder_loss = self.balance_adversarial(
             [weights.decoder_feature * terms["feature"], pixels],
             [terms["adversarial_reconstruction"], terms["adversarial_noise"]],
         )
@@ -84,19 +84,19 @@ class VAEGAN(TwoPlayerModel):
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
         outputs = {
-            "real": self.critic(self.seen(step.images, 2)),
-            "reconstruction": self.critic(self.seen(step.reconstructions.detach(), 3)),
-            "noise": self.critic(self.seen(self._noise_images.detach(), 4)),
+            "real": self.critic(self.augment_for_critic(step.images, 2)),
+            "reconstruction": self.critic(self.augment_for_critic(step.reconstructions.detach(), 3)),
+            "noise": self.critic(self.augment_for_critic(self._noise_images.detach(), 4)),
         }
         del self._noise_images
-        self.watch("critic/real", self.opinion(outputs["real"]))
-        self.watch("critic/fake", self.opinion(outputs["reconstruction"]))
-        self.watch("critic/noise", self.opinion(outputs["noise"]))
+        self.log_mean("critic/real", self.critic_probability(outputs["real"]))
+        self.log_mean("critic/fake", self.critic_probability(outputs["reconstruction"]))
+        self.log_mean("critic/noise", self.critic_probability(outputs["noise"]))
         kind = self.config.adversarial_loss
         return {
-            "real": weights.critic_real * taken_for_real(outputs["real"], kind),
-            "reconstruction": weights.critic_reconstruction * taken_for_fake(outputs["reconstruction"], kind),
-            "noise": weights.critic_noise * taken_for_fake(outputs["noise"], kind),
+            "real": weights.critic_real * critic_loss_real(outputs["real"], kind),
+            "reconstruction": weights.critic_reconstruction * critic_loss_fake(outputs["reconstruction"], kind),
+            "noise": weights.critic_noise * critic_loss_fake(outputs["noise"], kind),
         }
 
     def blind_critic_loss(self) -> float | None:

@@ -229,7 +229,7 @@ def balanced_accuracy(probabilities: Tensor, targets: Tensor, threshold: float =
     return (sensitivity + specificity) / 2
 
 
-def alike(targets: Tensor) -> Tensor:
+def class_weights(targets: Tensor) -> Tensor:
     """Weights (N, 2), summing to 1 for each output, that give the images with and without the class one half each."""
     return (targets / targets.sum(0) + (1 - targets) / (1 - targets).sum(0)) / 2
 
@@ -237,12 +237,12 @@ def alike(targets: Tensor) -> Tensor:
 def calibration_error(probabilities: Tensor, targets: Tensor, bins: int = 15) -> Tensor:
     """Expected calibration error of each output, (2,): sum over bins of weight * |mean probability - share of truth|.
 
-    Guo et al. 2017 (arXiv 1706.04599), eq. 3, bins of equal width, with images weighed as in `alike`.
+    Guo et al. 2017 (arXiv 1706.04599), eq. 3, bins of equal width, with images weighed as in `class_weights`.
 
     Args:
         probabilities, targets: (N, 2).
     """
-    weights = alike(targets.double())
+    weights = class_weights(targets.double())
     bin_of = (probabilities * bins).long().clamp(max=bins - 1)
     gaps = torch.zeros(bins, probabilities.shape[1], dtype=torch.float64)
     gaps.scatter_add_(0, bin_of, weights * (probabilities.double() - targets))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pegasus_lightning.data.augmentation import NUMBERS, augment
 from pegasus_lightning.data.kinds import Kinds
-from pegasus_lightning.recognisers.network import Recogniser, alike, predict
+from pegasus_lightning.recognisers.network import Recogniser, class_weights, predict
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
 
@@ -38,7 +38,7 @@ class RecogniserConfig:
         held_out: share of the images that the calibration is done on.
         half: 0 or 1: learn from this half of the photographs alone (`half_of`); None: from all.
         augmentation: operations of `augmentation.OPERATIONS`, beside mirroring and shifts.
-        adversarial: largest change of a pixel that is made against it while it learns (`hardened`); 0: none.
+        adversarial: largest change of a pixel that is made against it while it learns (`fgsm`); 0: none.
     """
 
     architecture: str
@@ -160,7 +160,7 @@ def learned_from(kinds: Kinds, config: RecogniserConfig) -> Kinds:
     return kinds if config.half is None else half_of(kinds, config.half)
 
 
-def hardened(images: Tensor, size: float, loss: Callable[[Tensor], Tensor], source: torch.Generator) -> Tensor:
+def fgsm(images: Tensor, size: float, loss: Callable[[Tensor], Tensor], source: torch.Generator) -> Tensor:
     """`images` changed by at most `size` a pixel so as to raise `loss(images)`.
 
     One step of the sign of the gradient from a random start (Wong et al. 2020, arXiv 2001.03994, algorithm 3, its step
@@ -176,7 +176,7 @@ def hardened(images: Tensor, size: float, loss: Callable[[Tensor], Tensor], sour
     return images + (change.detach() + 1.25 * size * slope.sign()).clamp(-size, size)
 
 
-def shifted(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
+def random_shift(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
     """Each image moved by up to `shift` pixels in either direction, reflected at the edge; channels_last."""
     count, _, height, width = images.shape
     moves = torch.randint(0, 2 * shift + 1, (2, count), generator=source)
@@ -216,7 +216,7 @@ def train_recogniser(
         batch = batch.to(device)
         seen = to_float(images[batch])
         seen = torch.where(mirrored[:, None, None, None], seen.flip(3), seen)
-        seen = shifted(seen, config.shift, generator(config.seed, Stream.NOISE, step))
+        seen = random_shift(seen, config.shift, generator(config.seed, Stream.NOISE, step))
         if config.augmentation:
             numbers = torch.rand(len(seen), NUMBERS, generator=generator(config.seed, Stream.AUGMENTATION, step))
             seen = augment(seen, numbers.to(device), config.augmentation)
@@ -224,7 +224,7 @@ def train_recogniser(
         of_images = partial(_loss, model, truth=truth, labels=labels[batch], smoothing=config.smoothing)
         if config.adversarial:
             source = generator(config.seed, Stream.MIXING, step)
-            seen = hardened(seen, config.adversarial, of_images, source)
+            seen = fgsm(seen, config.adversarial, of_images, source)
         loss = of_images(seen)
         model.zero_grad()
         loss.backward()
@@ -260,7 +260,7 @@ def calibrate(model: Recogniser, held: Kinds) -> Recogniser:
     def closure() -> Tensor:
         optimizer.zero_grad()
         fitted = raw * log_slope.exp() + offset
-        loss = F.binary_cross_entropy_with_logits(fitted, truth, weight=alike(there), reduction="sum")
+        loss = F.binary_cross_entropy_with_logits(fitted, truth, weight=class_weights(there), reduction="sum")
         loss.backward()
         return loss
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 QUALITIES = (80, 60)  # of WebP, the second where the first would be too large
-MOST_EPOCHS = 24  # of one run's grids that are looked at
+MAX_EPOCHS = 24  # of one run's grids that are looked at
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def encode_grids(saved: Mapping[str, Mapping[int, Path]], share: int) -> Grids:
     """
     share = share * 3 // 4  # base64 writes four bytes for three
     everything = sorted({epoch for files in saved.values() for epoch in files})
-    epochs = thin(everything, MOST_EPOCHS)
+    epochs = thin(everything, MAX_EPOCHS)
     last = [saved[kind][max(saved[kind])] for kind in saved]
     estimate = len(epochs) * sum(len(_encode(path, QUALITIES[0])[0]) for path in last)
     quality = QUALITIES[0] if estimate <= share else QUALITIES[1]

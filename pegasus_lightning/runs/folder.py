@@ -17,7 +17,7 @@ from typing import Any
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.files import write_json
 
-LONGEST_NAME, LONGEST_BYTES = 120, 200  # a file system takes 255 bytes, and some names get an ending
+MAX_NAME, MAX_BYTES = 120, 200  # a file system takes 255 bytes, and some names get an ending
 LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # What may change without making it another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
@@ -42,7 +42,7 @@ def run_name(config: dict[str, Any], readable: str) -> str:
     """`<readable>-s<seed>-<8 hex of the config's hash>`, at most 120 characters, fit for a folder's name."""
     tail = f"-s{config['seed']}-{config_hash(config)[:8]}"
     head = re.sub(r"[^\w.=,+-]+", "_", readable).strip("._-") or "run"
-    head = head[: LONGEST_NAME - len(tail)].encode()[: LONGEST_BYTES - len(tail)].decode(errors="ignore")
+    head = head[: MAX_NAME - len(tail)].encode()[: MAX_BYTES - len(tail)].decode(errors="ignore")
     return head + tail
 
 

@@ -87,7 +87,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
     check_guide(guide, checkpoint)
     run_status = RunStatus()
     if not is_first_process():
-        run_status.listen()
+        run_status.install_handlers()
         _fit(settings, data, devices, folder, checkpoint, run_status, guide)
         return folder
 
@@ -100,7 +100,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
     for place in (folder, folder / "images"):
         clear_leftovers(place)
     handler = log_to(folder / "train.log")
-    run_status.listen()  # from here on the folder says how it ended
+    run_status.install_handlers()  # from here on the folder says how it ended
     status = Status.begin(folder, settings)
     run_status.report = status.update
     try:
@@ -130,7 +130,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         status.update(status="failed", exit_code=2 if isinstance(error, UserError) else 1, reason=reason)
         raise
     finally:
-        run_status.deaf()
+        run_status.restore_handlers()
         stop_logging(handler)
         lock.release()
     return folder
@@ -237,7 +237,7 @@ def _fit(
     try:
         run_status.check()
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        run_status.agree(trainer)
+        run_status.sync_signal(trainer)
         run_status.check()
         log.info("Trained for %.1f s in this session.", time.monotonic() - began)
         logger.begin_closing()
@@ -246,7 +246,7 @@ def _fit(
             trainer.test(model, datamodule=data, verbose=False)
         elif model.validated_at != model.batches_done:
             trainer.validate(model, datamodule=data, verbose=False)
-        run_status.agree(trainer)
+        run_status.sync_signal(trainer)
         run_status.check()
         measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
         model.latest |= measured

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.evaluate.benchmark import _alarms
-from pegasus_lightning.evaluate.image_sets import BATCH, Judge, Verdict, figure
+from pegasus_lightning.evaluate.image_sets import BATCH, ImageSetMetrics, Measurement, figure
 from pegasus_lightning.runs.scorecards import MEASURES, PEGASI, PIXEL_AVERAGE
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
@@ -54,12 +54,12 @@ NOISE = torch.rand(100, 3, 32, 32, generator=generator(0, Stream.PICTURES))
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(ByColour(), TRAIN, TEST)  # type: ignore[arg-type]
+def metrics() -> ImageSetMetrics:
+    return ImageSetMetrics(ByColour(), TRAIN, TEST)  # type: ignore[arg-type]
 
 
-def alarms(judge: Judge, verdict: Verdict) -> list[str]:
-    return _alarms({PEGASI: verdict.figures, PIXEL_AVERAGE: judge.judge(TEST.images).figures})
+def alarms(metrics: ImageSetMetrics, verdict: Measurement) -> list[str]:
+    return _alarms({PEGASI: verdict.figures, PIXEL_AVERAGE: metrics.measure(TEST.images).figures})
 
 
 def features_of(images: Tensor) -> Tensor:
@@ -75,76 +75,76 @@ def rows(images: Tensor) -> Tensor:
 # What it must say.
 
 
-def test_training_images_passed_off_as_samples_are_all_memorised(judge: Judge) -> None:
-    verdict = judge.judge(TRAIN.images)
+def test_training_images_passed_off_as_samples_are_all_memorised(metrics: ImageSetMetrics) -> None:
+    verdict = metrics.measure(TRAIN.images)
     assert verdict.figures["memorised"] == (1, 1, 1)
     assert verdict.figures["nearest_pixels"].value == 0
     assert verdict.figures["nearest_features"].value == 0
     assert verdict.neighbours.tolist() == list(range(300))
-    (alarm,) = alarms(judge, verdict)
+    (alarm,) = alarms(metrics, verdict)
     assert "100.0% of the pegasi lie nearer to a training image" in alarm
     assert "memorised?" in alarm
 
 
-def test_their_mirror_images_are_memorised_too(judge: Judge) -> None:
+def test_their_mirror_images_are_memorised_too(metrics: ImageSetMetrics) -> None:
     mirrored = TRAIN.images.flip(3)
-    verdict = judge.judge(mirrored)
+    verdict = metrics.measure(mirrored)
     assert verdict.figures["memorised"] == (1, 1, 1)
     assert verdict.figures["nearest_pixels"].value == 0
     assert verdict.neighbours.tolist() == list(range(300))
-    assert len(alarms(judge, verdict)) == 1
+    assert len(alarms(metrics, verdict)) == 1
 
 
-def test_training_images_that_were_touched_up_are_memorised_too(judge: Judge) -> None:
+def test_training_images_that_were_touched_up_are_memorised_too(metrics: ImageSetMetrics) -> None:
     noise = 0.02 * torch.randn(300, 3, 32, 32, generator=generator(1, Stream.PICTURES))
-    verdict = judge.judge((0.98 * to_float(TRAIN.images) + noise).clamp(0, 1))
+    verdict = metrics.measure((0.98 * to_float(TRAIN.images) + noise).clamp(0, 1))
     assert verdict.figures["nearest_pixels"].value > 0.01
     assert verdict.figures["memorised"].value > 0.95
 
 
-def test_a_few_stolen_images_among_new_ones_raise_the_alarm(judge: Judge) -> None:
-    verdict = judge.judge(torch.cat([TRAIN.images[:10], both_classes(45, 30).images]))
+def test_a_few_stolen_images_among_new_ones_raise_the_alarm(metrics: ImageSetMetrics) -> None:
+    verdict = metrics.measure(torch.cat([TRAIN.images[:10], both_classes(45, 30).images]))
     assert 0.1 <= verdict.figures["memorised"].value <= 0.12
-    assert len(alarms(judge, verdict)) == 1
+    assert len(alarms(metrics, verdict)) == 1
 
 
-def test_unseen_images_are_not_memorised(judge: Judge) -> None:
+def test_unseen_images_are_not_memorised(metrics: ImageSetMetrics) -> None:
     for images in (TEST.images, both_classes(100, 40).images):
-        verdict = judge.judge(images)
+        verdict = metrics.measure(images)
         assert verdict.figures["memorised"].value <= 0.01
         assert verdict.figures["nearest_pixels"].low > 0.05
-        assert alarms(judge, verdict) == []
+        assert alarms(metrics, verdict) == []
 
 
 def test_too_near_is_nearer_in_pixels_and_in_features_both() -> None:
-    loose = Judge(ByColour(), TRAIN, TEST)  # type: ignore[arg-type]
+    loose = ImageSetMetrics(ByColour(), TRAIN, TEST)  # type: ignore[arg-type]
     for pixels, features, share in ((9.0, 9.0, 1), (9.0, 0.0, 0), (0.0, 9.0, 0)):
         loose.pixel_limit, loose.feature_limit = pixels, features
-        assert loose.judge(TEST.images).figures["memorised"].value == share
+        assert loose.measure(TEST.images).figures["memorised"].value == share
 
 
-def test_noise_is_neither_recognised_nor_real(judge: Judge) -> None:
-    figures = judge.judge(NOISE).figures
+def test_noise_is_neither_recognised_nor_real(metrics: ImageSetMetrics) -> None:
+    figures = metrics.measure(NOISE).figures
     for name in ("recognised", "density", "coverage", "precision"):
         assert figures[name].value == 0, name
     assert figures["kid"].low > 0.1
     assert figures["p_first"].high < 0.1
 
 
-def test_chimeras_are_recognised_and_the_classes_themselves_are_not(judge: Judge) -> None:
-    figures = judge.judge(scenes(60, 50, 0.8, 0.8)).figures
+def test_chimeras_are_recognised_and_the_classes_themselves_are_not(metrics: ImageSetMetrics) -> None:
+    figures = metrics.measure(scenes(60, 50, 0.8, 0.8)).figures
     assert figures["recognised"] == (1, 1, 1)
     assert figures["chimera"].low > 1.9
     for label, (first, second) in enumerate(((1, 0), (0, 1))):
-        figures = judge.judge(TEST.images[TEST.of_class(label)]).figures
+        figures = metrics.measure(TEST.images[TEST.of_class(label)]).figures
         assert figures["recognised"].value == 0
         assert figures["p_first"].value == pytest.approx(first, abs=0.02)
         assert figures["p_second"].value == pytest.approx(second, abs=0.02)
 
 
-def test_real_images_are_real(judge: Judge) -> None:
+def test_real_images_are_real(metrics: ImageSetMetrics) -> None:
     for images in (TRAIN.images, TEST.images):
-        figures = judge.judge(images).figures
+        figures = metrics.measure(images).figures
         assert figures["kid"].low <= 0 <= figures["kid"].high
         assert figures["density"].value == pytest.approx(1, abs=0.25)
         assert figures["coverage"].value > 0.8
@@ -152,21 +152,21 @@ def test_real_images_are_real(judge: Judge) -> None:
         assert figures["recall"].value > 0.8
 
 
-def test_one_class_alone_is_not_what_both_are(judge: Judge) -> None:
-    figures = judge.judge(TEST.images[TEST.of_class(0)]).figures
+def test_one_class_alone_is_not_what_both_are(metrics: ImageSetMetrics) -> None:
+    figures = metrics.measure(TEST.images[TEST.of_class(0)]).figures
     assert figures["kid"].low > 0
     assert figures["precision"].value > 0.8
     assert figures["recall"].value == pytest.approx(0.5, abs=0.1)
     assert figures["coverage"].value == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_collapsed_set_raises_the_alarm_of_variety(judge: Judge) -> None:
-    verdict = judge.judge(TEST.images[:1].repeat(64, 1, 1, 1))
+def test_a_collapsed_set_raises_the_alarm_of_variety(metrics: ImageSetMetrics) -> None:
+    verdict = metrics.measure(TEST.images[:1].repeat(64, 1, 1, 1))
     assert verdict.figures["variety"].value == pytest.approx(0, abs=1e-6)
     assert verdict.figures["variety_features"].value == pytest.approx(0, abs=1e-6)
     assert verdict.figures["coverage"].value < 0.1
     assert verdict.figures["recall"].value == 0
-    (alarm,) = alarms(judge, verdict)
+    (alarm,) = alarms(metrics, verdict)
     assert "The pegasi lie 0.000 apart" in alarm
     assert "collapsed?" in alarm
 
@@ -196,19 +196,19 @@ def sample() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def verdict(judge: Judge, sample: Tensor) -> Verdict:
-    return judge.judge(sample, (TEST.images[:80], TEST.images[100:180]))
+def verdict(metrics: ImageSetMetrics, sample: Tensor) -> Measurement:
+    return metrics.measure(sample, (TEST.images[:80], TEST.images[100:180]))
 
 
-def test_every_figure_has_a_name_that_is_known(verdict: Verdict, judge: Judge, sample: Tensor) -> None:
+def test_every_figure_has_a_name_that_is_known(verdict: Measurement, metrics: ImageSetMetrics, sample: Tensor) -> None:
     others = ("recognised_selecting", "linearity", "inception_fid", "inception_kid")  # the bench's
     assert [*verdict.figures] == [name for name in MEASURES if name not in others]
-    assert "parent_distance" not in judge.judge(sample).figures
+    assert "parent_distance" not in metrics.measure(sample).figures
     for name, (value, low, high) in verdict.figures.items():
         assert low <= value <= high, name
 
 
-def test_probabilities_are_those_of_the_recogniser(verdict: Verdict, sample: Tensor) -> None:
+def test_probabilities_are_those_of_the_recogniser(verdict: Measurement, sample: Tensor) -> None:
     wanted = 1 / (1 + torch.exp(-40 * (sample.mean((2, 3))[:, [0, 2]] - 0.6)))
     torch.testing.assert_close(verdict.probabilities, wanted)
     values = {name: figure.value for name, figure in verdict.figures.items()}
@@ -220,13 +220,13 @@ def test_probabilities_are_those_of_the_recogniser(verdict: Verdict, sample: Ten
 
 
 def test_the_threshold_is_that_of_both_probabilities(sample: Tensor) -> None:
-    strict = Judge(ByColour(), TRAIN, TEST, threshold=0.9)  # type: ignore[arg-type]
-    found = strict.judge(sample)
+    strict = ImageSetMetrics(ByColour(), TRAIN, TEST, threshold=0.9)  # type: ignore[arg-type]
+    found = strict.measure(sample)
     assert found.figures["recognised"].value == (found.probabilities > 0.9).all(1).float().mean()
     assert found.figures["recognised"].value < (found.probabilities > 0.5).all(1).float().mean()
 
 
-def test_distances_by_brute_force(verdict: Verdict, judge: Judge, sample: Tensor) -> None:
+def test_distances_by_brute_force(verdict: Measurement, metrics: ImageSetMetrics, sample: Tensor) -> None:
     own, training, mirrored = rows(sample), rows(TRAIN.images), rows(TRAIN.images.flip(3))
     apart = torch.minimum(torch.cdist(own, training), torch.cdist(own, mirrored)) / 3072**0.5
     torch.testing.assert_close(verdict.distances.double(), apart.min(1).values, rtol=1e-5, atol=1e-6)
@@ -245,15 +245,15 @@ def test_distances_by_brute_force(verdict: Verdict, judge: Judge, sample: Tensor
     assert verdict.figures["parent_distance"].value == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_the_limits_leave_out_all_but_one_test_image_in_a_hundred(judge: Judge) -> None:
+def test_the_limits_leave_out_all_but_one_test_image_in_a_hundred(metrics: ImageSetMetrics) -> None:
     testing, training, mirrored = rows(TEST.images), rows(TRAIN.images), rows(TRAIN.images.flip(3))
     apart = torch.minimum(torch.cdist(testing, training), torch.cdist(testing, mirrored)).min(1).values / 3072**0.5
     second, third = apart.sort().values[1:3].tolist()  # of 200: the quantile lies at number 1.99, counted from 0
-    assert judge.pixel_limit == pytest.approx(second + 0.99 * (third - second), rel=1e-5)
+    assert metrics.pixel_limit == pytest.approx(second + 0.99 * (third - second), rel=1e-5)
     inner = features_of(TEST.images)
     apart = torch.cdist(inner, features_of(TRAIN.images)).min(1).values / inner.shape[1] ** 0.5
     second, third = apart.sort().values[1:3].tolist()
-    assert judge.feature_limit == pytest.approx(second + 0.99 * (third - second), rel=1e-4)
+    assert metrics.feature_limit == pytest.approx(second + 0.99 * (third - second), rel=1e-4)
 
 
 def test_realism_is_measured_against_training_images_of_both_classes_alike(
@@ -261,13 +261,13 @@ def test_realism_is_measured_against_training_images_of_both_classes_alike(
 ) -> None:
     monkeypatch.setattr("pegasus_lightning.evaluate.image_sets.REFERENCE", 60)
     mixed = TRAIN.take(torch.randperm(300, generator=generator(0, Stream.SPLIT)))
-    judge = Judge(ByColour(), mixed, TEST)  # type: ignore[arg-type]
-    assert len(judge.reference) == 60
+    metrics = ImageSetMetrics(ByColour(), mixed, TEST)  # type: ignore[arg-type]
+    assert len(metrics.reference) == 60
     chosen = torch.cat([mixed.images[mixed.labels == label][:30] for label in (0, 1)])
     real, fake = (features_of(images) for images in (chosen, sample))
-    torch.testing.assert_close(judge.reference.double(), real, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metrics.reference.double(), real, rtol=1e-4, atol=1e-5)
     within = torch.cdist(real, real)
-    figures = judge.judge(sample).figures
+    figures = metrics.measure(sample).figures
     radii = within.sort(1).values[:, 5]  # itself is the first
     inside = torch.cdist(real, fake) <= radii[:, None]
     assert figures["coverage"].value == pytest.approx(inside.any(1).double().mean().item())
@@ -288,12 +288,12 @@ def test_realism_is_measured_against_training_images_of_both_classes_alike(
     assert figures["kid"].value == pytest.approx(whole, abs=3 * deviation / 100**0.5)  # the mean of 100 subsets
 
 
-def test_bytes_and_floats_are_judged_alike_in_batches_or_at_once(judge: Judge) -> None:
+def test_bytes_and_floats_are_judged_alike_in_batches_or_at_once(metrics: ImageSetMetrics) -> None:
     images = torch.cat([TEST.images, scenes(BATCH, 70, 0.6, 0.6)])
-    one, other = judge.judge(images), judge.judge(to_float(images))
+    one, other = metrics.measure(images), metrics.measure(to_float(images))
     assert one.figures == other.figures
     torch.testing.assert_close(one.probabilities, ByColour().probabilities(to_float(images)))
-    assert judge.judge(images).figures == one.figures
+    assert metrics.measure(images).figures == one.figures
 
 
 def test_a_figure_is_a_mean_with_its_interval() -> None:
@@ -305,9 +305,9 @@ def test_a_figure_is_a_mean_with_its_interval() -> None:
     assert all(math.isnan(number) for number in figure(torch.full((3,), math.nan)))
 
 
-def test_the_kids_interval_holds_and_is_of_the_order_of_its_chance(judge: Judge) -> None:
+def test_the_kids_interval_holds_and_is_of_the_order_of_its_chance(metrics: ImageSetMetrics) -> None:
     """Over fresh samples of one distribution, half as many as the reference: most intervals hold the mean of all."""
-    found = [judge.judge(scenes(150, 100 + key, 0.7, 0.6)).figures["kid"] for key in range(12)]
+    found = [metrics.measure(scenes(150, 100 + key, 0.7, 0.6)).figures["kid"] for key in range(12)]
     mean = sum(figure.value for figure in found) / 12
     assert sum(figure.low <= mean <= figure.high for figure in found) >= 11
     deviation = torch.tensor([figure.value for figure in found]).std().item()

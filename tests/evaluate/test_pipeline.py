@@ -24,9 +24,9 @@ from pegasus_lightning.data import silhouettes
 from pegasus_lightning.data.silhouettes import load
 from pegasus_lightning.evaluate import pipeline
 from pegasus_lightning.evaluate.__main__ import _work, help_text
-from pegasus_lightning.evaluate.benchmark import Bench, kind_of
+from pegasus_lightning.evaluate.benchmark import Benchmark, kind_of
 from pegasus_lightning.evaluate.controls import cutmix
-from pegasus_lightning.evaluate.image_sets import Judge
+from pegasus_lightning.evaluate.image_sets import ImageSetMetrics
 from pegasus_lightning.evaluate.settings import EVALUATE
 from pegasus_lightning.generate import pretrained
 from pegasus_lightning.generate.judge import Selector
@@ -124,7 +124,7 @@ def ready_made() -> Iterator[None]:
 
 
 def no_model(*_: Any) -> dict[str, Figure]:
-    """In place of `Bench._of_model`, where its figures are not looked at."""
+    """In place of `Benchmark._of_model`, where its figures are not looked at."""
     return {name: Figure(20.0, 19.0, 21.0) for name in ("psnr", "midpoint")}
 
 
@@ -348,7 +348,7 @@ def test_parents_themselves_are_judged_too(
     ratio: str, run: Path, evaluate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Controls at these ratios are training images, some of them several times."""
-    monkeypatch.setattr(Bench, "_of_model", no_model)
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
     answer = evaluate(f"run={run}", "split=train", f"pegasus.ratio={ratio}", "pegasus.mixing=lerp")
     assert answer.code == 0, answer.err
     (folder,) = folders(run / "evaluation")
@@ -364,15 +364,15 @@ def test_parents_themselves_are_judged_too(
 def sold_as_pegasi(monkeypatch: pytest.MonkeyPatch, images: Tensor) -> None:
     """The model's pegasi are these."""
     from pegasus_lightning.evaluate import benchmark
-    from pegasus_lightning.generate.sampler import make_pegasi
+    from pegasus_lightning.generate.sampler import sample
 
     def make(*arguments: Any) -> Any:
-        pegasi = make_pegasi(*arguments)
+        pegasi = sample(*arguments)
         object.__setattr__(pegasi.mixes, "images", images[: len(pegasi.chosen)])
         return pegasi
 
-    monkeypatch.setattr(benchmark, "make_pegasi", make)
-    monkeypatch.setattr(Bench, "_of_model", no_model)
+    monkeypatch.setattr(benchmark, "sample", make)
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
 
 
 def test_a_thief_is_caught(run: Path, evaluate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,7 +482,7 @@ def test_photographs_can_be_kept_out(
     found = photographs_in(judged.gallery)
     assert {name for name, count in found.items() if count} == {"first", "second", "neighbours"}
     assert (found["first"], found["second"], found["neighbours"]) == (8, 8, 16)
-    monkeypatch.setattr(Bench, "_of_model", no_model)
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
     assert evaluate(f"run={run}", "seed=3").code == 0
     assert evaluate(f"run={run}", "seed=3", "originals=false").code == 0  # and not what lies there with them
     with_them, without = folders(run / "evaluation")
@@ -502,7 +502,7 @@ def selecting(monkeypatch: pytest.MonkeyPatch) -> None:
         return 20 * (images[:, 2].mean((1, 2)) - 0.5)[:, None].repeat(1, 2), torch.zeros(len(images))
 
     monkeypatch.setattr(pipeline, "selector", lambda *_: Selector(blue, stored("selecting-0b.pt")))
-    monkeypatch.setattr(Bench, "_of_model", no_model)
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
 
 
 def test_the_selecting_recogniser_picks_for_the_gallery_and_the_other_reports(
@@ -561,7 +561,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A bench that only writes down whom it judged; its figures are the number of the judgement."""
     asked: list[str] = []
 
-    def judge(self: Any, run: Any, key: str, identity: dict, origin: dict) -> tuple[Scorecard, dict[str, np.ndarray]]:
+    def measure(self: Any, run: Any, key: str, identity: dict, origin: dict) -> tuple[Scorecard, dict[str, np.ndarray]]:
         asked.append(run.name)
         value = float(len(asked))
         numbers = {name: Figure(value, value - 0.5, value + 0.5) for name in MEASURES}
@@ -574,7 +574,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                          origin, described, rows, counts, model)  # fmt: skip
         return card, {"ratios": np.zeros(3)}
 
-    monkeypatch.setattr(pipeline, "Bench", lambda *_: SimpleNamespace(judge=lambda *a: judge(None, *a)))
+    monkeypatch.setattr(pipeline, "Benchmark", lambda *_: SimpleNamespace(measure=lambda *a: measure(None, *a)))
     return asked
 
 
@@ -673,11 +673,11 @@ def test_the_packages_own_model_is_judged_on_images_that_are_named(
     parents = Parents(images[labels == 0], images[labels == 1], ("horse", "bird"))
     digest = pretrained.pack(model, committee, parents, {}, tmp_path / "pegasus.safetensors")
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
-    monkeypatch.setattr(pretrained, "SHIPPED", {"pegasus": digest})
+    monkeypatch.setattr(pretrained, "PRETRAINED", {"pegasus": digest})
     monkeypatch.chdir(tmp_path)
     judges: list[Any] = []
-    bench = pipeline.Bench
-    monkeypatch.setattr(pipeline, "Bench", lambda *given: judges.append(given[5]) or bench(*given))
+    bench = pipeline.Benchmark
+    monkeypatch.setattr(pipeline, "Benchmark", lambda *given: judges.append(given[5]) or bench(*given))
     answer = evaluate("pretrained=pegasus", *DRAWN, "score.judge=committee")
     assert answer.code == 0, answer.err
     assert quick == ["pegasus"]
@@ -713,10 +713,12 @@ def test_controls_are_judged_once_for_several_runs(
 ) -> None:
     other = shutil.copytree(run, tmp_path / "runs" / "other-s0-0123abcd")
     benches, sizes = [], []
-    judge, begin = Judge.judge, Judge.__init__
-    monkeypatch.setattr(Bench, "_of_model", no_model)
-    monkeypatch.setattr(Judge, "__init__", lambda self, *a, **k: benches.append(1) or begin(self, *a, **k))
-    monkeypatch.setattr(Judge, "judge", lambda self, images, *a: sizes.append(len(images)) or judge(self, images, *a))
+    measure, begin = ImageSetMetrics.measure, ImageSetMetrics.__init__
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
+    monkeypatch.setattr(ImageSetMetrics, "__init__", lambda self, *a, **k: benches.append(1) or begin(self, *a, **k))
+    monkeypatch.setattr(
+        ImageSetMetrics, "measure", lambda self, images, *a: sizes.append(len(images)) or measure(self, images, *a)
+    )
     answer = evaluate(f"run={run}", f"run={other}")
     assert answer.code == 0, answer.err
     # Pegasi, two controls of their pairs, reconstructions, prior; then the real ones.
@@ -800,26 +802,26 @@ def test_an_end_half_way_leaves_nothing_half_written(
     run: Path, evaluate: Callable[..., Answer], quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = shutil.copytree(run, run.parent / "zebra-s0-0123abcd")
-    makes = pipeline.Bench
+    makes = pipeline.Benchmark
 
     def stopped(*arguments: Any) -> Any:
         bench = makes(*arguments)
 
-        def judge(of: Any, *more: Any) -> Any:
+        def measure(of: Any, *more: Any) -> Any:
             if of.name == "zebra-s0":
                 raise KeyboardInterrupt
-            return bench.judge(of, *more)
+            return bench.measure(of, *more)
 
-        return SimpleNamespace(judge=judge)
+        return SimpleNamespace(measure=measure)
 
-    monkeypatch.setattr(pipeline, "Bench", stopped)
+    monkeypatch.setattr(pipeline, "Benchmark", stopped)
     answer = evaluate(f"run={run.parent}")
     assert answer.code == 130
     assert "nothing was left half-written" in answer.err
     (whole,) = folders(run / "evaluation")
     assert sorted(path.name for path in whole.iterdir()) == sorted([FILE, GALLERY])
     assert not (other / "evaluation").exists()
-    monkeypatch.setattr(pipeline, "Bench", makes)
+    monkeypatch.setattr(pipeline, "Benchmark", makes)
     answer = evaluate(f"run={run.parent}")  # goes on where it was
     assert answer.code == 0
     assert quick == ["tiny-s0", "zebra-s0"]
@@ -920,10 +922,10 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_done(
 def test_too_few_images_to_judge_by_are_told(
     run: Path, evaluate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Bench, "_of_model", no_model)
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
     assert evaluate(f"run={run}", "data.train_per_class=8", "data.test_per_class=8").code == 0  # enough, just so
     shutil.rmtree(run / "evaluation")
-    monkeypatch.setattr("pegasus_lightning.evaluate.benchmark.FEWEST_IMAGES", 9)
+    monkeypatch.setattr("pegasus_lightning.evaluate.benchmark.MIN_IMAGES", 9)
     for data, told in (("test", "There are 8 test images of horse"), ("train", "There are 8 train images of horse")):
         answer = evaluate(f"run={run}", f"data.{data}_per_class=8")
         assert (answer.code, answer.out) == (2, "")
@@ -970,9 +972,9 @@ def test_inceptions_figures_stand_in_the_same_table(
             return images.float().mean((2, 3)) / 255
 
     for module in ("settings", "inception"):
-        monkeypatch.setattr(f"pegasus_lightning.evaluate.{module}.FEWEST_FOR_FID", COUNT)
+        monkeypatch.setattr(f"pegasus_lightning.evaluate.{module}.MIN_FOR_FID", COUNT)
     monkeypatch.setattr("pegasus_lightning.evaluate.pipeline.inception_network", MeanColours)
-    monkeypatch.setattr(Bench, "_of_model", no_model)
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
     answer = evaluate(f"run={run}", "inception=true")
     assert (answer.code, answer.err) == (0, "")
     (folder,) = folders(run / "evaluation")
@@ -1003,9 +1005,9 @@ def test_what_runs_that_differ_in_their_seed_alone_have_in_common() -> None:
 
 
 def test_a_set_is_judged_once_for_one_recipe_and_anew_for_another() -> None:
-    bench = object.__new__(Bench)
+    bench = object.__new__(Benchmark)
     bench._judged, bench.inception, bench.selects = {}, None, None
-    bench.judge_of_images = SimpleNamespace(judge=lambda images, parents: images)  # type: ignore[assignment]
+    bench.image_set_metrics = SimpleNamespace(measure=lambda images, parents: images)  # type: ignore[assignment]
     a, b = torch.zeros(1), torch.ones(1)
     assert bench._once("blend", a, b"pairs") is a
     assert bench._once("blend", b, b"pairs") is a
@@ -1024,9 +1026,9 @@ def test_the_selecting_recognisers_share_by_hand() -> None:
         shown.append(images)
         return 3 * (images[:, :2].mean((2, 3)) - 0.5), None
 
-    bench = object.__new__(Bench)
+    bench = object.__new__(Benchmark)
     bench.inception, bench.device, bench.settings = None, torch.device("cpu"), {"threshold": 0.5}
-    bench.judge_of_images = SimpleNamespace(judge=lambda *_: SimpleNamespace(figures={}))  # type: ignore[assignment]
+    bench.image_set_metrics = SimpleNamespace(measure=lambda *_: SimpleNamespace(figures={}))  # type: ignore[assignment]
     bench.selects = Selector(look, stored())
     for given in (images, (255 * images).byte()):
         share = bench._verdict(given).figures["recognised_selecting"]

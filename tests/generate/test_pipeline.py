@@ -574,7 +574,7 @@ def test_two_image_files_are_scored_by_the_critic_and_by_nothing_else(
 
 
 @pytest.fixture
-def in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pretrained.Shipped:
+def in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pretrained.PretrainedModel:
     """A tiny untrained model in the place of the one that is shipped."""
     networks = {"channels": 4, "latent_dim": 16, "latent": "spatial", "decoder": "residual"}
     model = model_class("pegasus")({"networks": networks, "learned_mixing": True}, seed=5, classes=["horse", "bird"])
@@ -588,14 +588,14 @@ def in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pretraine
     )
     for module in (pretrained, pipeline):
         monkeypatch.setattr(module, "FOLDER", folder)
-    monkeypatch.setattr(pretrained, "SHIPPED", {"pegasus": digest})
-    monkeypatch.setattr(pipeline, "IMAGINED", 80)
+    monkeypatch.setattr(pretrained, "PRETRAINED", {"pegasus": digest})
+    monkeypatch.setattr(pipeline, "PARENTS_PER_CLASS", 80)
     monkeypatch.chdir(tmp_path)
-    return pretrained.open_shipped("pegasus")
+    return pretrained.open_pretrained("pegasus")
 
 
 def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
-    in_the_package: pretrained.Shipped, tmp_path: Path, generate: Callable[..., Answer]
+    in_the_package: pretrained.PretrainedModel, tmp_path: Path, generate: Callable[..., Answer]
 ) -> None:
     answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best]", "score.judge=committee", FAR)
     assert answer.code == 0, answer.err
@@ -604,7 +604,7 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
     assert said["parents"] == {"codes": "drawn"}
     assert said["settings"]["pretrained"] == "pegasus"
     # The same by hand: parents decoded from drawn codes, encoded again, mixed as the model has learned it.
-    parents = in_the_package.imagined_parents(80, 0)
+    parents = in_the_package.sample_parents(80, 0)
     model = in_the_package.run.model
     for pegasus, image in zip(said["pegasi"], images, strict=True):
         own = (parents.first[pegasus["first"]["index"]], parents.second[pegasus["second"]["index"]])
@@ -618,7 +618,9 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
 
 
 @pytest.mark.parametrize(("asked", "told"), [("auto", "learned"), ("slerp", "slerp")])
-def test_a_figure_says_how_its_codes_were_mixed(in_the_package: pretrained.Shipped, asked: str, told: str) -> None:
+def test_a_figure_says_how_its_codes_were_mixed(
+    in_the_package: pretrained.PretrainedModel, asked: str, told: str
+) -> None:
     pegasus = {"pairs": "colour", "mixing": asked, "ratio": [0.4, 0.6], "codes": "mean"}
     settings = {"first": None, "pegasus": pegasus, "search": {"method": "none"}, "seed": 3}
     footer = drawing._footer(in_the_package.run, settings, 1)
@@ -626,20 +628,23 @@ def test_a_figure_says_how_its_codes_were_mixed(in_the_package: pretrained.Shipp
 
 
 def test_the_packages_own_model_takes_two_files_or_data_too(
-    in_the_package: pretrained.Shipped, tmp_path: Path, generate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    in_the_package: pretrained.PretrainedModel,
+    tmp_path: Path,
+    generate: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, labels = load(["horse", "bird"], "test", 8, 0)
     for name, label in (("horse", 0), ("bird", 1)):
         Image.fromarray(images[labels == label][0].permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
     others: list[Any] = []
-    make = pipeline.Workshop
+    make = pipeline.Sampler
 
-    def workshop(*given: Any) -> Any:
+    def sampler(*given: Any) -> Any:
         others.extend((given[4].first, given[4].second))
         return make(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "Workshop", workshop)
+        patch.setattr(pipeline, "Sampler", sampler)
         answer = generate("pretrained=pegasus", "first=horse.png", "second=bird.png", "out=two", "figures=[best]")
     assert answer.code == 0, answer.err
     assert record(tmp_path / "two")["parents"] == {"files": ["horse.png", "bird.png"]}

@@ -7,7 +7,7 @@ import torch
 
 from pegasus_lightning.generate import pretrained
 from pegasus_lightning.generate.pairs import Parents
-from pegasus_lightning.generate.pretrained import class_statistics, open_shipped, pack, read_shipped
+from pegasus_lightning.generate.pretrained import class_statistics, open_pretrained, pack, read_pretrained
 from pegasus_lightning.models import model_class
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
@@ -48,7 +48,7 @@ def packed(model, committee, tmp_path: Path) -> Path:
 
 
 def test_what_is_read_back_does_what_the_model_and_its_guide_did(model, committee, packed: Path) -> None:
-    found = read_shipped(packed, "pegasus")
+    found = read_pretrained(packed, "pegasus")
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     read = found.run.model
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_what_is_read_back_does_what_the_model_and_its_guide_did(model, committe
 def test_a_model_without_mixing_averages_or_critic_comes_along_too(committee, tmp_path: Path) -> None:
     model = model_class("vae")({"networks": {"channels": 4, "latent_dim": 16}}, seed=5, classes=["cat", "ship"]).eval()
     pack(model, committee, parents(), {}, tmp_path / "vae.safetensors")
-    read = read_shipped(tmp_path / "vae.safetensors", "vae").run.model
+    read = read_pretrained(tmp_path / "vae.safetensors", "vae").run.model
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(read.encode(images).mean, model.encode(images).mean)
@@ -77,7 +77,7 @@ def test_a_guide_that_lacks_a_weight_is_refused(model, committee, tmp_path: Path
     del committee.members[1].head.bias
     pack(model, committee, parents(), {}, tmp_path / "pegasus.safetensors")
     with pytest.raises(UserError, match="is no model of this package"):
-        read_shipped(tmp_path / "pegasus.safetensors", "pegasus")
+        read_pretrained(tmp_path / "pegasus.safetensors", "pegasus")
 
 
 def test_the_same_model_gives_the_same_bytes(model, committee, packed: Path, tmp_path: Path) -> None:
@@ -95,61 +95,61 @@ def test_statistics_of_codes_by_hand() -> None:
 
 
 def test_imagined_parents_are_decoded_from_their_own_classs_codes(model, packed: Path) -> None:
-    found = read_shipped(packed, "pegasus")
+    found = read_pretrained(packed, "pegasus")
     mean, root = torch.full((16,), 0.3), torch.zeros(16, 16)  # no spread: all alike
-    narrow = pretrained.Shipped(found.run, found.committee, [(mean, root), (-mean, root)])
-    made = narrow.imagined_parents(3, seed=0)
+    narrow = pretrained.PretrainedModel(found.run, found.committee, [(mean, root), (-mean, root)])
+    made = narrow.sample_parents(3, seed=0)
     with torch.no_grad():
         wanted = [(model.decode(code[None]) * 255).round() for code in (mean, -mean)]
     assert (made.first.float() - wanted[0]).abs().max() <= 1
     assert (made.second.float() - wanted[1]).abs().max() <= 1
     assert made.classes == ("cat", "ship")
-    free = found.imagined_parents(4, seed=1)
-    assert torch.equal(free.first, found.imagined_parents(4, seed=1).first)
-    assert not torch.equal(free.first, found.imagined_parents(4, seed=2).first)
+    free = found.sample_parents(4, seed=1)
+    assert torch.equal(free.first, found.sample_parents(4, seed=1).first)
+    assert not torch.equal(free.first, found.sample_parents(4, seed=2).first)
 
 
 def test_a_file_that_is_not_the_one_known_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "FOLDER", packed.parent)
-    monkeypatch.setattr(pretrained, "SHIPPED", {"pegasus": pretrained.sha256(packed)})
-    assert open_shipped("pegasus").run.model.batches_done == 7
+    monkeypatch.setattr(pretrained, "PRETRAINED", {"pegasus": pretrained.sha256(packed)})
+    assert open_pretrained("pegasus").run.model.batches_done == 7
     with pytest.raises(UserError, match=r"pretrained=pegasis is none of pegasus"):
-        open_shipped("pegasis")
+        open_pretrained("pegasis")
     content = bytearray(packed.read_bytes())
     content[-1] ^= 1
     packed.write_bytes(content)
     with pytest.raises(UserError, match="corrupt"):
-        open_shipped("pegasus")
+        open_pretrained("pegasus")
     packed.unlink()
     with pytest.raises(UserError, match="missing"):
-        open_shipped("pegasus")
+        open_pretrained("pegasus")
 
 
 def test_a_file_of_something_else_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="no model of this package"):
-        read_shipped(tmp_path / "x.safetensors", "x")
+        read_pretrained(tmp_path / "x.safetensors", "x")
 
 
 # The weights that do come along.
 
 
 @pytest.fixture(scope="module")
-def pegasus() -> pretrained.Shipped:
-    return open_shipped("pegasus")
+def pegasus() -> pretrained.PretrainedModel:
+    return open_pretrained("pegasus")
 
 
 def test_every_file_that_comes_along_is_known_small_and_has_its_card() -> None:
     files = {path.stem: path for path in pretrained.FOLDER.glob("*.safetensors")}
-    assert files.keys() == pretrained.SHIPPED.keys()
+    assert files.keys() == pretrained.PRETRAINED.keys()
     for name, path in files.items():
         assert path.stat().st_size < 12e6
-        assert pretrained.SHIPPED[name] in path.with_suffix(".md").read_text()
+        assert pretrained.PRETRAINED[name] in path.with_suffix(".md").read_text()
 
 
-def test_the_model_that_comes_along_shows_both_classes_in_what_it_mixes(pegasus: pretrained.Shipped) -> None:
+def test_the_model_that_comes_along_shows_both_classes_in_what_it_mixes(pegasus: pretrained.PretrainedModel) -> None:
     """Its guide sees both in many of its chimeras and in few of its straight mixes, and each parent for what it is."""
-    parents = pegasus.imagined_parents(64, seed=1)
+    parents = pegasus.sample_parents(64, seed=1)
     model, guide = pegasus.run.model, pegasus.committee
     half = torch.full((64,), 0.5)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.generate import sampler as module
 from pegasus_lightning.generate.mixing import Mixes, Recipes, encode, mixing_of
 from pegasus_lightning.generate.pairs import Pairs, Parents, pairs_for
-from pegasus_lightning.generate.sampler import Pegasi, Workshop, make_pegasi
+from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.search import Ascent
 from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -65,12 +65,12 @@ def lively(model: TwoPlayerModel) -> TwoPlayerModel:
     return model
 
 
-Build = Callable[..., Workshop]
+Build = Callable[..., Sampler]
 
 
 @pytest.fixture
 def build(tiny: Callable[..., TwoPlayerModel]) -> Iterator[Build]:
-    """build(model, *overrides): a workshop inside `inference`; pairs are CHOSEN of PARENTS unless others are given."""
+    """build(model, *overrides): a sampler inside `inference`; pairs are CHOSEN of PARENTS unless others are given."""
     with ExitStack() as stack:
 
         def make(
@@ -78,10 +78,10 @@ def build(tiny: Callable[..., TwoPlayerModel]) -> Iterator[Build]:
             *overrides: str,
             parents: Parents = PARENTS,
             pairs: list[tuple[int, int]] = CHOSEN,
-        ) -> Workshop:
+        ) -> Sampler:
             model = lively(tiny(model) if isinstance(model, str) else model)
             stack.enter_context(model.inference())
-            return Workshop(model, parents, pairs_of(pairs), copy.deepcopy(composed(overrides)))
+            return Sampler(model, parents, pairs_of(pairs), copy.deepcopy(composed(overrides)))
 
         yield make
 
@@ -155,20 +155,20 @@ def test_encoding_in_batches_is_encoding_at_once(tiny: Callable[..., TwoPlayerMo
 
 
 def test_recipes_lead_back_to_the_images_of_the_data(build: Build) -> None:
-    workshop = build("vae", "pegasus.codes=mean")
-    chosen = Recipes(workshop.pairs.first, workshop.pairs.second, torch.zeros(5), torch.arange(5))
-    first, second = workshop.parent_indices(chosen)
+    sampler = build("vae", "pegasus.codes=mean")
+    chosen = Recipes(sampler.pairs.first, sampler.pairs.second, torch.zeros(5), torch.arange(5))
+    first, second = sampler.parent_indices(chosen)
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == CHOSEN
     backwards = chosen.take(torch.tensor([4, 1]))
-    assert [indices.tolist() for indices in workshop.parent_indices(backwards)] == [[9, 2], [8, 11]]
-    originals = workshop.originals(backwards)
+    assert [indices.tolist() for indices in sampler.parent_indices(backwards)] == [[9, 2], [8, 11]]
+    originals = sampler.originals(backwards)
     assert torch.equal(originals[0], PARENTS.first[[9, 2]])
     assert torch.equal(originals[1], PARENTS.second[[8, 11]])
     # Parents are encoded once each, and their codes are those of these images.
-    assert [len(posterior.mean) for posterior in (workshop.mixer.first, workshop.mixer.second)] == [4, 4]
-    start, end = workshop.mixer.parent_codes(chosen)
-    torch.testing.assert_close(start, means_of(workshop.model, PARENTS.first[[7, 2, 7, 5, 9]]))
-    torch.testing.assert_close(end, means_of(workshop.model, PARENTS.second[[3, 11, 0, 3, 8]]))
+    assert [len(posterior.mean) for posterior in (sampler.mixer.first, sampler.mixer.second)] == [4, 4]
+    start, end = sampler.mixer.parent_codes(chosen)
+    torch.testing.assert_close(start, means_of(sampler.model, PARENTS.first[[7, 2, 7, 5, 9]]))
+    torch.testing.assert_close(end, means_of(sampler.model, PARENTS.second[[3, 11, 0, 3, 8]]))
 
 
 # Mixes.
@@ -185,43 +185,43 @@ def test_codes_are_drawn_or_means_as_the_settings_say(build: Build) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 256])
 def test_mixes_by_hand_whatever_the_batches(build: Build, batch_size: int) -> None:
-    workshop = build("vae", "pegasus.codes=mean", "search.method=best_of", f"search.batch_size={batch_size}")
+    sampler = build("vae", "pegasus.codes=mean", "search.method=best_of", f"search.batch_size={batch_size}")
     chosen = recipes_of((0, 3, 0.25), (3, 1, -0.5), (1, 1, 2.0))
-    made = workshop.make(chosen)
+    made = sampler.make(chosen)
     # Parents in use, ascending: 2, 5, 7, 9 and 0, 3, 8, 11.
-    start = means_of(workshop.model, PARENTS.first[[2, 9, 5]])
-    end = means_of(workshop.model, PARENTS.second[[11, 3, 3]])
+    start = means_of(sampler.model, PARENTS.first[[2, 9, 5]])
+    end = means_of(sampler.model, PARENTS.second[[11, 3, 3]])
     ratios = torch.tensor([[0.25], [-0.5], [2.0]])
     torch.testing.assert_close(made.codes, (1 - ratios) * start + ratios * end)
-    torch.testing.assert_close(made.images, workshop.model.decode(made.codes))
-    torch.testing.assert_close(made.first, workshop.model.decode(start))
-    torch.testing.assert_close(made.second, workshop.model.decode(end))
+    torch.testing.assert_close(made.images, sampler.model.decode(made.codes))
+    torch.testing.assert_close(made.first, sampler.model.decode(start))
+    torch.testing.assert_close(made.second, sampler.model.decode(end))
     assert made.ratios.tolist() == [0.25, -0.5, 2.0]
 
 
 @pytest.mark.parametrize("mixing", ["lerp", "slerp"])
 @pytest.mark.parametrize("codes", ["mean", "sampled"])
 def test_interpolations_lead_from_parent_to_parent(build: Build, mixing: str, codes: str) -> None:
-    workshop = build("vae", f"pegasus.mixing={mixing}", f"pegasus.codes={codes}")
+    sampler = build("vae", f"pegasus.mixing={mixing}", f"pegasus.codes={codes}")
     chosen = recipes_of((0, 3, 0.3), (2, 1, 0.9))
-    found = workshop.interpolations(chosen, torch.tensor([0.0, 0.3, 1.0]))
+    found = sampler.interpolations(chosen, torch.tensor([0.0, 0.3, 1.0]))
     assert found.shape == (2, 3, 3, 32, 32)
-    start, end = workshop.mixer.parent_codes(chosen)
-    decode = workshop.model.decode
+    start, end = sampler.mixer.parent_codes(chosen)
+    decode = sampler.model.decode
     for ratio, wanted in ((0, decode(start)), (2, decode(end))):
         torch.testing.assert_close(found[:, ratio], wanted, rtol=0, atol=1e-5)
     assert (decode(start) - decode(end)).abs().amax((1, 2, 3)).min() > 1e-3  # else it would say nothing
-    torch.testing.assert_close(found[0, 1], workshop.make(chosen).images[0], rtol=0, atol=1e-5)  # its own ratio
+    torch.testing.assert_close(found[0, 1], sampler.make(chosen).images[0], rtol=0, atol=1e-5)  # its own ratio
 
 
 def test_the_class_direction_is_that_of_all_images(build: Build) -> None:
-    workshop = build("vae", "pegasus.mixing=direction", "pegasus.codes=mean")
-    model, chosen = workshop.model, recipes_of((0, 3, 1.0), (2, 1, 2.0))
+    sampler = build("vae", "pegasus.mixing=direction", "pegasus.codes=mean")
+    model, chosen = sampler.model, recipes_of((0, 3, 1.0), (2, 1, 2.0))
     direction = means_of(model, PARENTS.second).mean(0) - means_of(model, PARENTS.first).mean(0)
     start = means_of(model, PARENTS.first[[2, 7]])
     ratios = torch.tensor([[1.0], [2.0]])
-    torch.testing.assert_close(workshop.make(chosen).codes - start, ratios * direction, rtol=1e-3, atol=1e-5)
-    strip = workshop.interpolations(chosen, torch.tensor([0.0, 1.5]))
+    torch.testing.assert_close(sampler.make(chosen).codes - start, ratios * direction, rtol=1e-3, atol=1e-5)
+    strip = sampler.interpolations(chosen, torch.tensor([0.0, 1.5]))
     wanted = torch.stack([model.decode(start), model.decode(start + 1.5 * direction)], 1)
     torch.testing.assert_close(strip, wanted, rtol=0, atol=1e-5)
     # The pairs' own parents alone would give another one.
@@ -237,12 +237,12 @@ def test_the_critics_opinion_by_hand(build: Build, tiny: Callable[..., TwoPlayer
     parents = Parents(photos(40, 1), photos(40, 2), ("horse", "bird"))
     model = tiny(name)
     model.critic = Level(30.0)
-    workshop = build(model, parents=parents, pairs=[(n, 39 - n) for n in range(35)])
+    sampler = build(model, parents=parents, pairs=[(n, 39 - n) for n in range(35)])
     # Its reference are the reconstructions of the parents in use, 35 of each class.
     used = torch.cat([parents.first[:35], parents.second[5:]])
     opinions = 30 * model.decode(means_of(model, used)).mean((1, 2, 3))
     levels = opinions.mean() / 30 + opinions.std() / 30 * torch.tensor([-2.0, 0.5, 3.0])
-    found = workshop.critic(levels[:, None, None, None].expand(-1, 3, 32, 32))
+    found = sampler.critic(levels[:, None, None, None].expand(-1, 3, 32, 32))
     assert found.tolist() == pytest.approx([log_sigmoid(sign * x) for x in (-2.0, 0.5, 3.0)], rel=1e-2)
     assert (sign * found.diff() > 0).all()
 
@@ -250,37 +250,37 @@ def test_the_critics_opinion_by_hand(build: Build, tiny: Callable[..., TwoPlayer
 @pytest.mark.parametrize(("name", "sign"), ADVERSARIAL)
 def test_a_critic_judges_reconstructions_as_it_does_in_training(build: Build, name: str, sign: int) -> None:
     parents = Parents(photos(40, 1), photos(40, 2), ("horse", "bird"))
-    workshop = build(name, parents=parents, pairs=[(n, n) for n in range(40)])
-    model = workshop.model
+    sampler = build(name, parents=parents, pairs=[(n, n) for n in range(40)])
+    model = sampler.model
     before = copy.deepcopy(model.critic.state_dict())
     images = model.decode(means_of(model, torch.cat([parents.first, parents.second])))
-    found = workshop.critic(images)
+    found = sampler.critic(images)
     assert all(torch.equal(value, before[key]) for key, value in model.critic.state_dict().items())  # left alone
     raw = copy.deepcopy(model.critic).train()(images)  # BatchNorm by the batch: that of the reference
     wanted = torch.nn.functional.logsigmoid(sign * (raw - raw.mean()) / raw.std())
     torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
-    assert torch.equal(found.argsort(), workshop.critic(images.flip(0)).flip(0).argsort())  # each on its own
+    assert torch.equal(found.argsort(), sampler.critic(images.flip(0)).flip(0).argsort())  # each on its own
     assert torch.corrcoef(torch.stack([found, sign * raw]))[0, 1] > 0.8
 
 
 def test_few_parents_are_helped_out_by_samples_of_the_prior(build: Build, tiny: Callable[..., TwoPlayerModel]) -> None:
     model = tiny("adversarial_vae")
     model.critic = Level()
-    workshop = build(model, "seed=4")  # four and four parents
+    sampler = build(model, "seed=4")  # four and four parents
     own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
     samples = model.sample_prior(512, generator(4, Stream.PICTURES, 0))
     opinions = torch.cat([model.decode(means_of(model, own)), samples]).mean((1, 2, 3))
-    assert workshop.critic.mean.item() == pytest.approx(opinions.mean().item(), rel=1e-5)
-    assert workshop.critic.deviation.item() == pytest.approx(opinions.std().item(), rel=1e-3)
+    assert sampler.critic.mean.item() == pytest.approx(opinions.mean().item(), rel=1e-5)
+    assert sampler.critic.deviation.item() == pytest.approx(opinions.std().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("count", "helped"), [(31, True), (32, False)])
 def test_how_many_parents_are_few(build: Build, count: int, helped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     parents = Parents(photos(count, 1), photos(count, 2), ("horse", "bird"))
-    workshop, asked = build("adversarial_vae", parents=parents, pairs=[(n, n) for n in range(count)]), []
-    sample = workshop.model.sample_prior
-    monkeypatch.setattr(workshop.model, "sample_prior", lambda *given: (asked.append(given[0]), sample(*given))[1])
-    assert workshop.critic is not None
+    sampler, asked = build("adversarial_vae", parents=parents, pairs=[(n, n) for n in range(count)]), []
+    sample = sampler.model.sample_prior
+    monkeypatch.setattr(sampler.model, "sample_prior", lambda *given: (asked.append(given[0]), sample(*given))[1])
+    assert sampler.critic is not None
     assert asked == ([512] if helped else [])
 
 
@@ -289,13 +289,13 @@ def test_few_parents_are_helped_out_by_others_where_there_are_some(tiny: Callabl
     model.critic = Level()
     others = Parents(photos(50, 4), photos(40, 5), ("horse", "bird"))
     with model.inference():
-        workshop = Workshop(model, PARENTS, pairs_of(CHOSEN), composed(()), others)
+        sampler = Sampler(model, PARENTS, pairs_of(CHOSEN), composed(()), others)
         own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
         every = torch.cat([own, others.first, others.second])
         opinions = model.decode(means_of(model, every)).mean((1, 2, 3))
         posterior = model.encode(to_float(every[8:]))
-        mean, deviation = workshop.prior()
-        critic = workshop.critic
+        mean, deviation = sampler.prior()
+        critic = sampler.critic
     assert critic.mean.item() == pytest.approx(opinions.mean().item(), rel=1e-4)
     assert critic.deviation.item() == pytest.approx(opinions.std().item(), rel=1e-3)
     torch.testing.assert_close(mean, posterior.mean.mean(0), rtol=1e-4, atol=1e-5)
@@ -309,9 +309,9 @@ def test_a_model_without_a_critic_is_judged_by_the_overlap_alone(build: Build) -
     alone, judged = build("vae", *weights), build("adversarial_vae", *weights)
     assert alone.critic is None
     assert alone.prior() is None
-    for workshop, names in ((alone, {"overlap"}), (judged, {"critic", "overlap"})):
-        made = workshop.make(chosen)
-        terms = workshop.score()(made)
+    for sampler, names in ((alone, {"overlap"}), (judged, {"critic", "overlap"})):
+        made = sampler.make(chosen)
+        terms = sampler.score()(made)
         assert terms.keys() == names
         blend = (1 - made.ratios)[:, None, None, None] * made.first + made.ratios[:, None, None, None] * made.second
         off = (made.images - blend).square().mean((1, 2, 3)).sqrt()
@@ -337,10 +337,10 @@ def test_a_learned_mixing_ends_at_the_parents(tiny: Callable[..., TwoPlayerModel
 def test_the_prior_of_deterministic_codes_is_that_of_the_parents(
     build: Build, tiny: Callable[..., TwoPlayerModel], name: str
 ) -> None:
-    workshop = build(tiny(name, {"sample_codes": False}))
+    sampler = build(tiny(name, {"sample_codes": False}))
     own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
-    codes = means_of(workshop.model, own)
-    mean, deviation = workshop.prior()
+    codes = means_of(sampler.model, own)
+    mean, deviation = sampler.prior()
     wanted = codes.sum(0) / 8
     torch.testing.assert_close(mean, wanted)
     torch.testing.assert_close(deviation, ((codes - wanted).square().sum(0) / 7).sqrt())
@@ -350,11 +350,11 @@ def test_the_prior_of_deterministic_codes_is_that_of_the_parents(
 def test_the_prior_of_drawn_codes_has_the_posteriors_own_spread_too(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pegasus_lightning.generate.sampler.LEAST_REFERENCE", 2)
-    workshop = build("adversarial_vae")
+    monkeypatch.setattr("pegasus_lightning.generate.sampler.MIN_REFERENCE", 2)
+    sampler = build("adversarial_vae")
     own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
-    posterior = workshop.model.encode(to_float(own))
-    mean, deviation = workshop.prior()
+    posterior = sampler.model.encode(to_float(own))
+    mean, deviation = sampler.prior()
     torch.testing.assert_close(mean, posterior.mean.mean(0))
     draws = posterior.mean + torch.exp(posterior.log_variance / 2) * torch.randn(4000, *posterior.mean.shape)
     # Many draws of these eight posteriors; the means' own variance is over 7, not 8.
@@ -366,30 +366,30 @@ def test_the_prior_of_drawn_codes_has_the_posteriors_own_spread_too(
 
 
 def test_without_a_search_there_is_a_mix_a_pair(build: Build) -> None:
-    workshop = build("vae", "pegasus.ratio=[0.2,0.3]", "search.batch_size=2")
-    made = make_pegasi(workshop, 3, lambda mixes: {"ratio": mixes.ratios, "one": torch.ones_like(mixes.ratios)})
-    first, second = workshop.parent_indices(made.chosen)
+    sampler = build("vae", "pegasus.ratio=[0.2,0.3]", "search.batch_size=2")
+    made = sample(sampler, 3, lambda mixes: {"ratio": mixes.ratios, "one": torch.ones_like(mixes.ratios)})
+    first, second = sampler.parent_indices(made.chosen)
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == CHOSEN
     assert ((made.chosen.ratios >= 0.2) & (made.chosen.ratios <= 0.3)).all()
     assert made.tried == 5
     assert made.ascent is None
-    assert made.filmed is None
+    assert made.recorded is None
     torch.testing.assert_close(made.terms["ratio"], made.chosen.ratios)
     torch.testing.assert_close(made.scores, made.chosen.ratios + 1)
     assert torch.equal(made.ranking, made.scores)
-    torch.testing.assert_close(made.mixes.codes, workshop.make(made.chosen).codes)
+    torch.testing.assert_close(made.mixes.codes, sampler.make(made.chosen).codes)
 
 
 @pytest.mark.parametrize("batch_size", [3, 256])
 def test_the_best_of_many_by_hand(build: Build, batch_size: int) -> None:
     options = ("search.method=best_of", "search.ratios=6", "search.most_per_parent=null", "pegasus.ratio=[0,1]")
-    workshop = build("vae", *options, f"search.batch_size={batch_size}")
-    made = make_pegasi(workshop, 3, lambda mixes: {"ratio": mixes.ratios})
+    sampler = build("vae", *options, f"search.batch_size={batch_size}")
+    made = sample(sampler, 3, lambda mixes: {"ratio": mixes.ratios})
     drawn = torch.rand(30, generator=generator(0, Stream.RATIOS))  # six a pair, pair after pair
     best = sorted(((group.max().item(), number) for number, group in enumerate(drawn.split(6))), reverse=True)[:3]
     assert made.tried == 30
     assert made.scores.tolist() == pytest.approx([ratio for ratio, _ in best])
-    first, second = workshop.parent_indices(made.chosen)
+    first, second = sampler.parent_indices(made.chosen)
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == [CHOSEN[number] for _, number in best]
 
 
@@ -400,26 +400,26 @@ def test_the_best_of_many_by_hand(build: Build, batch_size: int) -> None:
 def test_no_parent_is_in_more_than_so_many(build: Build, method: str, most: str, kept: list[int]) -> None:
     pairs = [(4, 0), (4, 1), (4, 2), (4, 3), (0, 4), (1, 5), (2, 6), (3, 7)]
     options = (f"search.method={method}", "search.ratios=1", "search.steps=1", f"search.most_per_parent={most}")
-    workshop = build("vae", *options, pairs=pairs)
-    favourite = workshop.mixer.parents[0][workshop.pairs.first[0]]
+    sampler = build("vae", *options, pairs=pairs)
+    favourite = sampler.mixer.parents[0][sampler.pairs.first[0]]
 
     def score(mixes: Mixes) -> dict[str, Tensor]:
         """All of one parent before all others, which are alike: the earlier first."""
         return constant(mixes) | {"favourite": (mixes.first == favourite).all(3).all(2).all(1).float()}
 
-    made = make_pegasi(workshop, 4, score)
+    made = sample(sampler, 4, score)
     assert sorted(made.chosen.draws.tolist()) == kept
-    assert sum(parent == 4 for parent in workshop.parent_indices(made.chosen)[0].tolist()) == {
+    assert sum(parent == 4 for parent in sampler.parent_indices(made.chosen)[0].tolist()) == {
         "null": 4, "1": 1, "2": 2, "3": 3
     }[most]  # fmt: skip
 
 
-def objective_by_hand(workshop: Workshop, made: Pegasi, score: Tensor) -> Tensor:
+def objective_by_hand(sampler: Sampler, made: Pegasi, score: Tensor) -> Tensor:
     """What `guided` says it raises, at the returned codes; a loop over mixes."""
-    search = workshop.settings["search"]
-    start = workshop.make(made.chosen).codes
-    mean, deviation = workshop.prior() or (torch.zeros(6), torch.ones(6))
-    critic = torch.zeros(len(start)) if workshop.critic is None else workshop.critic(made.mixes.images)
+    search = sampler.settings["search"]
+    start = sampler.make(made.chosen).codes
+    mean, deviation = sampler.prior() or (torch.zeros(6), torch.ones(6))
+    critic = torch.zeros(len(start)) if sampler.critic is None else sampler.critic(made.mixes.images)
     found = []
     for row, code in enumerate(made.mixes.codes):
         beyond = max(0.0, (((code - mean) / deviation) ** 2).mean().item() - 1)
@@ -434,13 +434,13 @@ def test_a_guided_search_holds_codes_by_the_models_own_prior(
     build: Build, tiny: Callable[..., TwoPlayerModel], sample_codes: bool
 ) -> None:
     options = ("search.method=guided", "search.steps=3", "pegasus.ratio=[9,9]", "search.ratios=1")
-    workshop = build(
+    sampler = build(
         tiny("vae", {"sample_codes": sample_codes}), *options, "search.prior_weight=4", "search.start_weight=0.25"
     )
-    made = make_pegasi(workshop, 5, constant)
-    torch.testing.assert_close(made.ascent.objective, objective_by_hand(workshop, made, torch.zeros(5)))
+    made = sample(sampler, 5, constant)
+    torch.testing.assert_close(made.ascent.objective, objective_by_hand(sampler, made, torch.zeros(5)))
     assert (made.ascent.objective < -0.01).any()  # nine times as far as the other parent: unusual
-    start = workshop.make(made.chosen).codes
+    start = sampler.make(made.chosen).codes
     assert ((made.mixes.codes - start).abs().amax(1) > 0.01).any()
 
 
@@ -448,43 +448,43 @@ def test_a_guided_search_holds_codes_by_the_models_own_prior(
 def test_a_guided_search_raises_the_critic_too(build: Build, name: str) -> None:
     base = ("search.method=guided", "search.steps=5", "search.ratios=1")
     with_critic = build(name, *base, "search.critic_weight=50")
-    made = make_pegasi(with_critic, 5, constant)
+    made = sample(with_critic, 5, constant)
     start = with_critic.make(made.chosen)
     assert (with_critic.critic(made.mixes.images) > with_critic.critic(start.images)).all()
     torch.testing.assert_close(
         made.ascent.objective, objective_by_hand(with_critic, made, torch.zeros(5)), rtol=1e-4, atol=1e-4
     )
     without = build(name, *base, "search.critic_weight=0", "search.prior_weight=0")
-    made = make_pegasi(without, 5, constant)
+    made = sample(without, 5, constant)
     assert torch.equal(made.mixes.codes, without.make(made.chosen).codes)  # nothing to gain
 
 
 def test_a_guided_search_learns_as_fast_and_as_long_as_it_is_told(build: Build) -> None:
     options = ("search.method=guided", "search.lr=0.125", "search.steps=1", "search.start_weight=0")
-    workshop = build("vae", *options, "search.prior_weight=0")
-    made = make_pegasi(workshop, 2, lambda mixes: {"sum": mixes.codes.sum(1)})
+    sampler = build("vae", *options, "search.prior_weight=0")
+    made = sample(sampler, 2, lambda mixes: {"sum": mixes.codes.sum(1)})
     assert made.ascent.trace.shape == (2, 2)
-    torch.testing.assert_close(made.mixes.codes, workshop.make(made.chosen).codes + 0.125)  # Adam's first step
+    torch.testing.assert_close(made.mixes.codes, sampler.make(made.chosen).codes + 0.125)  # Adam's first step
 
 
 @pytest.fixture
-def climbed(build: Build) -> tuple[Workshop, Pegasi, Callable[[Mixes], dict[str, Tensor]]]:
+def climbed(build: Build) -> tuple[Sampler, Pegasi, Callable[[Mixes], dict[str, Tensor]]]:
     """Five ascents in batches of 2, in which the worst at the start ends up as the best."""
     options = ("search.method=guided", "search.ratios=1", "search.batch_size=2", "search.steps=10", "search.lr=0.1")
-    workshop = build("adversarial_vae", *options, "pegasus.codes=mean", pairs=[(n, n) for n in range(5)])
-    parents = workshop.mixer.parents[0]
+    sampler = build("adversarial_vae", *options, "pegasus.codes=mean", pairs=[(n, n) for n in range(5)])
+    parents = sampler.mixer.parents[0]
 
     def score(mixes: Mixes) -> dict[str, Tensor]:
         number = torch.stack([(mixes.first == parent).all(3).all(2).all(1) for parent in parents], 1).float().argmax(1)
         return {"head": -100.0 * number, "climb": 200.0 * (number + 1) * mixes.codes.mean(1)}
 
-    return workshop, make_pegasi(workshop, 5, score), score
+    return sampler, sample(sampler, 5, score), score
 
 
 def test_all_of_a_guided_search_is_in_one_order_the_best_objective_first(climbed: Any) -> None:
-    workshop, made, score = climbed
+    sampler, made, score = climbed
     assert made.chosen.draws.tolist() == [4, 3, 2, 1, 0]
-    start = workshop.make(made.chosen)
+    start = sampler.make(made.chosen)
     assert (score(start)["head"] + score(start)["climb"]).diff().min() > 0  # another order than at the start
     ascent = made.ascent
     assert made.tried == 5
@@ -492,10 +492,10 @@ def test_all_of_a_guided_search_is_in_one_order_the_best_objective_first(climbed
     assert torch.equal(made.ranking, ascent.objective)
     assert ascent.mixes is made.mixes
     scores = score(made.mixes)["head"] + score(made.mixes)["climb"]
-    torch.testing.assert_close(ascent.objective, objective_by_hand(workshop, made, scores))
+    torch.testing.assert_close(ascent.objective, objective_by_hand(sampler, made, scores))
     for name in ("first", "second", "ratios"):
         assert torch.equal(getattr(made.mixes, name), getattr(start, name))
-    torch.testing.assert_close(made.mixes.images, workshop.model.decode(made.mixes.codes))
+    torch.testing.assert_close(made.mixes.images, sampler.model.decode(made.mixes.codes))
     assert made.terms.keys() == {"head", "climb"}
     for name, values in made.terms.items():
         torch.testing.assert_close(values, score(made.mixes)[name])
@@ -503,21 +503,21 @@ def test_all_of_a_guided_search_is_in_one_order_the_best_objective_first(climbed
 
 
 def test_the_trace_of_a_guided_search_begins_at_each_ones_own_mix(climbed: Any) -> None:
-    workshop, made, score = climbed
+    sampler, made, score = climbed
     assert made.ascent.trace.shape == (11, 5)
     for row in range(5):
-        own = score(workshop.make(made.chosen.take(torch.tensor([row]))))
+        own = score(sampler.make(made.chosen.take(torch.tensor([row]))))
         assert made.ascent.trace[0, row].item() == pytest.approx((own["head"] + own["climb"]).item(), rel=1e-4)
     torch.testing.assert_close(made.ascent.trace[-1], made.scores)  # uphill all the way
 
 
 def test_the_frames_of_a_guided_search_are_those_of_the_filmed(climbed: Any) -> None:
-    workshop, made, _ = climbed
-    assert made.filmed.tolist() == [3, 4]  # the first batch, which came in last
+    sampler, made, _ = climbed
+    assert made.recorded.tolist() == [3, 4]  # the first batch, which came in last
     frames = made.ascent.frames
     assert frames.shape == (9, 2, 3, 32, 32)
     assert made.ascent.steps == [0, 1, 2, 4, 5, 6, 8, 9, 10]
-    start = workshop.make(made.chosen)
+    start = sampler.make(made.chosen)
     torch.testing.assert_close(frames[0], start.images[3:], rtol=0, atol=1e-6)
     torch.testing.assert_close(frames[-1], made.mixes.images[3:], rtol=0, atol=1e-6)
     assert (frames[0, 0] - frames[0, 1]).abs().max() > 1e-4  # the two can be told apart

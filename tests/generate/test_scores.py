@@ -13,7 +13,7 @@ from pegasus_lightning.generate.scores import (
     CriticAndOverlap,
     CriticScore,
     RecognisedAndReal,
-    linearity,
+    distance_from_blend,
     overlap,
     total,
 )
@@ -43,37 +43,37 @@ def log_sigmoid(x: float) -> float:
 def test_linearity_by_hand() -> None:
     # Blends .25 and .45: off by .5 and .15, whatever lies between the parents.
     mixes = mixes_of(greys(0.75, 0.6), greys(0, 0.2), greys(1, 0.7), 0.25, 0.5)
-    assert linearity(mixes).tolist() == pytest.approx([0.5, 0.15])
+    assert distance_from_blend(mixes).tolist() == pytest.approx([0.5, 0.15])
 
 
 def test_linearity_takes_root_mean_squares_over_all_pixels() -> None:
     images, second = greys(0.5), greys(1)
     images[0, 2, 0, 1] = 0.9  # one of 12 values is off
-    assert linearity(mixes_of(images, greys(0), second, 0.5)).tolist() == pytest.approx([0.4 / math.sqrt(12)])
+    assert distance_from_blend(mixes_of(images, greys(0), second, 0.5)).tolist() == pytest.approx([0.4 / math.sqrt(12)])
     second = greys(0)
     second[0, 0, 0, 0] = 1  # parents that differ in one value, which is off by .5, 11 others by .25
     wanted = math.sqrt((0.5**2 + 11 * 0.25**2) / 12)
     images = greys(0.25)
     images[0, 0, 0, 0] = 1
-    assert linearity(mixes_of(images, greys(0), second, 0.5)).tolist() == pytest.approx([wanted])
+    assert distance_from_blend(mixes_of(images, greys(0), second, 0.5)).tolist() == pytest.approx([wanted])
 
 
 def test_two_overlaid_images_have_no_linearity_and_a_gradient_that_is_finite() -> None:
     first, second = greys(0, 0.2), greys(1, 0.6)
     images = greys(0.25, 0.4).requires_grad_()
-    found = linearity(mixes_of(images, first, second, 0.25, 0.5))
+    found = distance_from_blend(mixes_of(images, first, second, 0.25, 0.5))
     assert found.tolist() == pytest.approx([0, 0], abs=1e-5)
     (gradient,) = torch.autograd.grad(found.sum(), images)
     assert gradient.isfinite().all()
     # A little off, it pulls away from the blend: d|off| / d image is 1 / pixels.
     off = greys(0.26, 0.39).requires_grad_()
-    (gradient,) = torch.autograd.grad(linearity(mixes_of(off, first, second, 0.25, 0.5)).sum(), off)
+    (gradient,) = torch.autograd.grad(distance_from_blend(mixes_of(off, first, second, 0.25, 0.5)).sum(), off)
     torch.testing.assert_close(gradient, greys(1 / 12, -1 / 12), rtol=1e-3, atol=0)
 
 
 def test_like_parents_win_nothing_by_being_alike() -> None:
     mixes = mixes_of(greys(0.5, 0.6), greys(0.5, 0.5), greys(0.5, 0.5), 0.5, 0.5)
-    assert linearity(mixes).tolist() == pytest.approx([0, 0.1], abs=1e-5)
+    assert distance_from_blend(mixes).tolist() == pytest.approx([0, 0.1], abs=1e-5)
 
 
 def test_the_critics_score_by_hand() -> None:

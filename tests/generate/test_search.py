@@ -390,10 +390,10 @@ def test_frames_are_the_images_of_their_steps(steps: int, frames: int, shown: li
     assert steps == 0 or not torch.equal(ascent.frames[0], ascent.frames[-1])
 
 
-@pytest.mark.parametrize(("filmed", "shown"), [(1, 1), (3, 3), (5, 5), (64, 5)])
-def test_frames_are_kept_of_the_first_so_many(filmed: int, shown: int) -> None:
+@pytest.mark.parametrize(("recorded", "shown"), [(1, 1), (3, 3), (5, 5), (64, 5)])
+def test_frames_are_kept_of_the_first_so_many(recorded: int, shown: int) -> None:
     start = starting_at(normal(5, LATENTS))
-    ascent = guided(start, decode, brightness, steps=4, frames=3, filmed=filmed)
+    ascent = guided(start, decode, brightness, steps=4, frames=3, recorded=recorded)
     assert ascent.frames.shape == (3, shown, *SHAPE)
     assert torch.equal(ascent.frames[0], start.images[:shown])
     assert torch.equal(ascent.frames[-1], ascent.mixes.images[:shown])  # brighter with every step

@@ -58,12 +58,12 @@ def somebody_requeues() -> Iterator[list[int]]:
 def test_the_signal_to_requeue_is_held_back_until_the_run_has_saved(somebody_requeues: list[int]) -> None:
     assert requeue_signal() == signal.SIGUSR2
     status = RunStatus(lambda **fields: None, lambda trainer: None)
-    status.listen()
+    status.install_handlers()
     signal.raise_signal(signal.SIGTERM)  # Slurm sends it along: left to them, who ignore it
     assert (status.received, somebody_requeues) == (None, [signal.SIGTERM])
     signal.raise_signal(signal.SIGUSR2)
     assert (status.received, somebody_requeues) == (signal.SIGUSR2, [signal.SIGTERM])
-    status.deaf()
+    status.restore_handlers()
     signal.raise_signal(signal.SIGUSR2)
     assert somebody_requeues == [signal.SIGTERM, signal.SIGUSR2]
 
@@ -72,10 +72,10 @@ def test_where_nobody_requeues_the_signals_are_the_runs_own() -> None:
     assert requeue_signal() is None
     before = signal.getsignal(signal.SIGUSR2)
     status = RunStatus(lambda **fields: None, lambda trainer: None)
-    status.listen()
+    status.install_handlers()
     assert signal.getsignal(signal.SIGUSR2) == before
     signal.raise_signal(signal.SIGTERM)
-    status.deaf()
+    status.restore_handlers()
     assert status.received == signal.SIGTERM
 
 

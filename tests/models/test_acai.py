@@ -117,7 +117,7 @@ def test_both_players_gradients_by_hand(tiny, fit, optimizer_steps, assert_gradi
 
 def test_opinions_are_coefficients_not_probabilities(tiny) -> None:
     outputs = torch.tensor([0.3, -0.2])
-    assert torch.equal(tiny("acai").opinion(outputs), outputs)
+    assert torch.equal(tiny("acai").critic_probability(outputs), outputs)
 
 
 def test_the_blind_loss_by_hand(tiny) -> None:

@@ -123,15 +123,15 @@ def test_what_the_critic_and_the_autoencoder_minimise_by_hand(kind: str) -> None
         passing = real  # non-saturating: the label is swapped, not the sign
     else:
         real, fake, passing = 1.5 / 2, (3 + 0.5) / 2, -1.5 / 2
-    assert losses.taken_for_real(outputs, kind).item() == pytest.approx(real, rel=1e-6)
-    assert losses.taken_for_fake(outputs, kind).item() == pytest.approx(fake, rel=1e-6)
-    assert losses.passes_for_real(outputs, kind).item() == pytest.approx(passing, rel=1e-6)
+    assert losses.critic_loss_real(outputs, kind).item() == pytest.approx(real, rel=1e-6)
+    assert losses.critic_loss_fake(outputs, kind).item() == pytest.approx(fake, rel=1e-6)
+    assert losses.generator_loss(outputs, kind).item() == pytest.approx(passing, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["bce", "hinge"])
 def test_the_two_players_pull_a_fakes_output_in_opposite_ways(kind: str) -> None:
     outputs = torch.tensor([0.3, -0.2], requires_grad=True)
-    for loss, sign in ((losses.taken_for_real, -1), (losses.taken_for_fake, 1), (losses.passes_for_real, -1)):
+    for loss, sign in ((losses.critic_loss_real, -1), (losses.critic_loss_fake, 1), (losses.generator_loss, -1)):
         (slope,) = torch.autograd.grad(loss(outputs, kind), outputs)
         assert (slope * sign > 0.1).all()
 
@@ -164,8 +164,8 @@ def test_the_gradient_penalty_is_a_mean_over_images_and_learns_through_the_slope
 def test_at_least_by_hand() -> None:
     logits = torch.tensor([2.0, -1.0, 9.0])
     wanted = [math.log(2), math.log1p(math.exp(3)), math.log1p(math.exp(-7))]
-    assert losses.at_least(logits, 2.0).tolist() == pytest.approx(wanted, rel=1e-5)
-    assert losses.at_least(torch.tensor([[0.0, 1.0]]), 1.0).shape == (1, 2)
+    assert losses.softplus_margin(logits, 2.0).tolist() == pytest.approx(wanted, rel=1e-5)
+    assert losses.softplus_margin(torch.tensor([[0.0, 1.0]]), 1.0).shape == (1, 2)
 
 
 PAIRS = {  # name: (function of one differentiable tensor, that tensor)
@@ -182,8 +182,8 @@ PAIRS = {  # name: (function of one differentiable tensor, that tensor)
     "psnr": (lambda x: losses.psnr(x, torch.zeros_like(x)), (2, 3, 2, 2)),
     "hinge_real": (losses.hinge_real, (4,)),
     "hinge_fake": (losses.hinge_fake, (4,)),
-    "passes_for_real": (lambda x: losses.passes_for_real(x, "hinge"), (4,)),
-    "at_least": (lambda x: losses.at_least(x, 0.2), (4,)),
+    "generator_loss": (lambda x: losses.generator_loss(x, "hinge"), (4,)),
+    "at_least": (lambda x: losses.softplus_margin(x, 0.2), (4,)),
 }
 
 

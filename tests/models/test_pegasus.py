@@ -173,8 +173,8 @@ def test_every_term_by_hand(kind, learned, tiny, eight) -> None:
         leaning(model, 0.6, -0.4)
     wanted, wanted_critic, fakes = by_hand(model, eight, kind, (0.2, 0.6))
     step = model.forward_batch(eight, LABELS)
-    assert step.further.keys() == fakes.keys() - {"reconstruction"}
-    for name, images in step.further.items():
+    assert step.extra_images.keys() == fakes.keys() - {"reconstruction"}
+    for name, images in step.extra_images.items():
         torch.testing.assert_close(images, fakes[name])
     terms, critic = model.autoencoder_losses(step), model.critic_losses(step)
     for found, expected in ((terms, wanted), (critic, wanted_critic)):
@@ -234,11 +234,11 @@ def test_the_shares_sum_to_one_and_what_weighs_nothing_is_not_shown(fakes, wante
     assert critic.keys() == {"real", *wanted}
     with torch.no_grad():
         for name, share in wanted.items():
-            outputs = model.critic({"reconstruction": step.reconstructions, **step.further}[name])
+            outputs = model.critic({"reconstruction": step.reconstructions, **step.extra_images}[name])
             assert terms[f"adversarial_{name}"].item() == pytest.approx(-share * outputs.mean().item(), rel=1e-4)
             hinge = (1 + outputs).clamp(min=0).mean().item()
             assert critic[name].item() == pytest.approx(share * hinge, rel=1e-4)
-    assert ("sample" in step.further) == (fakes[2] > 0)  # nor decoded
+    assert ("sample" in step.extra_images) == (fakes[2] > 0)  # nor decoded
 
 
 @pytest.mark.parametrize(
@@ -262,14 +262,14 @@ def test_of_chimeras_the_critic_has_its_share_and_the_autoencoder_none(fakes, wa
     }
     with torch.no_grad():
         for name, share in wanted.items():
-            outputs = model.critic({"reconstruction": step.reconstructions, **step.further}[name])
+            outputs = model.critic({"reconstruction": step.reconstructions, **step.extra_images}[name])
             hinge = (1 + outputs).clamp(min=0).mean().item()
             assert critic[name].item() == pytest.approx(share * hinge, rel=1e-4)
             assert f"critic/{'fake' if name == 'reconstruction' else name}" in model._watched
             if name != "chimera":
                 assert terms[f"adversarial_{name}"].item() == pytest.approx(-share * outputs.mean().item(), rel=1e-4)
         # The mixing hears the critic at its own weight, whether or not the critic learns from chimeras.
-        passes = -2 * model.critic(step.further["chimera"]).mean().item()
+        passes = -2 * model.critic(step.extra_images["chimera"]).mean().item()
     assert terms["chimera"].item() == pytest.approx(passes, rel=1e-4)
 
 
@@ -279,7 +279,7 @@ def test_without_learned_mixing_there_are_no_chimeras_to_share_in(tiny, eight) -
     step = model.forward_batch(eight, LABELS)
     critic = model.critic_losses(step)
     assert critic.keys() == {"real", "reconstruction", "mix"}
-    outputs = model.critic(step.further["mix"])
+    outputs = model.critic(step.extra_images["mix"])
     assert critic["mix"].item() == pytest.approx((1 + outputs).clamp(min=0).mean().item() / 2, rel=1e-4)
     assert "stay" not in model.autoencoder_losses(step)
 
@@ -366,7 +366,7 @@ def test_a_mix_begins_at_the_first_class(tiny, eight) -> None:
     for ratio, chosen in ((0.0, FIRST), (1.0, SECOND)):
         model = tiny("pegasus", {"mix_ratio": [ratio, ratio], **ALONE})
         step = model.forward_batch(eight, LABELS)
-        torch.testing.assert_close(step.further["mix"], step.reconstructions[chosen], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(step.extra_images["mix"], step.reconstructions[chosen], rtol=1e-4, atol=1e-5)
 
 
 def test_ratios_are_drawn_from_their_range(tiny, eight) -> None:
@@ -377,7 +377,7 @@ def test_ratios_are_drawn_from_their_range(tiny, eight) -> None:
         step = model.forward_batch(eight, LABELS)
         asked.append(model._ratios)
     mixed = step.codes[FIRST] + asked[-1][:, None] * (step.codes[SECOND] - step.codes[FIRST])
-    torch.testing.assert_close(step.further["mix"], torch.sigmoid(model.decoder(mixed)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(step.extra_images["mix"], torch.sigmoid(model.decoder(mixed)), rtol=1e-4, atol=1e-5)
     ratios = torch.stack(asked)
     assert ratios.shape == (50, 4)
     assert 0.4 <= ratios.min() < 0.41
@@ -615,7 +615,7 @@ def test_decoding_chimeras_leaves_the_decoder_as_it_was(decoder, tiny, eight) ->
     for name, value in twin.decoder.named_buffers():
         assert torch.equal(dict(model.decoder.named_buffers())[name], value), name
         assert not torch.equal(value, before[name]), name
-    torch.testing.assert_close(step.further["mix"], other.further["mix"])
+    torch.testing.assert_close(step.extra_images["mix"], other.extra_images["mix"])
     torch.testing.assert_close(step.reconstructions, other.reconstructions)
     assert all(p.requires_grad for p in model.decoder.parameters())
     assert model.decoder.training
@@ -632,7 +632,7 @@ def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
     other = None if averaged is None else {k: v.clone() for k, v in model.averaged["decoder"].state_dict().items()}
     step = model.forward_batch(eight, LABELS)
     learned = leant(step.codes[FIRST], step.codes[SECOND], model._ratios, 1.0)
-    batch = step.further["chimera"]
+    batch = step.extra_images["chimera"]
     with model.inference():
         torch.testing.assert_close(batch, model.decode(learned), rtol=1e-4, atol=1e-5)
     if other is not None:
@@ -655,7 +655,7 @@ def test_the_mixing_steps_on_gradients_through_the_function_of_inference(
     step = twin.forward_batch(eight, LABELS)  # its statistics are now those of inference
     decoder = copy.deepcopy(twin.decoder if averaged is None else twin.averaged["decoder"]).eval()
     mixed = twin.mixer(step.codes.detach()[FIRST], step.codes.detach()[SECOND], twin._ratios)
-    step.further["chimera"] = torch.sigmoid(decoder(mixed))
+    step.extra_images["chimera"] = torch.sigmoid(decoder(mixed))
     terms = twin.autoencoder_losses(step)
     assert_gradients(steps[0], "mixer", twin.mixer, sum(terms[name] for name in CHIMERAS))
 
@@ -666,7 +666,7 @@ def test_the_layout_counts_pairs_of_both_classes_alone(learned, tiny, eight) -> 
     config = {"weights": {"layout": 2.0}, "mix_ratio": [0.25, 0.25], "learned_mixing": learned}
     model = tiny("pegasus", config)
     step = (leaning(model) if learned else model).forward_batch(eight, labels)
-    chimera = step.further["chimera" if learned else "mix"][0]
+    chimera = step.extra_images["chimera" if learned else "mix"][0]
     wanted = (cells(chimera) - cells(0.75 * eight[0] + 0.25 * eight[3])).square().sum()
     assert model.autoencoder_losses(step)["layout"].item() == pytest.approx(2 * wanted.item() / 4, rel=1e-4)
 
@@ -696,10 +696,10 @@ def test_chimeras_are_shown_to_the_critic_altered_in_their_own_way(tiny, eight) 
     model = leaning(tiny("pegasus", config))
     step = model.forward_batch(eight, LABELS)
     uniforms = torch.rand(4, 8, generator=generator(0, Stream.AUGMENTATION, 5 << 40))
-    outputs = model.critic(augment(step.further["chimera"], uniforms, ("brightness",)))
+    outputs = model.critic(augment(step.extra_images["chimera"], uniforms, ("brightness",)))
     wanted = 2 * functional.softplus(-outputs).mean().item()
     assert model.autoencoder_losses(step)["chimera"].item() == pytest.approx(wanted, rel=1e-4)
-    plain = 2 * functional.softplus(-model.critic(step.further["chimera"])).mean().item()
+    plain = 2 * functional.softplus(-model.critic(step.extra_images["chimera"])).mean().item()
     assert abs(plain - wanted) > 1e-5
 
 
@@ -720,7 +720,7 @@ def test_learned_mixing_is_used_by_mix_by_interpolate_and_in_training(tiny, eigh
     mixed = step.codes[FIRST] * (1 - gate) + step.codes[SECOND] * gate
     straight = (step.codes[FIRST] + step.codes[SECOND]) / 2
     for name, codes in (("chimera", mixed), ("mix", straight)):
-        torch.testing.assert_close(step.further[name], torch.sigmoid(model.decoder(codes)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(step.extra_images[name], torch.sigmoid(model.decoder(codes)), rtol=1e-4, atol=1e-5)
     model.eval()
     with torch.no_grad():
         start, end = model.encode(eight[:2]).mean, model.encode(eight[2:4]).mean

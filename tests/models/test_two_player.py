@@ -313,14 +313,14 @@ def test_the_parts_of_a_draw_are_told_apart_and_the_first_is_the_draw_itself(tin
 
 def test_without_a_policy_the_critic_sees_the_very_images(tiny, images) -> None:
     model = tiny("adversarial_vae")
-    assert model.seen(images, 0) is images
+    assert model.augment_for_critic(images, 0) is images
 
 
 def test_the_same_part_alters_alike_and_another_part_or_batch_otherwise(tiny, images) -> None:
     model = tiny("adversarial_vae", {"critic_augmentation": ["brightness"]}, seed=5)
 
     def change(batch: Tensor, part: int) -> Tensor:
-        return (model.seen(batch, part) - batch)[:, 0, 0, 0]
+        return (model.augment_for_critic(batch, part) - batch)[:, 0, 0, 0]
 
     first = change(images, 1)
     torch.testing.assert_close(change(1 - images, 1), first)

@@ -17,14 +17,14 @@ from pegasus_lightning.recognisers.training import (
     Muon,
     RecogniserConfig,
     calibrate,
+    fgsm,
     guiding_recipe,
     half_of,
-    hardened,
     hold_out,
     independent_recipe,
     learned_from,
     orthogonalised,
-    shifted,
+    random_shift,
     standard_recipe,
     train_recogniser,
     training_order,
@@ -129,7 +129,7 @@ def test_a_change_made_against_a_linear_loss_by_hand() -> None:
     weights = torch.tensor([3.0, -2.0, 0.0]).view(1, 3, 1, 1).expand(5, 3, 32, 32)
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     source = torch.Generator().manual_seed(1)
-    change = hardened(images, 0.1, lambda x: (weights * x).sum(), source) - images
+    change = fgsm(images, 0.1, lambda x: (weights * x).sum(), source) - images
     # From a start u in [-0.1, 0.1) by 0.125 with the slope, held within 0.1; where there is no slope the start stays.
     start = (2 * torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 1) * 0.1
     wanted = torch.stack([(start[:, 0] + 0.125).clamp(max=0.1), (start[:, 1] - 0.125).clamp(min=-0.1), start[:, 2]], 1)
@@ -150,7 +150,7 @@ def test_the_change_is_small_raises_the_loss_and_leaves_no_gradient_behind() -> 
         return nn.functional.binary_cross_entropy_with_logits(model.head(model.features(seen)), kinds.targets)
 
     kept = images.clone()
-    changed = hardened(images, 2 / 255, loss, torch.Generator().manual_seed(0))
+    changed = fgsm(images, 2 / 255, loss, torch.Generator().manual_seed(0))
     assert torch.equal(images, kept)
     assert (changed - images).abs().max() <= 2 / 255 + 1e-6
     random = images + (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1) * 2 / 255
@@ -159,13 +159,13 @@ def test_the_change_is_small_raises_the_loss_and_leaves_no_gradient_behind() -> 
     assert at_last > at_random + 2 * (at_random - at_first).abs()
     assert at_last > at_first * 1.01
     assert all(parameter.grad is None for parameter in model.parameters())
-    again = hardened(images, 2 / 255, loss, torch.Generator().manual_seed(0))
+    again = fgsm(images, 2 / 255, loss, torch.Generator().manual_seed(0))
     torch.testing.assert_close(again, changed)
 
 
 def test_shifts_reach_as_far_as_they_may_and_are_reflected_at_the_edge() -> None:
     image = torch.arange(32.0 * 32).view(1, 1, 32, 32).repeat(400, 3, 1, 1)
-    moved = shifted(image, 2, torch.Generator().manual_seed(0))
+    moved = random_shift(image, 2, torch.Generator().manual_seed(0))
     corners = {(int(corner) // 32, int(corner) % 32) for corner in moved[:, 0, 2, 2]}
     assert corners == {(row, column) for row in range(5) for column in range(5)}
     for one in moved[:20, 1]:
@@ -173,7 +173,7 @@ def test_shifts_reach_as_far_as_they_may_and_are_reflected_at_the_edge() -> None
         rows = [abs(row - 2 + i) if row - 2 + i < 32 else 62 - (row - 2 + i) for i in range(32)]
         columns = [abs(column - 2 + i) if column - 2 + i < 32 else 62 - (column - 2 + i) for i in range(32)]
         assert one.tolist() == [[32.0 * r + c for c in columns] for r in rows]
-    assert torch.equal(shifted(image[:3], 0, torch.Generator()), image[:3])
+    assert torch.equal(random_shift(image[:3], 0, torch.Generator()), image[:3])
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5), (6, 6)])
@@ -300,7 +300,7 @@ def test_of_its_half_alone_it_learns_and_is_calibrated() -> None:
 
 
 def test_it_learns_from_what_was_altered_and_then_made_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    augment, harden = training.augment, training.hardened
+    augment, harden = training.augment, training.fgsm
     altered, attacked, losses = [], [], []
 
     def augmented(images: Tensor, numbers: Tensor, policy: tuple[str, ...]) -> Tensor:
@@ -313,7 +313,7 @@ def test_it_learns_from_what_was_altered_and_then_made_against_it(monkeypatch: p
         return result
 
     monkeypatch.setattr(training, "augment", augmented)
-    monkeypatch.setattr(training, "hardened", made_hard)
+    monkeypatch.setattr(training, "fgsm", made_hard)
     config = RecogniserConfig("residual", seed=3, least=1, most=60, batch_size=30)
     policy = ("brightness", "cutout")
     guided = dataclasses.replace(config, augmentation=policy, adversarial=0.01)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pegasus_lightning.utils.randomness import Stream, generator
 
-MOST_DRAWS = 2**22  # indices drawn at once: 32 MB
+MAX_DRAWS = 2**22  # indices drawn at once: 32 MB
 
 
 class Recognisability(NamedTuple):
@@ -54,7 +54,7 @@ def bootstrap_interval(
     if not len(values):
         return float("nan"), float("nan")
     random = generator(seed, Stream.BOOTSTRAP)
-    rows = max(1, MOST_DRAWS // len(values))
+    rows = max(1, MAX_DRAWS // len(values))
     means = [
         values[torch.randint(len(values), (min(rows, resamples - done), len(values)), generator=random)].mean(1)
         for done in range(0, resamples, rows)

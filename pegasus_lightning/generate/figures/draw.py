@@ -11,7 +11,7 @@ import torch
 from pegasus_lightning.generate.figures import mixes as chimera
 from pegasus_lightning.generate.figures.networks import diagram_figure, plan
 from pegasus_lightning.generate.mixing import Recipes, mixing_of
-from pegasus_lightning.generate.sampler import Pegasi, Workshop
+from pegasus_lightning.generate.sampler import Pegasi, Sampler
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.image_grid import save_png
@@ -49,16 +49,16 @@ def _footer(run: TrainedRun, settings: dict[str, Any], tried: int) -> str:
     return f"{run.name}, batch {run.model.batches_done}, {done}, {drawn}, {sought}{judge}, {seed}"
 
 
-def draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """The figures that are wanted and that there is something to draw for, by name."""
     chosen, mixes = pegasi.chosen, pegasi.mixes
     footer = _footer(run, settings, pegasi.tried)
-    look: dict[str, Any] = {"classes": workshop.parents.classes, "footer": footer}
+    look: dict[str, Any] = {"classes": sampler.parents.classes, "footer": footer}
     scaled = look | {"scale": settings["image_scale"]}
     low, high = settings["pegasus"]["ratio"]
     best = pegasi.best(1 + GALLERY)
     top, others = best[:1], best[1:]
-    first, second = (images[0] for images in workshop.originals(chosen.take(top)))
+    first, second = (images[0] for images in sampler.originals(chosen.take(top)))
     pictures = {}
     if wants(settings, "pegasi") and len(chosen) > 1:
         pictures["pegasi"] = chimera.pegasi_figure(mixes.images[:SHOWN], **scaled)
@@ -81,7 +81,7 @@ def draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str
     ratios = torch.linspace(0, 1, REPEAT_STEPS)
     if wants(settings, "interpolation") and settings["first"] is not None and settings["originals"]:
         pictures["interpolation"] = chimera.interpolation_figure(
-            workshop.interpolations(chosen.take(top), ratios)[0],
+            sampler.interpolations(chosen.take(top), ratios)[0],
             ratios=ratios,
             parents=(first, second),
             pegasus_range=(low, high),
@@ -90,9 +90,9 @@ def draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str
     if wants(settings, "repeats"):
         again = chosen.take(top.repeat(REPEATS))
         anew = Recipes(again.first, again.second, again.ratios, pegasi.tried + torch.arange(REPEATS))
-        fixed = not (workshop.mixer.sampled and run.model.config.sample_codes)
+        fixed = not (sampler.mixer.sampled and run.model.config.sample_codes)
         pictures["repeats"] = chimera.repeats_figure(
-            workshop.interpolations(anew, ratios),
+            sampler.interpolations(anew, ratios),
             ratios=ratios,
             pegasus_range=(low, high),
             note="All rows are alike: the codes are not sampled." if fixed else "",
@@ -100,8 +100,8 @@ def draw(run: TrainedRun, workshop: Workshop, pegasi: Pegasi, settings: dict[str
         )
     if wants(settings, "diagram"):
         pictures["diagram"] = diagram(run.model, title=f"The networks of {run.name}", footer=footer)
-    if wants(settings, "filmstrip") and pegasi.ascent is not None and pegasi.filmed is not None:
-        ascent, shown = pegasi.ascent, pegasi.filmed[:STRIPS]
+    if wants(settings, "filmstrip") and pegasi.ascent is not None and pegasi.recorded is not None:
+        ascent, shown = pegasi.ascent, pegasi.recorded[:STRIPS]
         pictures["filmstrip"] = chimera.filmstrip_figure(
             ascent.frames[:, : len(shown)], steps=ascent.steps, trace=ascent.trace[:, shown], **scaled
         )

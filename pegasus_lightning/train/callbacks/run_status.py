@@ -13,7 +13,7 @@ import torch
 from pegasus_lightning.utils.errors import SIGNALS, Interrupted
 
 REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # by one of these a cluster's launcher says that the time is nearly over
-AGREE_EVERY = 10  # batches: to agree, the processes wait for their devices
+SYNC_EVERY = 10  # batches: to agree, the processes wait for their devices
 
 
 def requeue_signal() -> int | None:
@@ -50,14 +50,14 @@ class RunStatus(pl.Callback):
             raise KeyboardInterrupt  # a second Ctrl-C does not wait for the end of the batch
         self.received = number
 
-    def listen(self) -> None:
-        """Take the signals over; `deaf` gives them back."""
+    def install_handlers(self) -> None:
+        """Take the signals over; `restore_handlers` gives them back."""
         requeue = requeue_signal()
         numbers = SIGNALS if requeue is None else (signal.SIGINT, requeue)
         self._left_alone = {} if requeue is None else {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
         self._former = {number: signal.signal(number, self._receive) for number in numbers}
 
-    def deaf(self) -> None:
+    def restore_handlers(self) -> None:
         """Give the signals back."""
         for number, handler in (self._former | self._left_alone).items():
             signal.signal(number, handler)
@@ -68,14 +68,14 @@ class RunStatus(pl.Callback):
         if self.received is not None:
             raise Interrupted(self.received)
 
-    def agree(self, trainer: pl.Trainer) -> None:
+    def sync_signal(self, trainer: pl.Trainer) -> None:
         """Let every process of a data-parallel run know of a signal that any of them has received."""
         if trainer.world_size > 1:
             number = torch.tensor([self.received or 0], device=trainer.strategy.root_device)
             torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
             self.received = int(number.item()) or None
 
-    def _listen_again(self) -> None:
+    def _reinstall_handlers(self) -> None:
         # Lightning puts a SIGTERM handler of its own around what it finds, which exits with 0 and saves nothing.
         for number in self._former:
             signal.signal(number, self._receive)
@@ -83,22 +83,22 @@ class RunStatus(pl.Callback):
             signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._listen_again()
+        self._reinstall_handlers()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._listen_again()
+        self._reinstall_handlers()
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        self.agree(trainer)
+        self.sync_signal(trainer)
         self.check()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         if trainer.is_last_batch:
             return
         if trainer.world_size > 1:
-            if pl_module.batches_done % AGREE_EVERY:
+            if pl_module.batches_done % SYNC_EVERY:
                 return
-            self.agree(trainer)
+            self.sync_signal(trainer)
         if self.received is not None:
             self.save(trainer)
             self.report(epochs=trainer.current_epoch, batches=pl_module.batches_done)
@@ -106,4 +106,4 @@ class RunStatus(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.report(epochs=trainer.current_epoch + 1, batches=pl_module.batches_done, metrics=pl_module.latest)
-        self.agree(trainer)
+        self.sync_signal(trainer)

@@ -12,7 +12,7 @@ from pegasus_lightning.evaluate.criteria import line_statistics, path_statistics
 from pegasus_lightning.evaluate.metrics import interpolation
 from pegasus_lightning.evaluate.metrics.interpolation import nearest_line, smoothness
 from pegasus_lightning.generate.mixing import Mixes
-from pegasus_lightning.generate.scores import linearity
+from pegasus_lightning.generate.scores import distance_from_blend
 
 
 def grey(*levels: float) -> Tensor:
@@ -74,7 +74,7 @@ def test_a_jump_and_a_standstill() -> None:
 def test_linearity_is_that_of_the_search() -> None:
     frames = noise(6, 5)
     mixes = Mixes(torch.zeros(6, 1), frames[:, 2], frames[:, 0], frames[:, 4], torch.full((6,), 0.5))
-    torch.testing.assert_close(path_statistics(frames).linearity, linearity(mixes))
+    torch.testing.assert_close(path_statistics(frames).linearity, distance_from_blend(mixes))
 
 
 def colours(images: Tensor) -> Tensor:

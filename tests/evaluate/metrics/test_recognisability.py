@@ -63,7 +63,7 @@ def test_the_draws_in_portions_are_as_many_as_asked(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "quantile", lambda means, tails: seen.append(len(means)) or quantile(means, tails))
     whole = bootstrap_interval(values, resamples=1000)
     assert bootstrap_interval(values) == whole  # the default
-    monkeypatch.setattr("pegasus_lightning.evaluate.metrics.recognisability.MOST_DRAWS", 30 * 7)
+    monkeypatch.setattr("pegasus_lightning.evaluate.metrics.recognisability.MAX_DRAWS", 30 * 7)
     drawn.clear()
     portions = bootstrap_interval(values, resamples=1000)
     assert seen == [1000, 1000, 1000]

@@ -30,9 +30,9 @@ class Notes:
 def notes() -> Iterator[Notes]:
     former = {number: signal.getsignal(number) for number in SIGNALS}
     notes = Notes()
-    notes.callback.listen()
+    notes.callback.install_handlers()
     yield notes
-    notes.callback.deaf()
+    notes.callback.restore_handlers()
     assert {number: signal.getsignal(number) for number in SIGNALS} == former
 
 
@@ -84,8 +84,8 @@ def test_the_signals_are_given_back() -> None:
     former = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
     try:
         notes = Notes()
-        notes.callback.listen()
-        notes.callback.deaf()
+        notes.callback.install_handlers()
+        notes.callback.restore_handlers()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert received == [signal.SIGUSR1]
         notes.callback.check()
