@@ -1,9 +1,9 @@
-"""The tables of experiments/ablation, out of the scorecards in a folder of evaluated runs:
+"""Tables of experiments/ablation, from the scorecards in a folder of evaluated runs.
 
     python experiments/ablation/table.py runs/first_light
 
-First the pegasi of every group of runs (means over seeds, half widths of 95 % intervals), then their differences to
-the baseline, then the controls, then the models' own figures.
+Prints the pegasi of every group of runs (means over seeds, half widths of 95 % intervals), their differences to the
+baseline, the controls, and the measures of the models themselves.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The figures of experiments/figures, out of the trained runs of experiments/first_light.
+"""Figures of experiments/figures, from the trained runs of experiments/first_light.
 
     python experiments/figures/make.py runs/first_light [data.root=FOLDER]
 
-calls `python -m pegasus_lightning.generate` on every preset's run at seed 0 and half width, three times: no search, the
-best of 10,000, guided; then on all together. Parents are shown as reconstructions: no photograph gets here. The PNGs
-keep six bits of each colour, so that they stay small.
+calls `python -m pegasus_lightning.generate` three times on every preset's run at seed 0 and half width (no search, the
+best of 10,000, guided), then once on all runs. Parents are shown as reconstructions, never as photographs. The PNGs
+keep six bits of each colour channel, for size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 PRESETS = ["vae", "adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm", "vae_gan", "acai"]
 PRESETS += ["acai_paper"]
 HERE = Path(__file__).parent
-# Folder of results -> options, and which of its pictures are kept under what name.
+# Name of the search -> options of the command, and figures to keep with their new names.
 WAYS = {
     "drawn": (["figures=[pegasi,repeats,diagram]"], {"pegasi": "pegasi", "repeats": "repeats", "diagram": "diagram"}),
     "best": (
@@ -36,13 +36,13 @@ WAYS = {
 
 
 def generate(*arguments: str) -> None:
-    """One call of the command."""
+    """Run the generate command once."""
     common = ["originals=false", "image_scale=2", "gpus=0"]
     subprocess.run([sys.executable, "-m", "pegasus_lightning.generate", *arguments, *common], check=True)
 
 
 def keep(picture: Path, place: Path) -> None:
-    """Copy a PNG in 64 shades of each colour."""
+    """Copy a PNG with 64 levels in each colour channel."""
     place.parent.mkdir(parents=True, exist_ok=True)
     shades = Image.open(picture).convert("RGB").point(lambda value: round(value / 255 * 63) * 255 // 63)
     shades.save(place, optimize=True)

@@ -1,9 +1,9 @@
-"""Table and pictures of experiments/first_light, out of the trained runs.
+"""Table and pictures of experiments/first_light, from the trained runs.
 
     python experiments/first_light/table.py runs/first_light
 
-measures every finished run's last checkpoint on its test split, prints the table as Markdown, and draws each
-run's grids of decoded images (interpolations, mixes and prior samples: model outputs only) beside this file.
+measures the last checkpoint of every finished run on its test split, prints the table as Markdown, and writes each
+run's grids of decoded images (interpolations, mixes and prior samples: model outputs only) next to this file.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ HEAD += ["C(real)", "C(fake)", "images/s in training"]
 
 
 def preset_of(run: Path) -> str:
-    """The preset's name, which the folder's name begins with."""
+    """Return the preset's name, the first part of the folder's name."""
     return run.name.partition(",")[0]
 
 
 def figures_of(run: Path) -> list[str]:
-    """The table's cells for one run; its pictures are drawn."""
+    """Return the table's cells for one run, and write its pictures."""
     config = OmegaConf.load(run / "config.yaml")
     status = json.loads((run / "status.json").read_text())
     model = load_model(run)

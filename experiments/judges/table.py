@@ -1,10 +1,10 @@
-"""The judges judged: sets of images that are known for what they are. The tables of experiments/judges.
+"""Tables of experiments/judges: the recognisers and metrics on sets of images whose content is known.
 
     python experiments/judges/table.py data=image_folder data.root=FOLDER
     python experiments/judges/table.py data=silhouettes
 
-Both recognisers judge; rows are real test images, training images passed off as samples (every second one mirrored),
-noise, one grey, real test images blurred, and the two controls made of test photographs without any model.
+One table for each of the two recognisers. Rows: real test images, training images passed off as samples (every second
+one mirrored), noise, one grey, blurred real test images, and the two controls made of test photographs without a model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS += ("nearest_pixels", "nearest_features", "memorised", "variety")
 
 
 def sets(train: Tensor, test: ImageSet, both: Tensor) -> dict[str, Tensor]:
-    """Images (N, 3, 32, 32) in [0, 1] by name."""
+    """Return the sets of images, (N, 3, 32, 32) in [0, 1] each, by name."""
     noise = torch.Generator().manual_seed(0)
     real = to_float(test.images[:COUNT])
     copies = to_float(train[:COUNT])

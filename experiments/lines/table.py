@@ -1,9 +1,9 @@
-"""ACAI's own check of interpolations: the table and the picture of experiments/lines.
+"""Table and picture of experiments/lines: the ACAI paper's test of interpolations.
 
     python experiments/lines/table.py runs/lines
 
-1,000 pairs of test lines, any two angles, 16 frames each from posterior means (Berthelot et al. 2018, sec. 3.2).
-Controls: the pixel interpolation of the same pairs, and lines that turn evenly the shorter way, as good as it gets.
+1,000 pairs of test lines with any two angles, 16 frames each from posterior means (Berthelot et al. 2018, sec. 3.2).
+Controls: the pixel interpolation of the same pairs, and lines that turn evenly the shorter way (the upper bound).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COUNT, FRAMES, SHOWN = 1000, 16, 6
 
 
 def turning(count: int) -> Tensor:
-    """(count, FRAMES, 3, 32, 32): lines that turn evenly by up to half a circle."""
+    """Return lines that turn evenly by up to half a circle, (count, FRAMES, 3, 32, 32)."""
     noise = torch.rand(2, count, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     angles = 2 * math.pi * noise[0] + math.pi * (2 * noise[1] - 1) * torch.linspace(0, 1, FRAMES)
     return lines.line_images(angles.flatten())[:, None].expand(-1, 3, -1, -1).unflatten(0, angles.shape)

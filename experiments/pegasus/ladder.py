@@ -1,12 +1,13 @@
-"""The ladder from the source document's baseline to `model=pegasus`, a rung an ingredient, on one budget:
+"""Ladder from the source document's baseline to `model=pegasus`: one ingredient more on each rung, on one budget.
 
     python experiments/pegasus/ladder.py --data cifar10-images --epochs 4 --channels 32 --seeds 0 1
     python -m pegasus_lightning.evaluate run=runs/pegasus_ladder reporter=independent score.judge=committee
     python experiments/pegasus/table.py runs/pegasus_ladder
 
-Each rung is trained by the command itself, one after another; a run that was finished is left alone, so that the same
-command goes on where it was stopped. `--list` prints the commands. (The last rung is the preset but
-for the adversarial weight, 3 here, 2 there. From `mixes` on the critic's Adam has a beta2 of .99, before of .999.)
+(The source document is a student project on adversarial VAEs: see experiments/README.md.) The training command trains
+the rungs one after another and skips finished runs, so the same command continues after a stop. `--list` prints the
+commands. The last rung is the preset except for the adversarial weight, 3 here, 2 there. From `mixes` on the critic's
+Adam has a beta2 of .99, before of .999.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MIXING = [
     "model.weights.layout=2",
     "model.weights.stay=0.01",
 ]
-# (name, what it adds to the rung before); the first on model=adversarial_vae, from `mixes` on on model=pegasus.
+# (name, what it adds to the rung before). model=adversarial_vae before `mixes`, model=pegasus from there on.
 RUNGS: list[tuple[str, list[str]]] = [
     ("baseline", []),
     ("residual_decoder", ["model.networks.decoder=residual"]),
@@ -38,7 +39,7 @@ RUNGS: list[tuple[str, list[str]]] = [
     ("learned_mixing", MIXING),
 ]
 FIRST_OF_OURS = "mixes"
-# What the preset model=pegasus has beside the rungs so far, taken back.
+# Settings of the preset model=pegasus that later rungs add, switched off.
 BARE = [
     "model.weights.perceptual=0",
     "model.weights.guidance=0",
@@ -46,7 +47,7 @@ BARE = [
     "model.weights.stay=0",
     "model.learned_mixing=false",
 ]
-# Each on top of the whole ladder, in place of what it names.
+# Each is the whole ladder with these settings replaced.
 ALTERNATIVES: list[tuple[str, list[str]]] = [
     ("and_guided_decoder", ["model.learned_mixing=false", "model.weights.stay=0"]),
     ("and_prior_samples", ["model.weights.fake_sample=0.25"]),
@@ -62,7 +63,7 @@ ALTERNATIVES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "and_batch_norm_critic",  # of the first rungs
+        "and_batch_norm_critic",  # the critic of the first rungs
         [
             "model.networks.critic_batch_norm=true",
             "model.networks.critic_stem=false",
@@ -77,7 +78,7 @@ ALTERNATIVES: list[tuple[str, list[str]]] = [
 
 
 def commands(data: str, epochs: int, seeds: list[int], channels: int) -> list[tuple[str, list[str]]]:
-    """(run's name, arguments) of every rung at every seed, the rungs of one seed together."""
+    """Return (run's name, arguments) of every rung at every seed, grouped by seed."""
     found = []
     for seed in seeds:
         added: list[str] = []
@@ -96,18 +97,18 @@ def _arguments(name: str, model: str, added: list[str], data: str, epochs: int, 
     length = [f"trainer.max_epochs={epochs}", f"callbacks.images_every_n_epochs={epochs}", f"seed={seed}"]
     if model == "pegasus":
         added = [*BARE, *added]
-    kept = {item.partition("=")[0]: item for item in added}  # the last word on each field counts
+    kept = {item.partition("=")[0]: item for item in added}  # the last value of each field counts
     return [f"model={model}", f"model.networks.channels={channels}", *kept.values(), *place, *length]
 
 
 def main() -> None:
-    """Run them, or list them."""
+    """Run or list the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of photographs: FOLDER/{train,test}/{horse,bird}/*.jpg")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--only", nargs="+", help="these rungs alone")
+    parser.add_argument("--only", nargs="+", help="only these rungs")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     for name, arguments in commands(options.data, options.epochs, options.seeds, options.channels):

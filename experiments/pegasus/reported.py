@@ -1,9 +1,9 @@
-"""What the reporting recogniser, which has no part in a search, says of what `generate` made:
+"""The reporting recogniser, which has no part in a search, on the output of `generate`.
 
     python experiments/pegasus/reported.py --data cifar10-images FOLDER [FOLDER ...]
 
-FOLDER holds `pegasi.npz`. Prints for each the share of its pegasi that show both classes, by B (with the 95 % interval)
-and by each that guides (A), and their mean distance from one another in pixels.
+FOLDER holds `pegasi.npz`. Prints for each folder the share of pegasi in which B, the reporting recogniser, sees both
+classes (with the 95 % interval), the same for each guiding recogniser (A), and their mean pairwise distance in pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pegasus_lightning.utils.tensors import to_float
 
 
 def main() -> None:
-    """Print a line a folder."""
+    """Print the result of each folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the folder of photographs, as in data.root=")
     parser.add_argument("folders", type=Path, nargs="+")

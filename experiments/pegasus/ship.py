@@ -1,9 +1,9 @@
-"""Write a trained run as the weights that come with the package (`pegasus_lightning/generate/pretrained.py`):
+"""Write a trained run as weights of the package (`pegasus_lightning/generate/pretrained.py`).
 
     python experiments/pegasus/ship.py runs/pegasus/... --name pegasus --trained-from "JPEG copies ..."
 
-The run's own data are read, for the statistics of its codes, and its guide, which goes along. Prints the SHA-256 that
-`shipped.PRETRAINED` has to name.
+Reads the run's data, for the statistics of its codes, and packs its guide too. Prints the SHA-256 to enter in
+`pegasus_lightning.generate.pretrained.PRETRAINED`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--name", default="pegasus")
-    parser.add_argument("--trained-from", required=True, help="what the training images were, in words")
+    parser.add_argument("--trained-from", required=True, help="description of the training images")
     options = parser.parse_args()
     run = open_run(options.run)
     if run.config is None:

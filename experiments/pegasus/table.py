@@ -1,8 +1,8 @@
-"""The ladder's table, out of the scorecards of its runs (see `ladder.py`):
+"""Table of the ladder, from the scorecards of its runs (see `ladder.py`).
 
     python experiments/pegasus/table.py runs/pegasus_ladder
 
-A row a rung: means over seeds with half their 95 % intervals; then the controls, which are the same for all.
+One row for each rung: means over seeds with half their 95 % intervals; then the controls, equal for all rungs.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ OF_PEGASI = (
 
 
 def images_per_second(run: Path) -> float:
-    """The median over a run's intervals."""
+    """Return the median of the logged speeds of a run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return statistics.median(line[key] for line in lines for key in ["speed/images_per_second"] if key in line)
 
 
 def figures(cards: list[Scorecard], row: str) -> list[str]:
-    """Of one set of images, a cell a measure."""
+    """Return one cell for each measure of a set of images."""
     cells = []
     for name in OF_PEGASI:
         found = [card.rows[row][name] for card in cards if name in card.rows[row]]

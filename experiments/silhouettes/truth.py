@@ -1,12 +1,12 @@
-"""How near pegasi come to true ones, on drawings, where the truth is known: the tables of experiments/silhouettes.
+"""Tables of experiments/silhouettes: distance of mixes from true pegasi, on drawings, where the truth is known.
 
     python experiments/silhouettes/truth.py runs/silhouettes
 
-Horses, birds and true pegasi are drawn anew: no run has seen them, and pegasus i is horse i with wings. Every run
-mixes the same pairs at the same ratios. A mix is compared with the nearest of 4,000 other true pegasi, in two ways:
+Horses, birds and true pegasi are drawn with new seeds, so no run was trained on them; pegasus i is horse i with wings.
+Every run mixes the same pairs at the same ratios. A mix is compared with the nearest of 4,000 other true pegasi:
 
-pixels  root mean squared error, images in [0, 1]. Softness helps: a blurred anything is near everything.
-shape   Euclidean distance of histograms of oriented gradients (Dalal and Triggs 2005), each block brought to
+pixels  root mean squared error, images in [0, 1]. Softness helps: a blurred image is near everything.
+shape   Euclidean distance of histograms of oriented gradients (Dalal and Triggs 2005), each block normalised to
         length 1, so that softness does not help; 0 to sqrt(2).
 """
 
@@ -36,15 +36,15 @@ BLUR = 1.5  # pixels
 
 
 def pixels(images: Tensor) -> Tensor:
-    """(N, 3072), scaled so that Euclidean distances are root mean squared errors."""
+    """Return images as rows (N, 3072), scaled so that Euclidean distances are root mean squared errors."""
     return images.flatten(1) / images[0].numel() ** 0.5
 
 
 def shape(images: Tensor, cell: int = 4, bins: int = 8) -> Tensor:
-    """Histograms of oriented gradients of the grey image: cells of 4 x 4 pixels, 8 orientations, blocks of 2 x 2 cells.
+    """Return histograms of oriented gradients of the grey images, (N, features) of length 1.
 
-    Contrast has no sign, votes are split between neighbouring orientations, blocks are brought to length 1, cut at .2
-    and brought to length 1 again (the paper's "L2-Hys"); (N, features) of length 1.
+    Cells of 4 x 4 pixels, 8 unsigned orientations, blocks of 2 x 2 cells. Votes are split between neighbouring
+    orientations; blocks are normalised, clipped at .2 and normalised again (the paper's "L2-Hys").
     """
     grey = images.mean(1)
     across = F.pad(grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2], (1, 1, 1, 1))
@@ -68,7 +68,7 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"pixels": pixels, "shape": sh
 
 
 def interval(values: Tensor) -> str:
-    """Mean and the half width of its 95 % interval (normal approximation)."""
+    """Return the mean and the half width of its 95 % interval (normal approximation)."""
     return f"{values.mean():.4f} ± {1.96 * values.std() / len(values) ** 0.5:.4f}"
 
 

@@ -1,9 +1,8 @@
-"""Images per second of the real command, beside a student's loop, a bare loop and Lightning's GAN example.
+"""Images per second of the real command, a student's loop, a bare loop and Lightning's GAN example.
 
     python experiments/speed/benchmark.py --json experiments/speed/results.json
 
-All contenders (contenders.py) train in one process, taking turns. README.md beside this says what exactly
-is inside the time.
+All contenders (contenders.py) train in one process, in turn. README.md in this folder lists what the time includes.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ Contender = Callable[[Setting], Result]
 
 
 def measure(contenders: dict[str, Contender], setting: Setting, rounds: int) -> list[dict[str, Result]]:
-    """Each round runs every contender once; which comes first moves on by one a round."""
+    """Run every contender once in each round; the first contender shifts by one each round."""
     names, results = list(contenders), []
     for index in range(rounds):
         shift = index % len(names)
         results.append({})
         for name in names[shift:] + names[:shift]:
             gc.collect()
-            with patch.dict(os.environ):  # a contender that hides the GPUs from the CPU's run does so for itself alone
+            with patch.dict(os.environ):  # hide_gpus() must not affect the next contender
                 results[-1][name] = contenders[name](setting)
             print(f"round {index + 1}: {name:<10} {results[-1][name]['images_per_second']:9.1f} images/s", flush=True)
     return results
@@ -53,7 +52,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def tables(results: list[dict[str, Result]], batch_size: int) -> str:
-    """Markdown: the contenders, then the per-round ratios."""
+    """Return Markdown tables: the contenders, then the ratios of each round."""
     lines = ["| contender | images/s, median | min to max | ms/step |", "| --- | --- | --- | --- |"]
     for name in results[0]:
         speeds = [one[name]["images_per_second"] for one in results]
@@ -71,7 +70,7 @@ def tables(results: list[dict[str, Result]], batch_size: int) -> str:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the figures hold for."""
+    """Return the hardware, versions and load that the figures were measured with."""
     cpu_info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.partition(":")[2].strip() for line in cpu_info.splitlines() if line.startswith("model name")]
     return {
@@ -88,14 +87,14 @@ def machine(device: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", type=int, default=64, help="of the first convolution")
+    parser.add_argument("--channels", type=int, default=64, help="channels of the first convolution")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=200, help="timed, a contender a round")
-    parser.add_argument("--warmup", type=int, default=50, help="steps before these")
+    parser.add_argument("--steps", type=int, default=200, help="timed steps of each contender in each round")
+    parser.add_argument("--warmup", type=int, default=50, help="untimed steps before them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, help="write every figure there too")
+    parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("overrides", nargs="*", help="further settings, such as model.networks.conv_layers=4")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -109,12 +108,12 @@ def main() -> None:
     overrides += ["trainer.max_epochs=1", "trainer.evaluate_test=false", f"seed={SEED}", *arguments.overrides]
     fraction = plain(TRAIN.compose(overrides))["data"]["validation_fraction"]
     trained = (arguments.warmup + arguments.steps) * arguments.batch_size
-    count = max(math.ceil((trained + 1) / (1 - fraction)), trained + 16)  # the real command holds some out
+    count = max(math.ceil((trained + 1) / (1 - fraction)), trained + 16)  # room for the validation split
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
     sizes = (arguments.batch_size, arguments.warmup, arguments.steps)
     setting = Setting(overrides, images, *sizes, arguments.device)
     contenders: dict[str, Contender] = {"real": real, "student": student, "bare": bare, "lightning": lightning}
-    if facts["has_fast_bf16"]:  # `real` is bf16 then, by precision=auto
+    if facts["has_fast_bf16"]:  # `real` then uses bf16, by precision=auto
         contenders["real_fp32"] = lambda setting: real(setting, "trainer.precision=32")
     results = measure(contenders, setting, arguments.rounds)
     print("\n" + tables(results, arguments.batch_size))

@@ -1,4 +1,4 @@
-"""What is compared: the real command, a student's loop, a bare loop and Lightning's GAN example.
+"""Contenders of the benchmark: the real command, a student's loop, a bare loop and Lightning's GAN example.
 
 Each trains the adversarial VAE on the same networks, weights and images, and returns images per second.
 """
@@ -38,14 +38,14 @@ CLASSES = ("horse", "bird")
 
 
 class Stopwatch:
-    """Times the steps after the warm-up: from the end of step `warmup` to the end of step `warmup + steps`."""
+    """Time from the end of step `warmup` to the end of step `warmup + steps`."""
 
     def __init__(self, warmup: int, steps: int, device: str) -> None:
         self.warmup, self.steps, self.device = warmup, steps, device
         self.start = self.end = math.nan
 
     def step_done(self, count: int) -> None:
-        """`count` steps are done now; what the accelerator still works on is waited for at both ends."""
+        """Record that `count` steps are done; at both ends, wait for the accelerator first."""
         if count in (self.warmup, self.warmup + self.steps):
             if self.device == "cuda":
                 torch.cuda.synchronize()
@@ -54,7 +54,7 @@ class Stopwatch:
 
 
 class StopwatchCallback(pl.Callback):
-    """The stopwatch in a Trainer: comes last, so that a step's other callbacks are inside the time."""
+    """Stopwatch for a Trainer. It must be the last callback, so that the time includes the others."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch, self.seconds_after = watch, math.nan
@@ -67,7 +67,7 @@ class StopwatchCallback(pl.Callback):
 
 
 class NullTerminal(io.StringIO):
-    """Looks like a terminal, so progress bars are drawn, and forgets what is written."""
+    """A stream that claims to be a terminal, so that progress bars are drawn, and discards its input."""
 
     def isatty(self) -> bool:
         return True
@@ -78,14 +78,14 @@ class NullTerminal(io.StringIO):
 
 @contextlib.contextmanager
 def unseen() -> Iterator[None]:
-    """What is printed inside is not shown."""
+    """Discard stdout and stderr inside the context."""
     with contextlib.redirect_stdout(NullTerminal()), contextlib.redirect_stderr(NullTerminal()):
         yield
 
 
 @dataclass
 class Setting:
-    """What all contenders share. `images` uint8 (N, 3, 32, 32) are cut into warmup + steps batches."""
+    """Settings of all contenders. `images`, uint8 (N, 3, 32, 32), are split into warmup + steps batches."""
 
     overrides: list[str]
     images: Tensor
@@ -102,7 +102,7 @@ class Setting:
         return Stopwatch(self.warmup, self.steps, self.device)
 
     def networks(self) -> tuple[Encoder, Decoder, Critic]:
-        """The networks with the very weights that the real command starts from."""
+        """Return the networks with the initial weights of the real command."""
         torch.manual_seed(derived_seed(SEED, Stream.WEIGHTS))
         config = self.networks_config
         return Encoder(config), Decoder(config), Critic(config)
@@ -112,7 +112,7 @@ class Setting:
         return torch.optim.Adam(parameters, lr=config["lr"], betas=(config["beta1"], config["beta2"]), **keywords)
 
     def float_loader(self) -> DataLoader:
-        """As most write it: float images in a TensorDataset, one __getitem__ an image, in this process."""
+        """Return the usual loader: float images in a TensorDataset, one __getitem__ an image, in this process."""
         images = self.images[: (self.warmup + self.steps) * self.batch_size].float() / 255
         return DataLoader(TensorDataset(images), batch_size=self.batch_size, shuffle=True, drop_last=True)
 
@@ -122,7 +122,7 @@ def reparameterise(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def image_losses(logits: Tensor, images: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy and KL divergence, mean over the batch."""
+    """Return summed cross-entropy and KL divergence, means over the batch."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, images, reduction="sum") / len(images)
     return cross_entropy, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / len(images)
 
@@ -131,13 +131,13 @@ def label_loss(critic_logits: Tensor, label: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(critic_logits, torch.full_like(critic_logits, label))
 
 
-# The contenders: each returns images/s, and what else it has to tell.
+# The contenders. Each returns images/s and further figures.
 
 Result = dict[str, float]
 
 
 def real(setting: Setting, *more_overrides: str) -> Result:
-    """`pegasus_lightning.train.trainer.train`, which the command calls: everything on, into a temporary folder."""
+    """Train with `pegasus_lightning.train.trainer.train`, as the command does, all defaults, in a temporary folder."""
     labels = torch.arange(len(setting.images)) % 2
     data = ImageSet(setting.images, labels, CLASSES)
     callback = StopwatchCallback(setting.stopwatch())
@@ -162,7 +162,7 @@ def real(setting: Setting, *more_overrides: str) -> Result:
 
 
 def student(setting: Setting) -> Result:
-    """(a) A plain fp32 loop as a student writes it."""
+    """(a) Train with a plain fp32 loop, as a student would write it."""
     encoder, decoder, critic = (network.to(setting.device) for network in setting.networks())
     autoencoder_optimizer = setting.adam("autoencoder", [*encoder.parameters(), *decoder.parameters()])
     critic_optimizer = setting.adam("critic", list(critic.parameters()))
@@ -193,7 +193,7 @@ def student(setting: Setting) -> Result:
 
 
 def bare(setting: Setting) -> Result:
-    """(b) The same training, as fast as eager PyTorch goes: nothing logged, nothing saved, no Lightning."""
+    """(b) Train with the fastest eager PyTorch loop: no logging, no checkpoints, no Lightning."""
     bf16 = has_fast_bf16(setting.device)
     layout = {"device": setting.device, "memory_format": torch.channels_last}
     encoder, decoder, critic = (network.to(**layout) for network in setting.networks())
@@ -231,9 +231,9 @@ def bare(setting: Setting) -> Result:
 
 
 class ExampleModule(pl.LightningModule):
-    """Lightning's GAN example, step by step, with encoder and decoder as its generator and six scalars logged.
+    """Lightning's GAN example with encoder and decoder as its generator and six logged scalars.
 
-    As there: both optimizers toggled, the generator run once more for the discriminator, default Adam.
+    As in the example: both optimizers toggled, the generator run again for the discriminator, default Adam.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -280,7 +280,7 @@ class ExampleModule(pl.LightningModule):
 
 
 def lightning(setting: Setting) -> Result:
-    """(c) Lightning's GAN example with the Trainer's defaults: its progress bar, TensorBoard, checkpoint."""
+    """(c) Train Lightning's GAN example with the Trainer's defaults: progress bar, TensorBoard, checkpoint."""
     callback = StopwatchCallback(setting.stopwatch())
     with tempfile.TemporaryDirectory() as folder, unseen():
         trainer = pl.Trainer(

@@ -1,4 +1,4 @@
-"""The training command as a process, and what it leaves behind, in comparable form."""
+"""The training command as a process, and its outcome in comparable form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-# 380 images to train on are 10 batches an epoch.
+# 380 training images are 10 batches an epoch.
 BATCHES_PER_EPOCH = 10
 SETTINGS = [
     "data=silhouettes",
@@ -27,7 +27,7 @@ SETTINGS = [
     "trainer.gpus=0",
     "trainer.threads=1",
     "trainer.precision=32",
-    "trainer.log_every_n_steps=1",  # so that metrics.jsonl tells when the first batch is done
+    "trainer.log_every_n_steps=1",  # so that metrics.jsonl shows when the first batch is done
     "trainer.checkpoint_every_n_epochs=1",
     "callbacks.progress_bar=false",
 ]
@@ -36,7 +36,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 @dataclass
 class Process:
-    """`python -m pegasus_lightning SETTINGS ...`, started in `folder` when this is made; its words go to files."""
+    """`python -m pegasus_lightning SETTINGS ...`, started in `folder` on construction; output goes to files."""
 
     folder: Path
     overrides: list[str]
@@ -52,23 +52,23 @@ class Process:
 
     @property
     def out(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return (self.folder / "out").read_text()
 
     @property
     def err(self) -> str:
-        """What it has printed to stderr so far."""
+        """The output to stderr so far."""
         return (self.folder / "err").read_text()
 
 
 def the_run(folder: Path) -> Path | None:
-    """The one run folder under `folder`, once it is there."""
+    """Return the only run folder under `folder`, or None if it does not exist yet."""
     runs = folder / "runs" / "single"
     return next(iter(runs.iterdir()), None) if runs.is_dir() else None
 
 
 def batches_logged(run: Path | None, since: float) -> int:
-    """The last batch in metrics.jsonl; 0 where the file is older than `since`, or not there."""
+    """Return the last batch in metrics.jsonl; 0 if the file is older than `since` or missing."""
     path = run / "metrics.jsonl" if run is not None else None
     if path is None or not path.exists() or path.stat().st_mtime < since:
         return 0
@@ -85,10 +85,10 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What of a run has to be the same however often it was broken off.
+    """Return the parts of a run that must not depend on interruptions.
 
-    Hashes of the weights and of the optimizers' state; metrics.jsonl but for the speed, which no two runs share;
-    TensorBoard's steps by tag, nothing thinned out; hashes of the pictures.
+    Hashes of the weights and of the optimizers' state; metrics.jsonl except the speed, which differs between any two
+    runs; all of TensorBoard's steps by tag; hashes of the pictures.
     """
     content = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     moments = {
@@ -120,5 +120,5 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def duplicate_steps(steps: dict[str, list[int]]) -> int:
-    """How many entries stand at a step at which their tag has one already."""
+    """Return the number of entries at a step at which their tag already has one."""
     return sum(len(at) - len(set(at)) for at in steps.values())

@@ -1,4 +1,4 @@
-"""What `make demo` must have come to: six runs finished without a health alarm, one failed, a page with seven rows.
+"""Check of `make demo`: six runs finished without a health alarm, one failed, a page with seven rows.
 
 python experiments/survival/demo_outcome.py runs/demo_ablation
 """

@@ -1,8 +1,8 @@
-"""A disk that is full in the middle of a save, checkpoints that are damaged: what the same command does then.
+"""The same command run again after a full disk in the middle of a save, and after damaged checkpoints.
 
     python experiments/survival/disk_cases.py --out disk
 
-The full disk is a tmpfs of its own, where `unshare -rm` may mount one.
+The full disk is a tmpfs, if `unshare -rm` may mount one.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ SMALL = ["callbacks.images=false", "model.networks.channels=16"]
 
 
 def ended(folder: Path, epochs: int) -> dict[str, Any]:
-    """The command run to its end in `folder`: its code, what it said, the epoch it went on from, what came out."""
+    """Run the command to its end in `folder`; return its exit code and the lines that `said` keeps."""
     process = Process(folder, [*SMALL, f"trainer.max_epochs={epochs}"])
     code = process.popen.wait()
     return said(code, process.out, process.err)
 
 
 def said(code: int, out: str, err: str) -> dict[str, Any]:
-    """The parts of a command's words that matter here."""
+    """Return exit code, the line that reports where it continued, and the last error line."""
     continued = [line for line in out.splitlines() if line.startswith(("Continuing", "Already"))]
     errors = [line for line in err.splitlines() if "corrupt" in line or "Error" in line]
     return {"code": code, "went_on": continued[0].split(":")[0] if continued else "", "error": (errors or [""])[-1]}
 
 
 def epochs_saved(run: Path) -> dict[str, str]:
-    """What is in the two checkpoint files."""
+    """Return the state of the two checkpoint files."""
     state = {}
     for name in (LAST, PREVIOUS):
         path = run / "checkpoints" / name
@@ -51,16 +51,13 @@ def epochs_saved(run: Path) -> dict[str, str]:
 
 
 def same(run: Path, reference: dict[str, Any]) -> str:
-    """Whether the weights and the optimizers' states are the reference's."""
+    """Compare the weights and the optimizers' states with the reference."""
     got = outcome(run)
     return "the same" if all(got[key] == reference[key] for key in ("weights", "optimizers")) else "DIFFERENT"
 
 
-# A full disk.
-
-
 def full_disk(out: Path, reference: dict[str, Any], megabytes: float) -> dict[str, Any]:
-    """Train on a file system with room for two checkpoints and a half; make it larger; run the same command again."""
+    """Train on a file system of 2.5 checkpoints, enlarge it, run the same command again."""
     place = out / "full"
     (place / "disk").mkdir(parents=True)
     command = [sys.executable, "-m", "pegasus_lightning", *SETTINGS, *SMALL, f"trainer.max_epochs={EPOCHS}"]
@@ -95,21 +92,18 @@ def full_disk(out: Path, reference: dict[str, Any], megabytes: float) -> dict[st
     }
 
 
-# Damage.
-
-
 def truncate(path: Path) -> None:
-    """The first half of the file."""
+    """Keep the first half of the file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def empty(path: Path) -> None:
-    """No bytes."""
+    """Empty the file."""
     path.write_bytes(b"")
 
 
 def flip(path: Path) -> None:
-    """One bit in the middle."""
+    """Flip one bit in the middle."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x80
     path.write_bytes(bytes(data))
@@ -121,7 +115,7 @@ DAMAGES: list[Callable[[Path], None]] = [truncate, empty, flip]
 def damaged(
     out: Path, begun: Path, reference: dict[str, Any], damage: Callable[[Path], None], names: list[str], epochs: int
 ) -> dict[str, Any]:
-    """Spoil these checkpoint files of a copy of the run, and run the command for `epochs`."""
+    """Damage these checkpoint files in a copy of the run, then run the command for `epochs`."""
     folder = out / f"{damage.__name__}-{'-'.join(names)}-{epochs}"
     shutil.copytree(begun, folder)
     run = the_run(folder)
@@ -140,7 +134,7 @@ def damaged(
 
 
 def table(cases: list[dict[str, Any]]) -> str:
-    """One row a case."""
+    """Return a Markdown table, one row for each case."""
     lines = ["| case | the same command again | exit code | it said | weights at the end |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for case in cases:
@@ -155,7 +149,7 @@ def table(cases: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     out = parser.parse_args().out.absolute()
     out.mkdir(parents=True)
 

@@ -1,9 +1,9 @@
-"""Kill a training run with SIGKILL again and again, each time run the same command, and compare with one never killed.
+"""Kill a training run repeatedly with SIGKILL, run the same command each time, compare with an uninterrupted run.
 
     python experiments/survival/kill_runs.py --kills 50 --out survival
 
-Some kills strike at a random moment between the start of the training and its expected end, others in the middle
-of a save. One thread; a run that has been killed six times is left to finish.
+Some kills come at a random moment between the start of the training and its expected end, others in the middle of a
+save. One thread; a run that was killed six times is left to finish.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ POLL_SECONDS = 0.001
 
 @dataclass
 class Session:
-    """One process, from its start to its end or its death."""
+    """One process, from its start to its end or kill."""
 
     resumed_at: int  # batches; 0 for a fresh start
-    first_batch_seconds: float | None  # process start to the first batch done; None if it did not live to do one
+    first_batch_seconds: float | None  # process start to the end of the first batch; None if it was killed before
     seconds: float
-    training_seconds: float  # of these, from "Run folder: ..." on
+    training_seconds: float  # part of `seconds`, from "Run folder: ..." on
     killed: bool
     aimed: bool = False
     in_save: bool = False
-    saved: int = 0  # batches in the newest intact checkpoint after its death
+    saved: int = 0  # batches in the newest intact checkpoint after the kill
 
 
 def saved_batches(run: Path | None) -> int | None:
-    """Batches done in the newest intact checkpoint; 0 where nothing was saved, None where all are corrupt."""
+    """Return batches done in the newest intact checkpoint; 0 if nothing was saved, None if all are corrupt."""
     if run is None:
         return 0
     try:
@@ -58,7 +58,7 @@ def saved_batches(run: Path | None) -> int | None:
 
 
 def save_under_way(run: Path | None) -> bool:
-    """Whether a save was begun and not ended: a temporary file, or a hash file that holds for two."""
+    """Return whether a save is unfinished: a temporary file, or a hash file with two hashes."""
     folder = run / "checkpoints" if run is not None else None
     if folder is None or not folder.is_dir():
         return False
@@ -67,7 +67,7 @@ def save_under_way(run: Path | None) -> bool:
 
 
 def session(folder: Path, epochs: int, resumed_at: int, ripe: Callable[[Path | None, float], bool] | None) -> Session:
-    """Run the command; kill it as soon as `ripe(run folder, seconds since the training began)`."""
+    """Run the command; kill it when `ripe(run folder, seconds since the training began)` is true."""
     process = Process(folder, [f"trainer.max_epochs={epochs}"])
     began, first_batch = None, None
     while process.popen.poll() is None:
@@ -90,16 +90,16 @@ def session(folder: Path, epochs: int, resumed_at: int, ripe: Callable[[Path | N
 
 
 def at_random(moments: random.Random, expected: float) -> Callable[[Path | None, float], bool]:
-    """Ripe at a moment drawn from the `expected` seconds of training that are left."""
+    """Return a condition that holds from a random moment of the `expected` seconds of training left."""
     moment = moments.uniform(0, expected)
     return lambda run, seconds: seconds >= moment
 
 
 def in_a_save(moments: random.Random, saves_left: int, save_seconds: float) -> Callable[[Path | None, float], bool]:
-    """Ripe within `save_seconds` of the beginning of a save, one of those that are left."""
+    """Return a condition that holds within `save_seconds` of the start of one of the remaining saves."""
     which, delay = moments.randint(1, max(saves_left, 1)), moments.uniform(0, save_seconds)
     begun: list[float] = []
-    stirring = True  # what a killed save left is there at the start, and no save of this process
+    stirring = True  # a file left by a killed save is no save of this process
 
     def ripe(run: Path | None, seconds: float) -> bool:
         nonlocal stirring
@@ -115,7 +115,7 @@ def in_a_save(moments: random.Random, saves_left: int, save_seconds: float) -> C
 def survive(
     folder: Path, epochs: int, pace: dict[str, float], moments: random.Random, kills_left: int, aimed_share: float
 ) -> dict[str, Any]:
-    """One run, killed up to KILLS_A_RUN times, to its end."""
+    """Run one training to its end, killed up to KILLS_A_RUN times."""
     sessions: list[Session] = []
     lost, saved = 0, 0
     while True:
@@ -145,16 +145,16 @@ def survive(
 
 
 def compare(run: dict[str, Any], reference: dict[str, Any]) -> dict[str, bool]:
-    """Which parts of the outcome are the reference's."""
+    """Return which parts of the outcome equal the reference."""
     return {key: run[key] == reference[key] for key in ("weights", "optimizers", "metrics", "steps", "pictures")}
 
 
 def pace_of(reference: Session, run: Path, epochs: int) -> dict[str, float]:
-    """Seconds of what comes before and after the epochs, of an epoch, and of a save with some time after it."""
+    """Return seconds outside the epochs, of an epoch, and of a save with some margin."""
     log = (run / "train.log").read_text()
     trained = float(log.rpartition("Trained for ")[2].split()[0])
     content = torch.load(run / "checkpoints" / LAST, weights_only=True)
-    with open(run / "timed.tmp", "wb") as file:  # what a save takes on this disk
+    with open(run / "timed.tmp", "wb") as file:  # time of a save on this disk
         began = time.perf_counter()
         torch.save(content, file)
         os.fsync(file.fileno())
@@ -164,12 +164,12 @@ def pace_of(reference: Session, run: Path, epochs: int) -> dict[str, float]:
 
 
 def spread(values: list[float]) -> str:
-    """Median, and from least to most."""
+    """Return the median and the range."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "none"
 
 
 def table(result: dict[str, Any]) -> str:
-    """The whole result as Markdown."""
+    """Return the result as a Markdown table."""
     runs, kills = result["runs"], [s for run in result["runs"] for s in run["sessions"] if s["killed"]]
     everything = [s for run in runs for s in run["sessions"]]
     timed = [s for s in everything if s["first_batch_seconds"] is not None]
@@ -205,8 +205,8 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet; runs and result.json")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the runs and result.json")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--aimed", type=float, default=0.35, help="share of kills aimed into a save")
     asked = parser.parse_args()
@@ -232,7 +232,7 @@ def main() -> None:
         print(f"  finished; the same: {one['same']}", flush=True)
         runs.append(one)
         if all(one["same"].values()):
-            shutil.rmtree(folder)  # what differs is kept, to be looked into
+            shutil.rmtree(folder)  # runs that differ are kept for inspection
     result = {
         "asked": {key: str(value) for key, value in vars(asked).items()},
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()},

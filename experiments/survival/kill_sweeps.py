@@ -1,9 +1,9 @@
-"""Kill sweeps with SIGKILL, run the same command again, and compare every run with a sweep never killed.
+"""Kill sweeps with SIGKILL, run the same command again, compare every run with an uninterrupted sweep.
 
     python experiments/survival/kill_sweeps.py --sweeps 20 --out survival-sweeps
 
-Three runs in two CPU slots. At a random moment the sweep's process is killed: alone (its jobs then have to notice, save
-and end), or together with all its jobs. Every second sweep is killed a second time.
+Three runs in two CPU slots. At a random moment the sweep's process is killed, either alone (its jobs must notice, save
+and end) or together with all its jobs. Every second sweep is killed twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ JOB = "pegasus_lightning.launch.job_process"
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    """The sweep, as it would be typed in `folder`."""
+    """Start the sweep in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "out", "ab") as out:
         command = [sys.executable, "-m", "pegasus_lightning", *SWEEP]
@@ -36,25 +36,25 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def jobs_of(folder: Path) -> list[int]:
-    """Processes of jobs that work in `folder`, by /proc."""
+    """Return ids of the job processes whose working directory is `folder`, from /proc."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and JOB in (entry / "cmdline").read_text() and (entry / "cwd").resolve() == folder:
                 found.append(int(entry.name))
         except OSError:
-            continue  # gone meanwhile
+            continue  # the process has ended
     return found
 
 
 def states(folder: Path) -> dict[str, str]:
-    """Status by run."""
+    """Return the status of each run."""
     paths = folder.glob("runs/single/*/status.json")
     return {path.parent.name: json.loads(path.read_text())["status"] for path in paths}
 
 
 def kill(folder: Path, process: subprocess.Popen[bytes], moment: float, alone: bool) -> dict[str, Any] | None:
-    """SIGKILL `moment` seconds after the first job's start; None where the sweep had ended by then."""
+    """Send SIGKILL `moment` seconds after the first job's start; return None if the sweep had ended by then."""
     while process.poll() is None and not jobs_of(folder):
         time.sleep(0.05)
     time.sleep(moment)
@@ -78,7 +78,7 @@ def kill(folder: Path, process: subprocess.Popen[bytes], moment: float, alone: b
 
 
 def survive(folder: Path, moments: random.Random, kills: int, longest: float) -> dict[str, Any]:
-    """One sweep, killed up to `kills` times, run again until it ends."""
+    """Run one sweep until it ends, killed up to `kills` times."""
     struck: list[dict[str, Any]] = []
     for _ in range(kills):
         one = kill(folder, start(folder), moments.uniform(0, longest), moments.random() < 0.5)
@@ -93,12 +93,12 @@ def survive(folder: Path, moments: random.Random, kills: int, longest: float) ->
 
 
 def runs_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """The outcome of each run of a sweep, by name."""
+    """Return the outcome of each run of a sweep, by name."""
     return {path.name: outcome(path) for path in sorted(folder.glob("runs/single/*-s*")) if path.is_dir()}
 
 
 def table(result: list[dict[str, Any]]) -> str:
-    """The whole result as Markdown."""
+    """Return the result as a Markdown table."""
     kills = [one for sweep in result for one in sweep["kills"]]
     runs = [run for sweep in result for run in sweep["runs"].values()]
     rows = [
@@ -126,10 +126,8 @@ def table(result: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=20)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="a folder that is not there yet; sweeps and result.json"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the sweeps and result.json")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True)
     out, moments = asked.out.resolve(), random.Random(asked.seed)
@@ -142,7 +140,7 @@ def main() -> None:
     print(f"The sweep that nothing interrupts: {took:.0f} s, {len(reference)} runs", flush=True)
     result = []
     number = 0
-    while sum(bool(sweep["kills"]) for sweep in result) < asked.sweeps:  # one that had ended by then does not count
+    while sum(bool(sweep["kills"]) for sweep in result) < asked.sweeps:  # unkilled sweeps do not count
         number += 1
         folder = out / f"sweep-{number}"
         one = survive(folder, moments, 1 + number % 2, 0.7 * took)
@@ -164,7 +162,7 @@ def main() -> None:
         sys.stdout.flush()
         result.append(one)
         if fine:
-            shutil.rmtree(folder)  # what differs is kept, to be looked into
+            shutil.rmtree(folder)  # sweeps that differ are kept for inspection
         (out / "result.json").write_text(json.dumps(result, indent=1))
     print(f"\n{table(result)}")
 
