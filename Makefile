@@ -1,9 +1,9 @@
-# `make help` lists the targets. Everything happens in .venv; nothing but Python 3.10 to 3.13 and the package index is needed.
+# `make help` lists the targets. Everything happens in .venv. Python 3.10 to 3.13 and the package index are needed, nothing else.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
-# The first of these that is 3.10 to 3.13 (hydra-core does not start on 3.14); or set PYTHON yourself.
+# The first of these that is 3.10 to 3.13 (hydra-core does not start on 3.14); set PYTHON for another one.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
@@ -25,42 +25,46 @@ install: $(BIN)/.installed ## Make .venv and install the package and its tools
 run: install ## Train a small adversarial VAE on drawn horses and birds (about five minutes on two cores)
 	$(BIN)/python -m pegasus_lightning experiment=first_run
 
-pretrained: install ## Make pegasi at once, out of the model that comes with the package
+pretrained: install ## Make pegasi at once, with the model that comes with the package
 	$(BIN)/python -m pegasus_lightning.generate pretrained=pegasus
 
-pegasus: install ## Make pegasi out of what `make run` trained: drawn, searched for, guided
+pegasus: install ## Make pegasi with the model of `make run`: drawn, searched for, guided
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run search=best_of
 	$(BIN)/python -m pegasus_lightning.generate run=runs/first_run search=guided
 
-judge: install ## Judge those pegasi by number, and make one page of it
+judge: install ## Evaluate that model, and write the report page
 	$(BIN)/python -m pegasus_lightning.evaluate run=runs/first_run
 	$(BIN)/python -m pegasus_lightning.report runs/first_run
 
 MODELS := adversarial_vae,two_fc_layers,four_conv_layers,spectral_norm,vae_gan,acai
-demo: install ## A small ablation on drawings, with a seventh model that is made to fail (about five minutes)
+demo: install ## A small ablation on drawings, with a seventh model that must fail (about five minutes)
 	$(BIN)/python -m pegasus_lightning -m experiment=demo_ablation --config-dir=experiments/survival/presets \
 		model=$(MODELS),exploding || test $$? -eq 1
 	$(BIN)/python experiments/survival/demo_outcome.py runs/demo_ablation
 
-test: install ## Run the tests (fast ones)
-	$(BIN)/python -m pytest -q -m 'not slow'
+# Two processes with a thread each: the tests' networks are too small for more threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-all: install ## Run all tests, the long proofs too
-	$(BIN)/python -m pytest -q
+test: install ## Run the fast tests (under four minutes on two cores)
+	$(PYTEST) -m 'not slow'
 
-lint: install ## Check style with ruff
+test-all: install ## Run all tests, also the long proofs
+	$(PYTEST)
+
+lint: install ## Check style with ruff, and the layering of the rooms with import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install ## Check types with mypy
 	$(BIN)/mypy
 
-format: install ## Let ruff mend style
+format: install ## Fix style with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tensorboard: install ## Open everything that was trained in TensorBoard
+tensorboard: install ## Show all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
 wheel: install ## Build a wheel into dist/

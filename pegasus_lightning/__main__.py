@@ -8,7 +8,7 @@ from pegasus_lightning.launch.command import run_command
 
 
 def main() -> None:
-    """Entry of the console script `pegasus-lightning`."""
+    """Run the console script `pegasus-lightning`."""
     sys.exit(run_command(sys.argv[1:]))
 
 

@@ -1,1 +1,1 @@
-"""Hydra finds launchers in this namespace alone; the code behind it is `pegasus_lightning.launch`."""
+"""The plugin of the launcher `pool`. Hydra finds launchers only in this namespace; see `pegasus_lightning.launch`."""

@@ -1,4 +1,4 @@
-"""The launcher `pool`: a sweep's runs side by side on this machine's GPUs, or on shares of its CPU."""
+"""The launcher `pool`: runs of a sweep in parallel on this machine's GPUs, or on shares of its CPU."""
 # No `from __future__ import annotations`: Hydra loads plugins outside sys.modules, where names cannot be looked up.
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pegasus_lightning.launch.settings import PoolSettings
 
 @dataclass
 class PoolConfig(PoolSettings):
-    """`hydra.launcher`."""
+    """The section `hydra.launcher`."""
 
     _target_: str = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
 
@@ -36,16 +36,15 @@ class PoolLauncher(Launcher):
         self.config, self.hydra_context = config, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Raises SweepEnded unless every run is finished."""
+        """Run the jobs. Raise SweepEnded unless every run finishes."""
+        # Imported here, so that Hydra's search for plugins stays fast.
         from pegasus_lightning.launch.planning import plan
         from pegasus_lightning.launch.sweep import run_sweep
-        from pegasus_lightning.utils.errors import (
-            SweepEnded,  # imports that Hydra's search for plugins should not wait for
-        )
+        from pegasus_lightning.utils.errors import SweepEnded
 
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        # What Hydra was told beside the run's own settings: where further presets lie.
+        # The folders of further presets, which are no settings of a run.
         shared = [text for text in self.config.hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
         runs = [
             plan(loader.load_sweep_config(self.config, list(overrides)), [*shared, *overrides])

@@ -1,7 +1,7 @@
-"""CIFAR-10's archive: got from its publisher or from the user's hand, checked, and unpacked file by file.
+"""Download, verification and safe unpacking of the CIFAR-10 archive.
 
-The archive is never unpacked as it pleases: its hash is checked, then its list of members, and then only
-the files known by name and hash are written, under names of ours.
+The archive's hash and its member list are checked first. Then only files known by name and hash are written, under
+names given here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NamesAndHashes = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Archive:
-    """Where the archive is, what it must hash to, and the files in its folder as (name, MD5)."""
+    """URL and MD5 of an archive, and the files in its folder as (name, MD5)."""
 
     url: str
     filename: str
@@ -52,31 +52,39 @@ OFFICIAL = Archive(
     folder=CIFAR10.base_folder,
     train_files=tuple((name, md5) for name, md5 in CIFAR10.train_list),
     test_files=tuple((name, md5) for name, md5 in CIFAR10.test_list),
-    # Not read here; unpacked so that torchvision can use the same folder.
+    # Unpacked only so that torchvision can use the same folder.
     other_files=((CIFAR10.meta["filename"], CIFAR10.meta["md5"]),),
 )
 
 
 class _Unavailable(Exception):
-    """Why the data could not be had; becomes the first line of the message with the ways out."""
+    """Reason why the data is not available; part of the first line of the UserError."""
 
 
 def ensure(root: Path, archive: Archive, files: NamesAndHashes, download: bool) -> None:
-    """Have `files` in root/folder: there already, or from the archive in `root`, or from its URL.
+    """Make sure that `files` exist in root/folder: unpack the archive in `root`, or download it first.
 
-    Files that are there already are not looked into: whoever reads them checks their hash. Raises
-    UserError, with every way out, where they cannot be had; nothing half-written is left behind.
+    Files that exist are not checked here; their reader checks the hash. No partial file is left behind.
+
+    Raises:
+        UserError: the files are not available; the message lists every remedy.
     """
     if not _missing(root, archive, files):
         return
     try:
         _fetch(root, archive, files, download)
     except (_Unavailable, OSError, EOFError, tarfile.TarError, zlib.error, http.client.HTTPException) as error:
-        raise UserError(_ways_out(root, archive, error)) from error
+        raise UserError(
+            f"CIFAR-10 is not available in {root}: {error}. There are three ways to continue:\n"
+            f"  1. download {archive.url} by hand and put {archive.filename} into {root} "
+            "(it is checked and unpacked);\n"
+            "  2. data=image_folder data.root=<folder>: images of your own, <folder>/{train,test}/<class>/*.png;\n"
+            "  3. data=silhouettes: drawn pictures, no download."
+        ) from error
 
 
 def md5_of(file: BinaryIO) -> str:
-    """The MD5 of what is left to read of `file`, in hexadecimal."""
+    """Return the hexadecimal MD5 of the unread rest of `file`."""
     digest = hashlib.md5(usedforsecurity=False)
     while chunk := file.read(CHUNK_BYTES):
         digest.update(chunk)
@@ -88,12 +96,12 @@ def _missing(root: Path, archive: Archive, files: NamesAndHashes) -> NamesAndHas
 
 
 def _fetch(root: Path, archive: Archive, files: NamesAndHashes, download: bool) -> None:
-    """Put the archive's missing files into root/folder, from the archive in `root` or from its URL."""
+    """Write the missing files into root/folder, from the archive in `root` or from its URL."""
     tarball = root / archive.filename
     if not tarball.exists() and not download:
-        raise _Unavailable("it is not there, and downloading is switched off")
+        raise _Unavailable("the archive is missing, and downloading is switched off")
     root.mkdir(parents=True, exist_ok=True)
-    # The jobs of a sweep start together: one downloads, the others wait and find it done.
+    # The jobs of a sweep start together: one downloads, the others wait for it.
     with FileLock(root / f".{archive.filename}.lock"):
         if not _missing(root, archive, files):
             return
@@ -103,7 +111,7 @@ def _fetch(root: Path, archive: Archive, files: NamesAndHashes, download: bool) 
 
 
 def _download(archive: Archive, tarball: Path) -> None:
-    for leftover in tarball.parent.glob(f".{tarball.name}.*.tmp"):  # of a killed run: the lock is ours
+    for leftover in tarball.parent.glob(f".{tarball.name}.*.tmp"):  # of a killed run: this process holds the lock
         leftover.unlink()
     logger.info("Downloading %s to %s", archive.url, tarball)
     request = urllib.request.Request(archive.url, headers={"User-Agent": "pegasus_lightning"})
@@ -115,12 +123,12 @@ def _download(archive: Archive, tarball: Path) -> None:
                 file.write(chunk)
                 digest.update(chunk)
                 progress.update(len(chunk))
-        if digest.hexdigest() != archive.md5:  # raised in the block, so that the file never takes its name
-            raise _Unavailable(f"what {archive.url} sent is broken (MD5 {digest.hexdigest()}, not {archive.md5})")
+        if digest.hexdigest() != archive.md5:  # raised here, inside `whole_file`, to discard the file
+            raise _Unavailable(f"{archive.url} sent a corrupt file (MD5 {digest.hexdigest()}, not {archive.md5})")
 
 
 def _unpack(archive: Archive, tarball: Path) -> None:
-    """Write the known files, and no others, under names of ours, after the archive's hash and theirs are checked."""
+    """Check the hash of the archive and of each known file, and write those files only, under names given here."""
     folder = tarball.parent / archive.folder
     with open(tarball, "rb") as file:
         if md5_of(file) != archive.md5:
@@ -131,9 +139,10 @@ def _unpack(archive: Archive, tarball: Path) -> None:
             for name, member in members.items():
                 path = PurePosixPath(name)
                 if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
-                    raise _Unavailable(f"{tarball} is not to be trusted (it has a member '{name}'): delete it")
+                    raise _Unavailable(f"{tarball} is unsafe (it has a member '{name}'): delete it")
             folder.mkdir(exist_ok=True)
-            for name, md5 in _missing(tarball.parent, archive, _all_files(archive)):
+            known = archive.train_files + archive.test_files + archive.other_files
+            for name, md5 in _missing(tarball.parent, archive, known):
                 wanted = members.get(f"{archive.folder}/{name}")
                 source = tar.extractfile(wanted) if wanted is not None else None
                 if source is None:
@@ -143,16 +152,3 @@ def _unpack(archive: Archive, tarball: Path) -> None:
                     raise _Unavailable(f"{archive.folder}/{name} in {tarball} is corrupt: delete the archive")
                 with whole_file(folder / name) as target:
                     target.write(data)
-
-
-def _all_files(archive: Archive) -> NamesAndHashes:
-    return archive.train_files + archive.test_files + archive.other_files
-
-
-def _ways_out(root: Path, archive: Archive, cause: Exception) -> str:
-    return (
-        f"CIFAR-10 cannot be had in {root}: {cause}. There are three ways on:\n"
-        f"  1. download {archive.url} by hand and put {archive.filename} into {root} (it is checked and unpacked);\n"
-        "  2. data=image_folder data.root=<folder>: images of your own, <folder>/{train,test}/<class>/*.png;\n"
-        "  3. data=silhouettes: drawn pictures, no download."
-    )

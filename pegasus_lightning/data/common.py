@@ -1,14 +1,12 @@
-"""What every source of images on disk needs: class names and splits checked."""
+"""Checks of class names and splits that all data sources share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
 
-IMAGE_SIZE = 32
 SPLITS = ("train", "test")
-MAX_NAMES_SHOWN = 20
 
 
 def check_split(split: str) -> None:
@@ -18,15 +16,15 @@ def check_split(split: str) -> None:
 
 
 def index_classes(classes: Sequence[str], available: Sequence[str], place: str) -> list[int]:
-    """The position in `available` of each class asked for, in the order asked.
+    """Return the position in `available` of each of `classes`; `place` names the source in error messages.
 
-    `place` names, for the message, where the classes were looked for. Raises UserError for no class at
-    all, a class given twice and a name that is not available (with the nearest one that is).
+    Raises:
+        UserError: no class, a class given twice, or an unknown class (with the nearest known name).
     """
     if isinstance(classes, str):
-        raise UserError(f"The classes must be a list of names, not the one word '{classes}': write [{classes}].")
+        raise UserError(f"The classes must be a list of names, not the single name '{classes}': write [{classes}].")
     if not classes:
-        raise UserError(f"No class is given. Those of {place}: {listing(available)}.")
+        raise UserError(f"No class is given. Classes of {place}: {listing(available)}.")
     positions: list[int] = []
     for name in classes:
         if name not in available:
@@ -37,10 +35,3 @@ def index_classes(classes: Sequence[str], available: Sequence[str], place: str) 
             raise UserError(f"The class '{name}' is given twice: each class may be given once.")
         positions.append(position)
     return positions
-
-
-def listing(names: Sequence[str]) -> str:
-    """`a, b, c`, cut off after twenty names; `none` for no names."""
-    shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "none"
-    left_out = len(names) - MAX_NAMES_SHOWN
-    return f"{shown} and {left_out} more" if left_out > 0 else shown

@@ -1,9 +1,8 @@
-"""A folder of the user's own images, one folder a class: root/{train,test}/<class>/*.{png,jpg,jpeg}.
+"""The user's own images, one folder per class: root/{train,test}/<class>/*.{png,jpg,jpeg}.
 
-How a file becomes a picture: it is turned as its EXIF data says; transparency is laid on white;
-palettes, grey (8 or 16 bits) and CMYK become RGB; a picture of another size is cut to its central
-square and resized to 32 x 32 with Lanczos, which smooths as it shrinks. Pictures of 32 x 32 keep
-their pixels exactly.
+Decoding applies the EXIF orientation, composites transparency on white, and converts palettes, grey (8 or 16 bits) and
+CMYK to RGB. Images of another size are cropped to the central square and resized to 32 x 32 with (antialiased)
+Lanczos. Images of 32 x 32 keep their pixels exactly.
 """
 
 from __future__ import annotations
@@ -23,24 +22,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pegasus_lightning.data import tensor_cache
-from pegasus_lightning.data.common import IMAGE_SIZE, SPLITS, check_split, index_classes, listing
-from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.data.common import SPLITS, check_split, index_classes
+from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MIN_SIDE = 8
 MAX_ASPECT_RATIO = 4
 MAX_FILES_NAMED = 5
 BYTES_WORTH_A_THREAD = 1 << 15
-# Raise when `decode` gives other pixels: what was cached before is then decoded again.
+# Increment when `decode` changes its pixels: cached images are then decoded again.
 DECODING_VERSION = 1
 
 
 def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None = None) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,), each label an index into `classes`.
+    """Return images uint8 (N, 3, 32, 32) and labels int64 (N,), indices into `classes`.
 
-    Images come class by class in the order given, each class sorted by file name. The decoded pixels are
-    cached in `cache_dir` (the user's cache folder by default) until a file changes. Raises UserError for
-    a folder that is missing or empty, and for files that cannot be used (naming them).
+    Images are ordered by class as given, then by file name. The decoded pixels are cached in `cache_dir` (by default
+    the user's cache folder) until a file changes.
+
+    Raises:
+        UserError: a folder is missing or empty, or files cannot be used (the message names them).
     """
     check_split(split)
     root = Path(root).expanduser()
@@ -48,7 +50,7 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     files = [file for files_of_class in files_by_class for file in files_of_class]
     place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
     images = tensor_cache.load_or_build(
-        (cache_dir or tensor_cache.default_folder()) / f"images-{place}.bin",
+        (cache_dir or tensor_cache.default_folder()) / f"images-{place}.safetensors",
         _fingerprint(files),
         (len(files), 3, IMAGE_SIZE, IMAGE_SIZE),
         lambda: _decode_all(root, files),
@@ -58,8 +60,8 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
 
 
 def class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:
-    """The folder of each class. Raises UserError for one that is missing, with what is there and the layout wanted."""
-    layout = f"The layout wanted is {root}/{{{','.join(SPLITS)}}}/<class>/*.{{png,jpg,jpeg}}."
+    """Return the folder of each class; raise UserError if one is missing, with the existing ones and the layout."""
+    layout = f"The expected layout is {root}/{{{','.join(SPLITS)}}}/<class>/*.{{png,jpg,jpeg}}."
     if not root.is_dir():
         raise UserError(f"There is no folder {root}. {layout}")
     if not (root / split).is_dir():
@@ -79,7 +81,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """The image files, sorted by name. Hidden ones are passed over: macOS leaves `._x.png` that are no images."""
+    """Return the image files sorted by name, without hidden files: macOS writes `._x.png` that are not images."""
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir())
     images = [folder / name for name in names if name.lower().endswith(SUFFIXES)]
     if not images:
@@ -88,53 +90,50 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _fingerprint(files: list[Path]) -> bytes:
-    """SHA-256 over what decides the pixels: the files' names, sizes and times, and the code that decodes."""
+    """Return a SHA-256 of the names, sizes and times of the files and of the version of the decoder."""
     entries: list[list[str | int]] = []
     for file in files:
         try:
             status = file.stat()
-        except OSError:  # a broken link, say: decoding it names it
+        except OSError:  # such as a broken link: decoding reports it
             continue
-        # The change time as well: a copy that keeps the modification time still moves it.
+        # A copy that keeps the modification time still has a new change time.
         entries.append([f"{file.parent.name}/{file.name}", status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     return hashlib.sha256(json.dumps([DECODING_VERSION, PIL.__version__, entries]).encode()).digest()
 
 
 def _decode_all(root: Path, files: list[Path]) -> np.ndarray:
-    """The files' pixels, uint8 (N, 3, 32, 32). Raises UserError naming those that cannot be used."""
+    """Return the pixels of the files, uint8 (N, 3, 32, 32); raise UserError naming the files that cannot be used."""
     images = np.empty((len(files), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
 
     def decode_one(index: int) -> str | None:
         try:
             images[index] = decode(files[index])
-        # A broken file can fail anywhere in Pillow, in any way: whichever it is, the file is to be named.
+        # Pillow may raise any exception for a broken file, and each such file must be reported.
         except Exception as error:
             return f"{files[index].relative_to(root)}: {_reason(error)}"
         return None
 
-    # Threads decode photographs side by side. On thumbnails they only hinder one another: Python's own part
-    # of the work is then the larger one (10,000 JPEGs of 32 x 32: 2.4 s in one thread, 5.5 s in eight).
-    workers = min(8, os.cpu_count() or 1) if _mean_bytes(files) > BYTES_WORTH_A_THREAD else 1
+    # Threads speed up photographs but slow down thumbnails, where Python itself takes most of the time
+    # (10,000 JPEGs of 32 x 32: 2.4 s in one thread, 5.5 s in eight).
+    mean_bytes = sum(file.stat().st_size for file in files if file.exists()) / len(files)
+    workers = min(8, os.cpu_count() or 1) if mean_bytes > BYTES_WORTH_A_THREAD else 1
     with ThreadPoolExecutor(workers) as pool:
         results = (map if workers == 1 else pool.map)(decode_one, range(len(files)))
-        # On standard error, on a terminal only, and only if it takes more than a second.
+        # Shown on standard error, on a terminal only, after one second.
         progress = tqdm(results, total=len(files), desc="decoding images", unit="img", delay=1.0, disable=None)
         bad = [reason for reason in progress if reason]
     if bad:
         left_out = f"\n  and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""
         named = "\n  ".join(bad[:MAX_FILES_NAMED])
         raise UserError(
-            f"{len(bad)} of {len(files)} images in {root} cannot be used:\n  {named}{left_out}\nMend or remove them."
+            f"{len(bad)} of {len(files)} images in {root} cannot be used:\n  {named}{left_out}\nRepair or remove them."
         )
     return images
 
 
-def _mean_bytes(files: list[Path]) -> float:
-    return sum(file.stat().st_size for file in files if file.exists()) / len(files)
-
-
 class _MisshapenError(Exception):
-    """A picture too small or too long to be cut to a square and still show what it shows."""
+    """The image is too small or too elongated to be cropped to a square."""
 
 
 def _reason(error: Exception) -> str:
@@ -142,12 +141,12 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):  # its own message repeats the path
         return "not a PNG or JPEG image"
-    # The system's errors repeat the path as well, but for their `strerror`.
+    # The message of an OSError repeats the path too; its `strerror` does not.
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """`decode` of one file that a person named. Raises UserError for one that is missing or cannot be used."""
+    """Return the decoded image uint8 (3, 32, 32) at `path`; raise UserError if it is missing or cannot be used."""
     if not path.is_file():
         raise UserError(f"There is no image {path}.")
     try:
@@ -157,14 +156,14 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode(path: Path) -> np.ndarray:
-    """One file's pixels, uint8 (3, 32, 32). Raises whatever Pillow raises, and _MisshapenError."""
+    """Return the pixels of one file, uint8 (3, 32, 32); raise _MisshapenError or any exception of Pillow."""
     with Image.open(path, formats=("PNG", "JPEG")) as opened:
         width, height = opened.size
         if min(width, height) < MIN_SIDE:
-            raise _MisshapenError(f"{width} x {height} pixels, a side under {MIN_SIDE}")
+            raise _MisshapenError(f"{width} x {height} pixels, a side is shorter than {MIN_SIDE}")
         if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-            raise _MisshapenError(f"{width} x {height} pixels, longer than {MAX_ASPECT_RATIO}:1")
-        # A large JPEG is decoded at a fraction of its size, but at four times ours at least: many times faster.
+            raise _MisshapenError(f"{width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO}:1")
+        # Much faster: a large JPEG is decoded at reduced size, but at least at 4 * IMAGE_SIZE.
         opened.draft(None, (4 * IMAGE_SIZE, 4 * IMAGE_SIZE))
         ImageOps.exif_transpose(opened, in_place=True)
         picture = _as_rgb(opened)

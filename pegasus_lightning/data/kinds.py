@@ -1,7 +1,6 @@
-"""All that a source can show, not the two chosen classes alone: what a recogniser learns from.
+"""Images of every kind that a source offers, for training recognisers.
 
-A class is what the run is trained on. A kind is what the source's images come in: the two classes, and every other
-class that the source has, or that it can draw.
+A run is trained on two classes. The kinds are these two and every other class that the source has or can draw.
 """
 
 from __future__ import annotations
@@ -20,22 +19,23 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.data import tensor_cache
-from pegasus_lightning.data.common import IMAGE_SIZE, index_classes
+from pegasus_lightning.data.common import index_classes
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
-WORTH_KEEPING = 1000  # drawn images: two seconds and a half
+WORTH_KEEPING = 1000  # images; drawing them takes 2.5 seconds
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """Images of every kind, and which of the two classes is to be seen in each.
+    """Images of every kind, and which of the two classes each one shows.
 
     Args:
         images: uint8 (N, 3, 32, 32).
         kinds: int64 (N,), each an index into `names`.
         names: the two classes first, then the other kinds.
-        targets: float32 (N, 2); 1 where the first, the second class is to be seen.
+        targets: float32 (N, 2); 1 where the image shows the first or the second class.
     """
 
     images: Tensor
@@ -47,7 +47,7 @@ class Kinds:
         return len(self.images)
 
     def take(self, indices: Tensor) -> Kinds:
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         return Kinds(self.images[indices], self.kinds[indices], self.names, self.targets[indices])
 
     @property
@@ -56,13 +56,13 @@ class Kinds:
 
 
 def load_kinds(config: Any, split: str) -> Kinds:
-    """All kinds of the split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
+    """Return all kinds of a split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
 
     `cifar10`: its ten classes. `image_folder`: every class with images in that split. `silhouettes`: horse, bird,
     pegasus (which shows all three) and the empty scene. `lines`: its two classes.
 
     Raises:
-        UserError: the data is missing, corrupt or has no such classes.
+        UserError: the data is missing or corrupt, or lacks one of the classes.
     """
     classes = list(config.classes)
     if config.source == "cifar10":
@@ -74,7 +74,7 @@ def load_kinds(config: Any, split: str) -> Kinds:
         from pegasus_lightning.data import image_folder
 
         root = Path(config.root).expanduser()
-        image_folder.class_folders(root, classes, split)  # the two that are asked for must be there
+        image_folder.class_folders(root, classes, split)  # raises if one of the two is missing
         names = _first(classes, _folders_with_images(root / split))
         cache = Path(config.cache) if config.cache else None
         images, kinds = image_folder.load(root, names, split, cache_dir=cache)
@@ -89,21 +89,18 @@ def load_kinds(config: Any, split: str) -> Kinds:
         names, images, kinds = classes, whole.images, whole.labels
     else:
         raise UserError(f"data.source={config.source} is not a source.")
-    shows = torch.tensor([[float(_shows(config.source, kind, name)) for name in classes] for kind in names])
+    also = {"pegasus": ("horse", "bird")} if config.source == "silhouettes" else {}
+    shows = torch.tensor([[float(kind == name or name in also.get(kind, ())) for name in classes] for kind in names])
     return Kinds(images, kinds, tuple(names), shows[kinds])
 
 
-def _shows(source: str, kind: str, name: str) -> bool:
-    return kind == name or (source == "silhouettes" and kind == "pegasus" and name in ("horse", "bird"))
-
-
 def _first(classes: Sequence[str], available: Sequence[str]) -> list[str]:
-    """`classes`, then the others of `available`."""
+    """Return `classes`, then the others of `available`."""
     return [*classes, *(name for name in available if name not in classes)]
 
 
 def _folders_with_images(folder: Path) -> list[str]:
-    """The folders in it that hold an image, sorted. A class may be missing in one split, or have none yet."""
+    """Return the sorted names of the folders in `folder` that hold an image; a class may lack images in one split."""
     from pegasus_lightning.data.image_folder import SUFFIXES
 
     def holds_images(entry: os.DirEntry[str]) -> bool:
@@ -114,7 +111,7 @@ def _folders_with_images(folder: Path) -> list[str]:
 
 
 def _drawn(names: Sequence[str], split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` silhouettes of each name, the last being the scene; many of them are drawn once and kept on disk."""
+    """Return `count` silhouettes of each name, the last being the scene; WORTH_KEEPING or more are cached on disk."""
     from pegasus_lightning.data import outlines, silhouettes
 
     def draw() -> np.ndarray:
@@ -127,6 +124,6 @@ def _drawn(names: Sequence[str], split: str, count: int, seed: int) -> tuple[Ten
         return torch.from_numpy(draw()), kinds
     what = json.dumps([list(names), split, count, seed, PIL.__version__, np.__version__]).encode()
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (outlines, silhouettes))
-    path = tensor_cache.default_folder() / f"silhouettes-{hashlib.sha256(what).hexdigest()[:16]}.bin"
+    path = tensor_cache.default_folder() / f"silhouettes-{hashlib.sha256(what).hexdigest()[:16]}.safetensors"
     shape = (len(kinds), 3, IMAGE_SIZE, IMAGE_SIZE)
     return torch.from_numpy(tensor_cache.load_or_build(path, hashlib.sha256(what + code).digest(), shape, draw)), kinds

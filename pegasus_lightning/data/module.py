@@ -1,4 +1,4 @@
-"""One DataModule over all sources: every source ends as uint8 tensors in memory."""
+"""The DataModule of all sources; each source is loaded as uint8 tensors in memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROOM_FACTOR = 4  # the images must take less than a quarter of the device's free
 
 
 def load_split(config: Any, split: str) -> ImageSet:
-    """The whole split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
+    """Return the whole split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
 
     Raises:
-        UserError: the data is missing, corrupt or has no such classes.
+        UserError: the data is missing or corrupt, or lacks one of the classes.
     """
     classes = list(config.classes)
-    # Imported where they are needed: torchvision's data sets alone take more than a second.
+    # Imported on use: torchvision's data sets alone take more than a second.
     if config.source == "cifar10":
         from pegasus_lightning.data import cifar10
 
@@ -49,14 +49,14 @@ def load_split(config: Any, split: str) -> ImageSet:
 
 
 def split_validation(data: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    """(train, validation): the same images held out whatever the run's seed."""
+    """Return (train, validation); the validation images do not depend on the run's seed."""
     order = torch.randperm(len(data), generator=generator(0, Stream.SPLIT))
     count = max(2, round(fraction * len(data)))
     return data.take(order[count:]), data.take(order[:count])
 
 
 def in_mixed_order(data: ImageSet) -> ImageSet:
-    """The images in one fixed random order: sources give class after class, and BatchNorm wants both in a batch."""
+    """Return the images in a fixed random order: sources sort by class, and BatchNorm needs both in a batch."""
     return data.take(torch.randperm(len(data), generator=generator(0, Stream.SPLIT)))
 
 
@@ -67,12 +67,12 @@ def _fits(data: ImageSet, device: torch.device) -> bool:
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Train, validation (held out of train) and test split of one source, as batches in memory.
+    """Train, validation (held out of train) and test batches of one source, in memory.
 
     Args:
         config: a `DataConfig` (dataclass or DictConfig).
-        seed: of the batches' order and flips.
-        with_test: load the test split too, now, so that what is wrong with it shows before the training.
+        seed: seed of the batch order and flips.
+        with_test: load the test split too, so that errors in it appear before training.
     """
 
     def __init__(self, config: Any, seed: int, *, with_test: bool = True) -> None:
@@ -91,7 +91,7 @@ class ImageDataModule(pl.LightningDataModule):
         return len(self.train) // self.config.batch_size
 
     def _placed(self, data: ImageSet) -> ImageSet:
-        """On the training device, where that is wanted and it fits; Lightning moves the batches otherwise."""
+        """Return `data` on the training device if configured and if it fits; Lightning moves the batches otherwise."""
         assert self.trainer is not None
         device, wanted = self.trainer.strategy.root_device, str(self.config.on_device).lower()
         here = wanted == "true" or (wanted == "auto" and _fits(data, device))

@@ -1,4 +1,4 @@
-"""Smooth outlines: the few shapes that the silhouettes are drawn from, as points (n, 2), x right and y down."""
+"""Smooth outlines of the silhouettes, as points (n, 2) with x to the right and y down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 def unit(angle: ArrayLike) -> Array:
-    """Unit vectors (..., 2) at angles in radians, clockwise on the screen from forward."""
+    """Return unit vectors (..., 2) at angles in radians, clockwise on the screen from forward."""
     return np.array((np.cos(angle), np.sin(angle))).T
 
 
@@ -22,7 +22,7 @@ _CAP = unit(np.linspace(np.pi / 2, -np.pi / 2, 7)[1:-1])
 
 @cache
 def spline_matrix(count: int, closed: bool) -> Array:
-    """The matrix that takes `count` points to a Catmull-Rom curve through them, six points a stretch."""
+    """Return the matrix from `count` points to the Catmull-Rom curve through them, six points per segment."""
     t = np.linspace(0, 1, 6, endpoint=False)
     basis = 0.5 * np.array([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]).T
     p = np.eye(count)
@@ -33,13 +33,13 @@ def spline_matrix(count: int, closed: bool) -> Array:
 
 
 def curve(points: ArrayLike, closed: bool = True) -> Array:
-    """Smooth outline (6 n, d) through points (n, d), or a line of 6 (n - 1) + 1 where it is not closed."""
+    """Return a smooth closed curve (6 n, d) through points (n, d), or an open one of 6 (n - 1) + 1 points."""
     p = np.asarray(points, dtype=float)
     return np.asarray(spline_matrix(len(p), closed) @ p)
 
 
 def limb(points: ArrayLike, radii: Sequence[float]) -> Array:
-    """A rounded, tapering stroke: centre line through points (n, 2) with a radius at each."""
+    """Return a rounded, tapered stroke whose centre line passes through points (n, 2), with a radius at each."""
     line, radius = curve(points, closed=False), curve(radii, closed=False)
     steps = line[1:] - line[:-1]
     along = np.concatenate([steps[:1], steps[1:] + steps[:-1], steps[-1:]])
@@ -51,16 +51,16 @@ def limb(points: ArrayLike, radii: Sequence[float]) -> Array:
 
 
 def ellipse(centre: ArrayLike, radius_x: float, radius_y: float) -> Array:
-    """The outline (24, 2) of an ellipse with level axes."""
+    """Return the outline (24, 2) of an axis-aligned ellipse."""
     return np.asarray(_CIRCLE * (radius_x, radius_y) + np.asarray(centre, dtype=float))
 
 
 def turned(points: ArrayLike, angle: float) -> Array:
-    """Points (n, 2) turned about the origin; a negative angle lifts the front."""
+    """Rotate points (n, 2) about the origin; a negative angle lifts the front."""
     axes = np.array([unit(angle), unit(angle + np.pi / 2)])
     return np.asarray(np.asarray(points, dtype=float) @ axes)
 
 
 def mix(a: Array, b: ArrayLike, share: float) -> Array:
-    """`a` with `share` of the way to `b`."""
+    """Return a + share * (b - a)."""
     return a + share * (np.asarray(b, dtype=float) - a)

@@ -1,9 +1,9 @@
-"""Horses, birds and true pegasi, drawn from nothing but a seed: a data source that needs no download.
+"""Horses, birds and pegasi drawn from a seed: a data source without download.
 
-A figure is a list of `Shape`s (filled outlines, painted in order) in its own units: x forward, y down, a body
-about 1 long. `_fit` places the figure on a canvas of 192 x 192, which is averaged down to 32 x 32.
-All kinds share scenes, palettes and camera, so that only the shape tells them apart. A pegasus is the horse of
-the same seed and number with a pair of wings: pixel for pixel the same picture outside them.
+A figure is a list of `Shape`s (filled outlines, painted in order) in its own units: x forward, y down, body length
+about 1. `_fit` places it on a canvas of 192 x 192, which is averaged down to 32 x 32. All kinds share scenes, palettes
+and camera, so only the shape distinguishes them. A pegasus is the horse of the same seed and number with a pair of
+wings: outside them the two images are equal pixel for pixel.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image, ImageDraw
 
 from pegasus_lightning.data.outlines import Array, curve, ellipse, limb, mix, turned, unit
 from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 CLASSES: tuple[str, ...] = ("horse", "bird", "pegasus")
-SCENE = "scene"  # no class to train on: the picture without an animal
+SCENE = "scene"  # a picture without an animal; not a class to train on
 SPLITS: tuple[str, ...] = ("train", "test")
-SIZE = 32
-CANVAS = 192  # six by six samples a pixel
+CANVAS = 192  # 6 x 6 samples per pixel
 
 Random = np.random.Generator
 
@@ -33,11 +33,11 @@ class Shape(NamedTuple):
 
     points: Array
     colour: Array
-    counts: bool = True  # whether the figure's bounding box, hence its place and size, takes it in
+    counts: bool = True  # whether it is part of the bounding box, which sets place and size
 
 
 class Palette(NamedTuple):
-    """The tones of one animal, each RGB (3,)."""
+    """Colours of one animal, each RGB (3,)."""
 
     main: Array
     dark: Array
@@ -46,7 +46,7 @@ class Palette(NamedTuple):
     shadow: Array
 
 
-# main, dark (mane, tail, wing tips), light (belly, breast): coats that are also plumages, and the reverse.
+# main, dark (mane, tail, wing tips), light (belly, breast): each is both a coat and a plumage
 PALETTES = (
     ((126, 72, 38), (38, 26, 22), (176, 118, 74)),  # bay, thrush
     ((158, 78, 36), (110, 48, 22), (206, 132, 78)),  # chestnut, robin
@@ -57,7 +57,7 @@ PALETTES = (
     ((86, 56, 40), (44, 28, 22), (140, 98, 70)),  # dark bay, starling
     ((88, 100, 124), (42, 46, 62), (156, 168, 188)),  # blue roan, jay
 )
-# sky above, sky at the horizon, ground at the horizon, ground in front
+# top of the sky, sky at the horizon, ground at the horizon, foreground
 SCENES = (
     ((92, 152, 216), (196, 222, 240), (128, 166, 84), (86, 132, 52)),  # meadow under a clear sky
     ((158, 186, 206), (222, 228, 228), (150, 172, 104), (104, 136, 70)),  # meadow under haze
@@ -66,7 +66,7 @@ SCENES = (
     ((218, 166, 132), (252, 222, 170), (188, 160, 92), (150, 122, 66)),  # evening over stubble
     ((140, 176, 214), (222, 230, 238), (228, 234, 242), (190, 202, 218)),  # snow
 )
-GAITS = {  # phase of each leg (turns), swing and bend (radians)
+GAITS = {  # phase of each leg (fraction of a turn), swing and bend (radians)
     "stand": ((0.0, 0.5, 0.5, 0.0), 0.12, 0.0),
     "walk": ((0.0, 0.5, 0.25, 0.75), 0.38, 0.5),
     "trot": ((0.0, 0.5, 0.5, 0.0), 0.50, 1.0),
@@ -75,7 +75,7 @@ GAITS = {  # phase of each leg (turns), swing and bend (radians)
 
 
 # fmt: off
-# A wing along its arm (first number) and across it, toward the tail (second), its span 1.
+# Wing coordinates: along the arm, then across it toward the tail; the span is 1.
 WING = curve([(0.0, -0.04), (0.3, -0.08), (0.6, -0.06), (0.85, 0.02), (1.0, 0.17), (0.86, 0.17), (0.82, 0.26),
                (0.68, 0.24), (0.6, 0.33), (0.46, 0.29), (0.36, 0.37), (0.22, 0.31), (0.08, 0.33), (-0.04, 0.14)])
 COVERTS = curve([(0.0, -0.02), (0.3, -0.07), (0.6, -0.05), (0.78, 0.02), (0.6, 0.1), (0.3, 0.15), (0.05, 0.17),
@@ -93,7 +93,7 @@ WING_TIPS = curve([(-0.2, -0.06), (-0.45, -0.04), (-0.68, 0.04), (-0.3, 0.07)])
 
 
 def _wing(root: Array, angle: float, span: float, palette: Palette, shade: float, counts: bool = True) -> list[Shape]:
-    """A spread wing whose arm leaves `root` at `angle` (negative: raised), with its feathers toward the tail."""
+    """Return a spread wing whose arm leaves `root` at `angle` (negative: raised), feathers toward the tail."""
     tail = -1.0 if np.sin(angle) < 0 else 1.0
     arm = np.array([unit(angle), unit(angle + tail * np.pi / 2)]) * span
     feathers = mix(palette.wing, palette.dark, 0.35)
@@ -103,7 +103,7 @@ def _wing(root: Array, angle: float, span: float, palette: Palette, shade: float
 
 
 def _leg(hip: Array, upper: float, lower: float, palette: Palette, shade: float, hind: bool) -> list[Shape]:
-    """A horse's leg; `upper` and `lower` are the angles (radians, forward positive) of its two bones."""
+    """Return a horse's leg; `upper` and `lower` are the angles (radians, forward positive) of its two bones."""
     knee = hip + 0.40 * unit(np.pi / 2 - upper)
     fetlock = knee + 0.34 * unit(np.pi / 2 - lower)
     hoof = fetlock + 0.07 * unit(np.pi / 2 - lower - 0.5)
@@ -115,10 +115,10 @@ def _leg(hip: Array, upper: float, lower: float, palette: Palette, shade: float,
 
 
 def _horse(random: Random, palette: Palette, wings: Random | None = None) -> list[Shape]:
-    """A horse facing right, its wings (from a generator of their own, outside the bounding box) if one is given."""
+    """Return a horse facing right; the generator `wings`, if any, adds wings outside the bounding box."""
     gait = str(random.choice(list(GAITS), p=(0.3, 0.25, 0.25, 0.2)))
     phases, swing, bend = GAITS[gait]
-    start = random.uniform(0.6, 0.9) if gait == "gallop" else random.uniform(0, 1)  # a gallop at full stretch
+    start = random.uniform(0.6, 0.9) if gait == "gallop" else random.uniform(0, 1)  # the stretched phase of a gallop
     legs: list[list[Shape]] = []
     hips = ((-0.36, 0.02), (-0.32, 0.04), (0.33, 0.06), (0.37, 0.06))  # near hind, far hind, near fore, far fore
     for number, (phase, hip) in enumerate(zip(phases, hips, strict=True)):
@@ -166,7 +166,7 @@ def _horse(random: Random, palette: Palette, wings: Random | None = None) -> lis
 
 
 def _bird(random: Random, palette: Palette) -> tuple[list[Shape], bool]:
-    """A bird facing right, on the ground, on a branch (outside the bounding box) or in flight; and whether it flies."""
+    """Return a bird facing right (on ground, flying, or on a branch outside the bounding box) and whether it flies."""
     flying = random.uniform() < 0.4
     wader = random.uniform() < 0.25
     tilt = random.uniform(*((-0.35, 0.05) if flying else (-0.4, -0.1) if wader else (-0.75, -0.2)))
@@ -198,7 +198,7 @@ def _bird(random: Random, palette: Palette) -> tuple[list[Shape], bool]:
 
     foot = random.uniform(0.36, 0.46) + 0.28 * wader
     shapes = []
-    if not wader and random.uniform() < 0.5:  # a branch, wide enough to leave the picture on both sides
+    if not wader and random.uniform() < 0.5:  # a branch that crosses the whole picture
         bend = random.uniform(-0.15, 0.15)
         bark = np.array((104.0, 80.0, 62.0)) * random.uniform(0.8, 1.1)
         branch = limb([(-4, foot + 0.1 - 3 * bend), (0, foot + 0.07), (4, foot + 0.1 + 3 * bend)], [0.09, 0.07, 0.05])
@@ -213,7 +213,7 @@ def _bird(random: Random, palette: Palette) -> tuple[list[Shape], bool]:
 
 
 def _scene(random: Random) -> tuple[Image.Image, Array, Array]:
-    """Sky, far hills and ground, a little out of focus; with the sky's and the ground's middle colours."""
+    """Return a slightly blurred scene (sky, hills, ground) and the mean colours of its sky and ground."""
     top, low, far, near = np.array(SCENES[random.integers(len(SCENES))], dtype=float) + random.normal(0, 6, (4, 3))
     horizon = random.uniform(0.5, 0.78)
     y = (np.arange(64) + 0.5)[:, None] / 64
@@ -236,7 +236,7 @@ def _scene(random: Random) -> tuple[Image.Image, Array, Array]:
 
 
 def _palette(random: Random, sky: Array, ground: Array) -> Palette:
-    """A natural palette that stands out from sky and ground, any that does being as likely."""
+    """Return one of the palettes that contrast with sky and ground, with equal probability."""
     picks = np.array(PALETTES, dtype=float)
     apart = np.minimum(*(np.abs(picks[:, 0] - behind).mean(axis=1) for behind in (sky, ground)))
     main, dark, light = random.choice(picks[apart >= min(35.0, apart.max())]) * random.uniform(0.92, 1.08)
@@ -245,7 +245,7 @@ def _palette(random: Random, sky: Array, ground: Array) -> Palette:
 
 
 def _fit(shapes: list[Shape], flying: bool, random: Random) -> list[Shape]:
-    """Place a figure on the canvas, its bounding box up to 84 percent wide or high; half of them face left."""
+    """Place a figure on the canvas, its bounding box up to 84 percent wide or high; half of the figures face left."""
     box = np.concatenate([shape.points for shape in shapes if shape.counts])
     low, high = box.min(axis=0), box.max(axis=0)
     scale = min(random.uniform(0.66, 0.84) / (high - low).max(), 0.45)
@@ -263,7 +263,7 @@ def _fill(brush: ImageDraw.ImageDraw, points: Array, colour: Array) -> None:
 
 
 def _picture(kind: str, seed: int, stream: int, number: int) -> NDArray[np.uint8]:
-    """One image (32, 32, 3). Horse and pegasus share a generator; the wings have one of their own."""
+    """Return one image (32, 32, 3). Horse and pegasus share a random stream; the wings have their own."""
     random = np.random.default_rng((seed, stream, {"bird": 1, SCENE: 3}.get(kind, 0), number))
     canvas, sky, ground = _scene(random)
     palette = _palette(random, sky, ground)
@@ -274,7 +274,7 @@ def _picture(kind: str, seed: int, stream: int, number: int) -> NDArray[np.uint8
         brush = ImageDraw.Draw(canvas)
         for shape in _fit(shapes, flying, random):
             _fill(brush, shape.points, shape.colour)
-    pixels = np.asarray(canvas.reduce(CANVAS // SIZE), dtype=float)
+    pixels = np.asarray(canvas.reduce(CANVAS // IMAGE_SIZE), dtype=float)
     return (pixels * exposure).clip(0, 255).astype(np.uint8)
 
 
@@ -285,23 +285,23 @@ def _check(word: str, choices: Sequence[str], what: str) -> None:
 
 def _draw(kind: str, count: int, seed: int, stream: int) -> torch.Tensor:
     images = [_picture(kind, seed, stream, number) for number in range(count)]
-    array = np.array(images, dtype=np.uint8).reshape(count, SIZE, SIZE, 3)
+    array = np.array(images, dtype=np.uint8).reshape(count, IMAGE_SIZE, IMAGE_SIZE, 3)
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
 def draw(kind: str, count: int, seed: int) -> torch.Tensor:
-    """Images (count, 3, 32, 32), uint8; image i depends on (seed, kind, i) alone.
+    """Return images uint8 (count, 3, 32, 32); image i depends only on (seed, kind, i).
 
-    A stream of its own: none of these is in a split of `load`. Pegasus i is horse i with wings.
+    The random stream differs from those of the splits of `load`. Pegasus i is horse i with wings.
     """
     _check(kind, CLASSES, "class")
     return _draw(kind, count, seed, stream=len(SPLITS))
 
 
 def load(classes: Sequence[str], split: str, count_per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (N, 3, 32, 32), uint8, and labels (N,), int64, the index into `classes`; N = classes x count.
+    """Return images uint8 (N, 3, 32, 32) and labels int64 (N,), indices into `classes`; N = classes x count.
 
-    Class after class, in the order given. The splits are disjoint random streams.
+    Images are ordered by class as given. The splits use independent random streams.
     """
     _check(split, SPLITS, "split")
     for kind in classes:
@@ -311,6 +311,6 @@ def load(classes: Sequence[str], split: str, count_per_class: int, seed: int) ->
 
 
 def load_scenes(split: str, count: int, seed: int) -> torch.Tensor:
-    """Scenes of a split without any animal, images (count, 3, 32, 32), uint8; none is behind an animal of `load`."""
+    """Return scenes without an animal, uint8 (count, 3, 32, 32); none is the background of an image of `load`."""
     _check(split, SPLITS, "split")
     return _draw(SCENE, count, seed, SPLITS.index(split))

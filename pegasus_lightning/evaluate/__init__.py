@@ -1,1 +1,1 @@
-"""The judges: what a chimera is worth, in numbers."""
+"""Evaluation of models and chimeras: metrics, controls and scorecards."""

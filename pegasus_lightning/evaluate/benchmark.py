@@ -1,33 +1,30 @@
-"""The bench that runs are judged on: one data set, one judge, the controls; and on it one run after another."""
+"""The benchmark of `evaluate`: figures and pictures of one run after another, on one data set, with controls."""
 
 from __future__ import annotations
 
 import math
-import re
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.evaluate.controls import cutmix, pixel_average
-from pegasus_lightning.evaluate.criteria import PrincipalComponents, line_statistics, path_statistics
-from pegasus_lightning.evaluate.criteria import reconstruction as reconstruction_figures
 from pegasus_lightning.evaluate.image_sets import TOO_NEAR, ImageSetMetrics, Measurement, figure
 from pegasus_lightning.evaluate.inception import inception_figures
-from pegasus_lightning.generate.judge import Selector
+from pegasus_lightning.evaluate.metrics.interpolation import line_statistics, path_statistics
+from pegasus_lightning.evaluate.metrics.reconstruction import PrincipalComponents
+from pegasus_lightning.evaluate.metrics.reconstruction import reconstruction as reconstruction_figures
+from pegasus_lightning.evaluate.settings import EvaluateConfig
 from pegasus_lightning.generate.mixing import Recipes
-from pegasus_lightning.generate.pairs import Pairs, Parents
 from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.scores import distance_from_blend
+from pegasus_lightning.generate.session import Session
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import StoredRecogniser
-from pegasus_lightning.runs.folder import config_hash
+from pegasus_lightning.runs.folder import RunName, config_hash
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
     NORMAL_QUANTILE,
@@ -43,75 +40,62 @@ from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
-from pegasus_lightning.utils.tensors import in_batches, to_float, to_uint8
+from pegasus_lightning.utils.tensors import as_float, in_batches, to_float, to_uint8
 
 PATHS, PATH_FRAMES = 200, 11
-LINE_FRAMES = 16  # the ACAI paper's
+LINE_FRAMES = 16  # as in the ACAI paper
 GALLERY_PAIRS, GALLERY_FRAMES, GALLERY_PEGASI = 8, 21, 16
 MIN_IMAGES = 8  # of each class and split
-COLLAPSED = 0.5  # of the pixel averages' variety
+COLLAPSED = 0.5  # alarm if the variety is below this share of the pixel averages'
 
 
 class Benchmark:
-    """Everything that does not depend on the run: made once, however many are judged.
+    """Measures runs against one data set, with one reporting recogniser and the controls, which are computed once.
 
     Args:
-        settings: an `EvaluateConfig` as a plain dict.
-        data: the `data` configuration; split: the images that parents are taken from, of its two classes.
-        pairs: of those, to be mixed.
-        reports, selects: the recognisers.
-        inception: Inception's features, see `inception_network`; None: FID and KID over them are left out.
+        session: of an `EvaluateConfig`.
+        reports: the reporting recogniser.
+        inception: Inception's features, see `inception_network`; None: no FID and KID over them.
 
     Raises:
-        UserError: there are too few images to judge by.
+        UserError: there are too few images.
     """
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        data: DictConfig,
-        split: ImageSet,
-        pairs: Pairs,
-        reports: StoredRecogniser,
-        selects: Selector | None,
-        device: torch.device,
-        inception: nn.Module | None = None,
-    ) -> None:
-        self.inception = inception
-        self.settings, self.data, self.reports, self.selects, self.device = settings, data, reports, selects, device
-        self.train = in_mixed_order(load_split(data, "train"))
-        self.test = in_mixed_order(split if settings["split"] == "test" else load_split(data, "test"))
+    def __init__(self, session: Session, reports: StoredRecogniser, inception: nn.Module | None = None) -> None:
+        assert session.data is not None and session.split is not None
+        self.session, self.reports, self.inception = session, reports, inception
+        self.settings: EvaluateConfig = session.settings
+        self.data, self.selector, self.device = session.data, session.selector, session.device
+        self.train = in_mixed_order(load_split(self.data, "train"))
+        test = session.split if self.settings.split == "test" else load_split(self.data, "test")
+        self.test = in_mixed_order(test)
         for name, images in (("train", self.train), ("test", self.test)):
             fewest, label = min((len(images.of_class(label)), label) for label in (0, 1))
             if fewest < MIN_IMAGES:
                 raise UserError(
-                    f"There are {fewest} {name} images of {images.classes[label]}: to judge by takes at least "
+                    f"There are {fewest} {name} images of {images.classes[label]}: an evaluation takes at least "
                     f"{MIN_IMAGES} of each class."
                 )
-        self.image_set_metrics = ImageSetMetrics(
-            reports.recogniser, self.train, self.test, threshold=settings["threshold"]
-        )
-        self.parents, self.pairs = Parents.of(split), pairs
+        threshold = self.settings.threshold
+        self.image_set_metrics = ImageSetMetrics(reports.recogniser, self.train, self.test, threshold=threshold)
         self.components: PrincipalComponents | None = None
-        self._judged: dict[tuple[str, bytes], Measurement] = {}  # sets of images that no model made
+        self._measured: dict[tuple[str, bytes], Measurement] = {}  # of image sets that no model made
         self._yardsticks: dict[int, dict[str, Figure]] = {}
 
-    def measure(
-        self, run: TrainedRun, key: str, identity: dict[str, Any], origin: dict[str, Any]
-    ) -> tuple[Scorecard, dict[str, np.ndarray]]:
-        """A run's scorecard, and the pictures that go with it: see `_gallery`.
+    def measure(self, run: TrainedRun, key: str, identity: dict[str, Any]) -> tuple[Scorecard, dict[str, np.ndarray]]:
+        """Return a run's scorecard and its gallery, see `_gallery`.
 
         Args:
-            key, identity, origin: what `Scorecard` calls key, settings and parents.
+            key, identity: `key` and `settings` of the scorecard.
         """
         with run.model.inference():
-            sampler = Sampler(run.model, self.parents, self.pairs, self.settings)
-            score = sampler.score(self.selects.look if self.selects else None)
-            pegasi = sample(sampler, self.settings["count"], score)
+            sampler = self.session.sampler(run.model)
+            score = sampler.score(self.selector.recognise if self.selector else None)
+            pegasi = sample(sampler, self.settings.count, score)
             decoded = in_batches(lambda part: run.model.reconstruct(to_float(part.to(self.device))), self.test.images)
-            rows, counts, verdict = self._rows(run.model, sampler, pegasi, decoded)
+            rows, counts, measurement = self._rows(run.model, sampler, pegasi, decoded)
             figures = self._of_model(run.model, sampler, pegasi, decoded)
-            pictures = self._gallery(sampler, pegasi, verdict)
+            pictures = self._gallery(sampler, pegasi, measurement)
         group, variant = kind_of(run)
         card = Scorecard(
             run=str(run.path),
@@ -119,13 +103,13 @@ class Benchmark:
             group=group,
             seed=None if run.config is None else int(run.config.seed),
             batches=run.model.batches_done,
-            classes=list(self.parents.classes),
+            classes=list(sampler.parents.classes),
             key=key,
             settings=identity,
-            parents=origin,
+            parents=self.session.origin,
             recognisers={
                 "reports": _described(self.reports),
-                "selects": _described(self.selects.stored) if self.selects else None,
+                "selects": _described(self.selector.stored) if self.selector else None,
             },
             rows=rows,
             counts=counts,
@@ -138,54 +122,62 @@ class Benchmark:
     def _rows(
         self, model: TwoPlayerModel, sampler: Sampler, pegasi: Pegasi, decoded: Tensor
     ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Measurement]:
-        """Figures and sizes of all sets of images, the pegasi first; `decoded` are the test images' reconstructions."""
+        """Return figures and sizes of all image sets, the pegasi first, and the measurement of the pegasi.
+
+        Args:
+            decoded: reconstructions of the test images.
+        """
         first, second = (to_float(images) for images in sampler.originals(pegasi.chosen))
         ratios = pegasi.chosen.ratios.clamp(0, 1)
-        count = self.settings["count"]
-        verdicts = {PEGASI: self._verdict(pegasi.mixes.images, (first, second))}
-        verdicts[PEGASI].figures["linearity"] = figure(distance_from_blend(pegasi.mixes))
+        count = self.settings.count
+        measured = {PEGASI: self._measure(pegasi.mixes.images, (first, second))}
+        measured[PEGASI].figures["linearity"] = figure(distance_from_blend(pegasi.mixes))
         sizes = {PEGASI: len(first)}
         recipe = torch.stack([*sampler.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
         blend = pixel_average(first, second, ratios)
-        for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings["seed"]))):
-            verdicts[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
-        verdicts[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._verdict(decoded[:count]), len(decoded[:count])
+        for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings.seed))):
+            measured[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
+        measured[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._measure(decoded[:count]), len(decoded[:count])
         if model.config.sample_codes:  # a plain autoencoder has no prior
-            noise = generator(self.settings["seed"], Stream.PRIOR, 0, self.device)
-            verdicts[PRIOR], sizes[PRIOR] = self._verdict(model.sample_prior(count, noise)), count
+            noise = generator(self.settings.seed, Stream.PRIOR, 0, self.device)
+            measured[PRIOR], sizes[PRIOR] = self._measure(model.sample_prior(count, noise)), count
         for name, images in self._real_images().items():
-            verdicts[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
-        return {name: verdict.figures for name, verdict in verdicts.items()}, sizes, verdicts[PEGASI]
+            measured[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
+        return {name: measurement.figures for name, measurement in measured.items()}, sizes, measured[PEGASI]
 
-    def _verdict(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
-        """The judge's verdict; with Inception also FID and KID against as many training images, for whole sets."""
-        verdict = self.image_set_metrics.measure(images, parents)
-        selects = self.selects
-        if selects is not None:
+    def _measure(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
+        """Measure a set; with Inception also FID and KID against as many training images, for sets of full size."""
+        measurement = self.image_set_metrics.measure(images, parents)
+        if self.selector is not None:
             with torch.no_grad():
-                logits = in_batches(partial(_seen, selects), images.to(self.device))
-            verdict.figures["recognised_selecting"] = figure((logits.sigmoid() > self.settings["threshold"]).all(1))
-        if self.inception is not None and len(images) == self.settings["count"]:
+                logits = in_batches(self._logits, images.to(self.device))
+            measurement.figures["recognised_selecting"] = figure((logits.sigmoid() > self.settings.threshold).all(1))
+        if self.inception is not None and len(images) == self.settings.count:
             found = inception_figures(
                 self.train.images[: len(images)], images.cpu(), device=self.device, network=self.inception
             )
             half = NORMAL_QUANTILE * found.kid_deviation
-            verdict.figures["inception_fid"] = Figure(found.fid, math.nan, math.nan)
-            verdict.figures["inception_kid"] = Figure(found.kid, found.kid - half, found.kid + half)
-        return verdict
+            measurement.figures["inception_fid"] = Figure(found.fid, math.nan, math.nan)
+            measurement.figures["inception_kid"] = Figure(found.kid, found.kid - half, found.kid + half)
+        return measurement
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return logits (B, 2) by the selecting recogniser, of uint8 images or floats in [0, 1]."""
+        assert self.selector is not None
+        return self.selector.recognise(as_float(images))[0]
 
     def _once(
         self, name: str, images: Tensor, recipe: bytes = b"", parents: tuple[Tensor, Tensor] | None = None
     ) -> Measurement:
-        """The verdict on a set that is the same for every run with the same recipe."""
+        """Measure a set that is the same for every run with the same recipe, once."""
         key = (name, recipe)
-        if key not in self._judged:
-            self._judged[key] = self._verdict(images, parents)
-        return self._judged[key]
+        if key not in self._measured:
+            self._measured[key] = self._measure(images, parents)
+        return self._measured[key]
 
     def _real_images(self) -> dict[str, Tensor]:
-        """The test images, of each class and of both; and true chimeras, where the source can draw them."""
-        first, second = self.parents.classes
+        """Return the test images of each class and of both, and true pegasi if the source can draw them."""
+        first, second = self.session.parents.classes
         real = {
             f"real {name}": self.test.images[self.test.of_class(label)] for label, name in enumerate((first, second))
         }
@@ -195,9 +187,9 @@ class Benchmark:
         return real | ({TRUE_PEGASI: both} if len(both) else {})
 
     def _of_model(self, model: TwoPlayerModel, sampler: Sampler, pegasi: Pegasi, decoded: Tensor) -> dict[str, Figure]:
-        """Figures of reconstruction and of interpolation."""
+        """Return figures of reconstruction and of interpolation."""
         images = self.test.images
-        latents = min(model.config.networks.latent_dim, images[0].numel())  # there are no more components
+        latents = min(model.config.networks.latent_dim, images[0].numel())  # there are no more components than pixels
         if self.components is None or len(self.components.components) < latents:
             self.components = PrincipalComponents.fit(self.train.images, latents)
         if latents not in self._yardsticks:
@@ -215,16 +207,16 @@ class Benchmark:
             figures |= {"line_distance": figure(lines.distance), "line_smoothness": figure(lines.smoothness)}
         return figures
 
-    def _gallery(self, sampler: Sampler, pegasi: Pegasi, verdict: Measurement) -> dict[str, np.ndarray]:
-        """Pictures, uint8 (..., 3, 32, 32), and what belongs to them.
+    def _gallery(self, sampler: Sampler, pegasi: Pegasi, measurement: Measurement) -> dict[str, np.ndarray]:
+        """Return pictures, uint8 (..., 3, 32, 32), and their numbers, by name.
 
         P pairs: first, second (photographs), first_reconstructed, second_reconstructed, frames (P, F, ...) at `ratios`
         (F,), blend and cutmix at 1/2, pair_indices (P, 2) into the split's classes. G pegasi: pegasi, pegasi_ratios,
-        pegasi_probabilities (G, 2), pegasi_selected (G,) (False: the first ones as they came; True: the best by the
-        selecting recogniser), neighbours (photographs), neighbour_distances (G,), and neighbour_limit, under which one
-        test image in a hundred lies. Without `originals` there are no photographs.
+        pegasi_probabilities (G, 2), pegasi_selected (G,) (False: the first ones in order; True: the best by the
+        selecting recogniser), neighbours (photographs), neighbour_distances (G,), and neighbour_limit, below which 1 %
+        of the test images lie. Without `originals` there are no photographs.
         """
-        originals = self.settings["originals"]
+        originals = self.settings.originals
         few = Recipes(
             sampler.pairs.first[:GALLERY_PAIRS],
             sampler.pairs.second[:GALLERY_PAIRS],
@@ -235,10 +227,9 @@ class Benchmark:
         ratios = torch.linspace(0, 1, GALLERY_FRAMES)
         plain = torch.arange(min(GALLERY_PEGASI, len(pegasi.chosen)))
         shown, selected = plain, torch.zeros(len(plain), dtype=torch.bool)
-        selects = self.selects
-        if selects is not None:
+        if self.selector is not None:
             with torch.no_grad():
-                logits = in_batches(partial(_seen, selects), pegasi.mixes.images)
+                logits = in_batches(self._logits, pegasi.mixes.images)
             both = logits.sigmoid().amin(1).cpu()
             best = both.argsort(descending=True, stable=True)[:GALLERY_PEGASI]
             shown, selected = torch.cat([shown, best]), torch.cat([selected, torch.ones(len(best), dtype=torch.bool)])
@@ -248,11 +239,11 @@ class Benchmark:
             "second_reconstructed": sampler.mixer.parents[1][few.second.to(self.device)],
             "frames": sampler.interpolations(few, ratios),
             "blend": pixel_average(first, second, few.ratios),
-            "cutmix": cutmix(first, second, few.ratios, self.settings["seed"]),
+            "cutmix": cutmix(first, second, few.ratios, self.settings.seed),
             "pegasi": pegasi.mixes.images[here],
         }
         if originals:
-            neighbours = self.train.images[verdict.neighbours[here].cpu()]
+            neighbours = self.train.images[measurement.neighbours[here].cpu()]
             pictures |= {"first": first, "second": second, "neighbours": to_float(neighbours)}
         else:
             del pictures["blend"], pictures["cutmix"]  # made of photographs
@@ -261,29 +252,25 @@ class Benchmark:
             "ratios": ratios.numpy(),
             "pair_indices": torch.stack(sampler.parent_indices(few), 1).numpy(),
             "pegasi_ratios": pegasi.chosen.ratios[shown].numpy(),
-            "pegasi_probabilities": verdict.probabilities[here].cpu().numpy(),
+            "pegasi_probabilities": measurement.probabilities[here].cpu().numpy(),
             "pegasi_selected": selected.numpy(),
-            "neighbour_distances": verdict.distances[here].cpu().numpy(),
+            "neighbour_distances": measurement.distances[here].cpu().numpy(),
             "neighbour_limit": np.array(self.image_set_metrics.pixel_limit),
         }
         return gallery | numbers
 
 
 def kind_of(run: TrainedRun) -> tuple[str, str]:
-    """What runs that differ in their seed alone have in common: the name without the seed, and a hash of the rest."""
+    """Return what runs share that differ in their seed alone: the name without the seed, and a hash of the settings."""
     if run.config is None:
         return run.name, ""
-    group = re.sub(rf"-s{run.config.seed}(-[0-9a-f]{{8}})?(-\w+)?$", "", run.name)
+    name = RunName.parse(run.name)
+    group = name.readable if name.seed == run.config.seed else run.name
     return group, config_hash(plain(run.config) | {"seed": None})
 
 
-def _seen(selects: Selector, images: Tensor) -> Tensor:
-    """Logits (B, 2) by the selecting recogniser, of uint8 images or floats in [0, 1]."""
-    return selects.look(to_float(images) if images.dtype == torch.uint8 else images)[0]
-
-
 def _bytes(images: Tensor) -> np.ndarray:
-    """Images (..., 3, 32, 32) in [0, 1] as uint8."""
+    """Return images (..., 3, 32, 32) in [0, 1] as uint8."""
     flat = to_uint8(images.reshape(-1, *images.shape[-3:])).transpose(0, 3, 1, 2)
     return flat.reshape(images.shape)
 
@@ -293,7 +280,7 @@ def _described(stored: StoredRecogniser) -> dict[str, Any]:
 
 
 def _alarms(rows: dict[str, dict[str, Figure]]) -> list[str]:
-    """What a reader must not overlook, a sentence each."""
+    """Return what a reader must not overlook, a sentence each."""
     pegasi, alarms = rows[PEGASI], []
     if pegasi["memorised"].low > TOO_NEAR:
         alarms.append(

@@ -1,4 +1,4 @@
-"""What pegasi must be better than: two photographs of a pair put together with no model at all."""
+"""Controls that pegasi must outperform: two photographs of a pair combined without a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pegasus_lightning.utils.randomness import Stream, generator
 
 
 def pixel_average(first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
-    """(1 - ratio) * first + ratio * second, pixel by pixel: two overlaid photographs.
+    """Return (1 - ratio) * first + ratio * second per pixel: two overlaid photographs.
 
     Args:
         first, second: (N, 3, H, W) in [0, 1].
@@ -19,10 +19,10 @@ def pixel_average(first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
 
 
 def cutmix(first: Tensor, second: Tensor, ratios: Tensor, seed: int = 0) -> Tensor:
-    """A square of the second image pasted into the first (Yun et al. 2019, arXiv 1905.04899), all of it inside.
+    """Return the first images with a square of the second pasted in (CutMix, Yun et al. 2019, arXiv 1905.04899).
 
-    Its area is `ratio` of the image's, to whole pixels of its side; its place is uniform, a function of the seed
-    and the image's number.
+    The square lies fully inside. Its area is `ratio` of the image's, with the side rounded to whole pixels; its
+    position is uniform, a function of the seed and the index of the image.
 
     Args:
         first, second: (N, 3, S, S).

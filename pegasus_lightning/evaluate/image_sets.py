@@ -1,7 +1,7 @@
-"""One judge of sets of images: recognisable, realistic, unique, each figure with its 95 % interval.
+"""Recognisability, realism and uniqueness of image sets, each metric with its 95 % interval.
 
-What it judges by is fixed when it is made: a recogniser, real images for the realism of its features, the training
-images for uniqueness, and the limits under which only one test image in a hundred lies.
+Fixed at construction: the recogniser, the real images for realism, the training images for uniqueness, and the
+distances to training images below which only 1 % of the test images lie.
 """
 
 from __future__ import annotations
@@ -12,44 +12,41 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.evaluate.criteria import (
-    bootstrap_interval,
+from pegasus_lightning.evaluate.metrics.realism import (
     density_coverage,
-    distance_to_others,
     kid,
     kid_error,
     mean_kernel_to_others,
-    nearest,
     neighbour_radii,
-    parent_distances,
     precision_recall,
-    recognisability,
 )
+from pegasus_lightning.evaluate.metrics.recognisability import bootstrap_interval, recognisability
+from pegasus_lightning.evaluate.metrics.uniqueness import distance_to_others, nearest, parent_distances
 from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.runs.scorecards import NORMAL_QUANTILE, Figure
-from pegasus_lightning.utils.tensors import to_float
+from pegasus_lightning.utils.tensors import as_float, in_batches
 
-REFERENCE = 4000  # training images that realism is measured against, both classes alike
-TOO_NEAR = 0.01  # share of test images that lie nearer than the limits of uniqueness
-SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR = 3, 5  # whose distance is the radius: the papers' k
+REFERENCE = 4000  # training images for the realism metrics, half of each class
+TOO_NEAR = 0.01  # share of test images below the distance limits
+SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR = 3, 5  # k of the radii, as in the papers
 SCALE_SAMPLE = 1000
 BATCH = 256
 
 
 def figure(values: Tensor) -> Figure:
-    """The mean of per-image values and its bootstrap interval; NaN values are left out."""
+    """Return the mean of per-image values with its bootstrap interval; NaN values are left out."""
     values = values.detach().cpu().double()
     return Figure(values.nanmean().item(), *bootstrap_interval(values))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a set of N images was judged to be.
+    """Metrics of a set of N images.
 
     Args:
-        figures: by the names of `scorecards.MEASURES`.
+        figures: by the names in `scorecards.MEASURES`.
         probabilities: (N, 2).
-        distances, neighbours: to the nearest training image in pixels (N,), and which it is (N,).
+        distances, neighbours: pixel distance to the nearest training image (N,), and its index (N,).
     """
 
     figures: dict[str, Figure]
@@ -59,19 +56,18 @@ class Measurement:
 
 
 class ImageSetMetrics:
-    """Judges sets of images by one recogniser against one data set.
+    """Metrics of image sets, by one recogniser on one data set.
 
-    Realism is measured against training images: the test images stay free to be judged themselves, as the control that
-    says what a figure can reach. Uniqueness counts an image as too near where it is nearer to a training image than all
-    but `TOO_NEAR` of the test images, in pixels and in features both: in pixels alone every blurred image would be.
-    Features are scaled to a root mean square of 1 over training images, so that kernel distances by different
-    recognisers are of one order.
+    Realism is measured against training images, so that the test images can be evaluated as a control that shows what
+    a metric can reach. An image is too near if it is nearer to a training image than all but `TOO_NEAR` of the test
+    images, in pixels and in features; by pixels alone every blurred image would be. Features are scaled to a root
+    mean square of 1 over training images, so kernel distances of different recognisers have one order of magnitude.
 
     Args:
-        recogniser: gives probabilities and features; on the device that all is computed on.
+        recogniser: its probabilities and features are used; everything is computed on its device.
         train: training images of the two classes.
-        test: images that no model has seen.
-        threshold: that both probabilities must exceed.
+        test: images that no model was trained on.
+        threshold: value that both probabilities must exceed.
     """
 
     def __init__(self, recogniser: Recogniser, train: ImageSet, test: ImageSet, *, threshold: float = 0.5) -> None:
@@ -91,30 +87,30 @@ class ImageSetMetrics:
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        return self.scale * torch.cat([self.recogniser.features(_floats(part)) for part in images.split(BATCH)])
+        return self.scale * in_batches(lambda part: self.recogniser.features(as_float(part)), images)
 
     def _nearest(self, images: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances in pixels and in features, and the nearest training image in pixels.
+        """Return distances in pixels and in features, and the index of the nearest training image in pixels.
 
-        In pixels a training image's mirror image counts as well; its features are the same.
+        Pixel distances include mirror images of training images; features of mirror images are the same.
         """
-        in_pixels = nearest(_floats(images), self.train_images, mirrors=True)
+        in_pixels = nearest(as_float(images), self.train_images, mirrors=True)
         features = self._features(images) if features is None else features
         in_features = nearest(features, self.train_features)
         return in_pixels.distances, in_features.distances, in_pixels.indices
 
     def measure(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
-        """All that can be said of a set of images.
+        """Return all metrics of a set of images.
 
         Args:
             images: (N, 3, 32, 32), uint8 or float in [0, 1], N at least 12.
-            parents: photographs (N, 3, 32, 32) of both parents, where there are any.
+            parents: photographs (N, 3, 32, 32) of both parents, if any.
         """
         images = images.to(self.device)
         features = self._features(images)
         with torch.no_grad():
             probabilities = torch.sigmoid(self.recogniser.classify(features / self.scale))
-        seen = recognisability(probabilities, self.threshold)
+        recognised = recognisability(probabilities, self.threshold)
         distance, _ = kid(self.reference, features)
         half = NORMAL_QUANTILE * kid_error(self.reference, features, real_to_others=self.to_others)
         support, crowd = (self.radii[k] for k in (SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR))
@@ -123,8 +119,8 @@ class ImageSetMetrics:
         pixels, in_features, neighbours = self._nearest(images, features)
         too_near = (pixels <= self.pixel_limit) & (in_features <= self.feature_limit)
         figures = {
-            "recognised": figure(seen.both),
-            "chimera": figure(seen.chimera),
+            "recognised": figure(recognised.both),
+            "chimera": figure(recognised.chimera),
             "p_first": figure(probabilities[:, 0]),
             "p_second": figure(probabilities[:, 1]),
             "kid": Figure(distance, distance - half, distance + half),
@@ -142,7 +138,3 @@ class ImageSetMetrics:
             first, second = (parent.to(self.device) for parent in parents)
             figures["parent_distance"] = figure(parent_distances(images, first, second).nearer)
         return Measurement(figures, probabilities, pixels, neighbours)
-
-
-def _floats(images: Tensor) -> Tensor:
-    return to_float(images) if images.dtype == torch.uint8 else images

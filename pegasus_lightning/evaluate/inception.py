@@ -1,7 +1,7 @@
-"""FID and KID as the literature means them: over the features of Inception-v3, where package and weights can be had.
+"""FID and KID over the features of Inception-v3, as in the literature; they need a package and weights.
 
-The package is torch-fidelity (the extra `inception`); the weights are the 96 MB of the original TensorFlow network,
-fetched once into PyTorch's hub folder, checked by their hash and only then loaded.
+The package is torch-fidelity (the extra `inception`). The weights (96 MB) are those of the original TensorFlow network,
+downloaded once into PyTorch's hub folder and loaded only if their hash matches.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PACKAGE = "torch_fidelity"
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-FEATURES = "2048"  # the last average pool, which FID and KID are defined over
+FEATURES = "2048"  # the last average pool, on which FID and KID are defined
 BATCH = 64
 
 
 class InceptionFigures(NamedTuple):
-    """`fid`; `kid` and its standard deviation over subsets; `images`, how many of each kind.
+    """`fid`; `kid` and its standard deviation over subsets; `images`, the number of images of each kind.
 
-    A FID is biased upward, the more the fewer the images: it compares only with one of as many `images`, not with the
-    50,000 of most papers. `kid` is unbiased.
+    FID is biased upward, more so for fewer images: compare it only at equal `images`, not with the 50,000 of most
+    papers. `kid` is unbiased.
     """
 
     fid: float
@@ -51,30 +51,30 @@ def inception_figures(
     subset_size: int | None = None,
     seed: int = 0,
 ) -> InceptionFigures:
-    """Both distances of two sets of images.
+    """Return FID and KID of two sets of images.
 
-    FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6; torchmetrics):
-    |m_r - m_f|^2 + tr(S_r + S_f - 2 (S_r S_f)^(1/2)), of the features' means and covariances. KID: `realism.kid`.
+    FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6; torchmetrics) is |m_r - m_f|^2 + tr(S_r + S_f -
+    2 (S_r S_f)^(1/2)) of the means and covariances of the features. KID: `realism.kid`.
 
     Args:
-        real, fake: (N, 3, H, W) each, uint8 or float in [0, 1].
-        device: that features are computed on; the statistics are computed in float64 on the CPU.
+        real, fake: each (N, 3, H, W), uint8 or float in [0, 1].
+        device: device of the feature network; the statistics are computed in float64 on the CPU.
         network: uint8 images (B, 3, H, W) to features (B, d); null: `inception_network()`.
-        subsets, subset_size, seed: of the KID; of 2000 images and more a subset has 1000.
+        subsets, subset_size, seed: options of the KID; the default subset size is 1000.
 
     Raises:
-        UserError: unequal or too few images, a subset larger than the sets, no package, no weights.
+        UserError: unequal or too few images, a subset larger than the sets, package or weights missing.
         ValueError: subsets too large for sets that share images (see `realism.kid`).
     """
     if len(real) != len(fake):
         raise UserError(
             f"A FID needs as many real images as fake ones, not {len(real)} and {len(fake)}: its bias depends on the "
-            "number. Leave images of the larger set out."
+            "number. Leave out images of the larger set."
         )
     if len(real) < MIN_FOR_FID:
         raise UserError(
             f"{len(real)} images are too few for a FID: give at least {MIN_FOR_FID} of each kind. With fewer it "
-            "measures their number more than their quality; the recogniser's kernel distance takes fewer."
+            "depends more on their number than on their quality; the recogniser's kernel distance works with fewer."
         )
     if subset_size is not None and not 2 <= subset_size <= len(real):
         raise UserError(f"subset_size={subset_size} must be at least 2 and at most {len(real)}, the number of images.")
@@ -86,9 +86,9 @@ def inception_figures(
 
 @torch.no_grad()
 def extract_features(images: Tensor, network: nn.Module, device: torch.device | str) -> Tensor:
-    """Features (N, d), float64 on the CPU, of images (N, 3, H, W), uint8 or float in [0, 1].
+    """Return features (N, d), float64 on the CPU, of images (N, 3, H, W), uint8 or float in [0, 1].
 
-    The network is put into evaluation mode and left frozen there.
+    The network is left frozen and in evaluation mode.
     """
     network = network.to(device).eval().requires_grad_(False)
     return torch.cat([network(_bytes(part).to(device)).double().cpu() for part in images.split(BATCH)])
@@ -100,8 +100,8 @@ def _bytes(images: Tensor) -> Tensor:
     return (images.float().clamp(0, 1) * 255).round().byte()
 
 
-class _Handed(nn.Module):
-    """A feature network whose images are features already."""
+class _Identity(nn.Module):
+    """A feature network whose input is the features."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -112,36 +112,36 @@ class _Handed(nn.Module):
 
 
 def _fid(real: Tensor, fake: Tensor) -> float:
-    metric = FrechetInceptionDistance(_Handed(real.shape[1]))
+    metric = FrechetInceptionDistance(_Identity(real.shape[1]))
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return float(metric.compute())
 
 
 def inception_network() -> nn.Module:
-    """The Inception-v3 of FID: uint8 images of any size to (B, 2048), resized as TensorFlow 1 did it.
+    """Return the Inception-v3 of FID: uint8 images of any size, resized as in TensorFlow 1, to features (B, 2048).
 
     Raises:
-        UserError: the package is missing, or its weights are and cannot be downloaded.
+        UserError: the package is missing, or the weights are missing and cannot be downloaded.
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError(
             "FID and KID over Inception need the package torch-fidelity: pip install 'pegasus-lightning[inception]'"
         )
-    # Without antialiasing: the network's own resizing, and the one that published figures were computed with.
+    # Published figures were computed with the network's own resizing, without antialiasing.
     return NoTrainInceptionV3("inception-v3-compat", [FEATURES], str(inception_weights()), antialias=False)
 
 
 def inception_weights() -> Path:
-    """The weights' file, downloaded unless it is there. It is a pickle: a file of another hash is never opened."""
+    """Return the path of the weights; download them if missing. A file of another hash, a pickle, is never opened."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     by_hand = f"Download {URL} elsewhere and put it at {path}."
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256, progress=True)
-        except (OSError, RuntimeError, HTTPException) as error:  # the second: another hash
+        except (OSError, RuntimeError, HTTPException) as error:  # RuntimeError: another hash
             raise UserError(f"Inception's weights could not be downloaded ({error}). {by_hand}") from error
     if sha256(path) != SHA256:
-        raise UserError(f"{path} is not the file it is named after (another SHA-256). Delete it. {by_hand}")
+        raise UserError(f"{path} has another SHA-256 than the published weights. Delete it. {by_hand}")
     return path

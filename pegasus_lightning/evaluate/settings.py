@@ -1,4 +1,4 @@
-"""What `evaluate` can be told: a dataclass schema for Hydra, and one `validate` for it."""
+"""Settings of `evaluate`: a dataclass schema for Hydra, and its checks."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class EvaluateConfig:
     """The whole configuration of `python -m pegasus_lightning.evaluate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
-    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.PRETRAINED`)
+    pretrained: str | None = None  # instead of run: the name of a model that comes with the package
     out: str | None = None  # folder for the results; null: inside the run's folder
-    count: int = 2000  # pegasi to judge
+    count: int = 2000  # number of pegasi
     seed: int = 0
-    split: str = "test"  # where the parents come from
-    threshold: float = 0.5  # that both probabilities must exceed for a pegasus to count as recognised
-    # who reports. standard: learned from all photographs; independent: from the half that score.judge=committee has not
+    split: str = "test"  # split that the parents come from
+    threshold: float = 0.5  # a pegasus is recognised if both probabilities exceed it
+    # reporting recogniser. standard: trained on all photographs; independent: on the half unknown to any committee
     reporter: str = "standard"
     inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
-    again: bool = False  # judge a run even if it was judged in just this way before
-    originals: bool = True  # keep photographs (parents, nearest training images) beside the figures, for the report
+    again: bool = False  # evaluate a run even if it was evaluated with these settings before
+    originals: bool = True  # keep photographs (parents, nearest training images) for the report
     gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
     recognisers: str | None = None  # folder of trained recognisers; null: in the user's cache folder
     pegasus: PegasusConfig = field(default_factory=PegasusConfig)
@@ -57,10 +57,10 @@ class EvaluateConfig:
 
 
 def validate(config: DictConfig) -> None:
-    """Check ranges and combinations; touches nothing on disk.
+    """Check ranges and combinations. Touch nothing on disk.
 
     Raises:
-        UserError: what is wrong, what was meant, what to type.
+        UserError: with what is wrong and what to type instead.
     """
     validate_model_named(config)
     check_at_least("count", config.count, MIN_PEGASI)

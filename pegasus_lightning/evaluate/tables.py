@@ -1,4 +1,4 @@
-"""Scorecards as text for a terminal: a table of one run's sets of images, and one of several runs."""
+"""Scorecards as text tables for a terminal: the image sets of one run, and several runs compared."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
 def _cell(measure: Measure, figure: Figure | Spread | None) -> str:
-    """`value ±half`, the half width of its 95 % interval."""
+    """Return `value ±half`, with the half width of the 95 % interval."""
     if figure is None:
         return ""
     value = figure.mean if isinstance(figure, Spread) else figure.value
@@ -40,7 +40,7 @@ def _cell(measure: Measure, figure: Figure | Spread | None) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, the first to the left, the others to the right."""
+    """Return one line per row with columns of equal width, the first left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for first, *others in rows:
@@ -50,7 +50,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def console_table(card: Scorecard) -> str:
-    """One run: its sets of images as rows, with 95 % intervals; then the model's own figures and the alarms."""
+    """Return the table of one run: a row per image set with 95 % intervals, then model metrics and alarms."""
     reports = card.recognisers["reports"]
     lines = [f"{card.name}, batch {card.batches}, judged by {reports['file']} (features of its own where there is a *)"]
     titles = {"p_first": f"p {card.classes[0]}", "p_second": f"p {card.classes[1]}"}
@@ -72,7 +72,7 @@ def console_table(card: Scorecard) -> str:
 
 
 def comparison_table(cards: Sequence[Scorecard]) -> str:
-    """Several runs: means over seeds with 95 % intervals, and the spread over seeds where there are several."""
+    """Return the table of several runs: means over seeds with 95 % intervals, and the spread over seeds if several."""
     columns = [(PEGASI, name, MEASURES[name]) for name in COMPARED]
     columns += [("", name, MODEL_MEASURES[name]) for name in COMPARED_MODEL]
     rows = [["pegasi of", "seeds", *(measure.title + ARROWS[measure.better] for _, _, measure in columns)]]

@@ -8,7 +8,6 @@ the same bytes. Loading one runs no code in it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from pegasus_lightning.models.networks import Decoder, Encoder
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
-from pegasus_lightning.runs.trained import find_runs
+from pegasus_lightning.runs.places import check_writable
+from pegasus_lightning.runs.trained import find_trained
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, sorted_header, whole_folder, write_json
 
@@ -102,7 +102,7 @@ class Written:
 
 
 def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Path, Path]]:
-    """(checkpoint, folder for its export) of all that `find_runs` finds in `places`.
+    """(checkpoint, folder for its export) of all that `find_trained` finds in `places`.
 
     A run's folder is `<run>/export`, a checkpoint file's `<name>-export` in its run's folder or, on its own, beside
     it; with `out` that folder for one, and a folder in it for each of several.
@@ -112,7 +112,7 @@ def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Pa
             written.
     """
     with _readable(", ".join(places)):
-        found = find_runs(places)
+        found = find_trained(places)
         if not found:
             raise UserError(f"There is nothing to export in {', '.join(places)}: no run there has a checkpoint yet.")
         folders = _folders(found, None if out is None else Path(out).expanduser())
@@ -159,19 +159,7 @@ def _home(path: Path) -> Path:
 
 def _check_place(folder: Path) -> None:
     """Raise UserError unless `folder` can be made, or holds nothing but an export."""
-    place = folder.absolute()
-    if place == Path.cwd():
-        raise UserError(f"{folder} is the folder you stand in: name another one, such as --out export.")
-    if place.is_symlink() or (place.exists() and not place.is_dir()):
-        raise UserError(f"{folder} is not a folder: name another one with --out.")
-    names = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
-    if names and not {SUMS} <= names <= {*FILES, SUMS}:
-        raise UserError(f"{folder} holds something else than an export: name another folder with --out.")
-    above = next(parent for parent in place.parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(
-            f"{folder} cannot be made: {above} is not a folder that can be written to. Name one with --out."
-        )
+    check_writable(folder, "--out FOLDER", ours={*FILES, SUMS}, needed={SUMS})
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> Written:

@@ -1,1 +1,1 @@
-"""Makers: pairs of images, the mixing of their codes, and the search for good mixes."""
+"""Generation of pegasi: pairs of images, mixing of their codes, and search for the best mixes."""

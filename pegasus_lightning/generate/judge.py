@@ -1,9 +1,8 @@
-"""The recogniser that a search is scored by, where one is trained: recognisability times realism."""
+"""The recogniser that scores a search: how recognisable and how realistic an image is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,93 +10,81 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.data.module import in_mixed_order, load_split
-from pegasus_lightning.generate.pretrained import PretrainedModel
 from pegasus_lightning.generate.scores import CriticScore, Recognise
-from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS
-from pegasus_lightning.recognisers.store import StoredRecogniser, committee_for, find_recogniser, recogniser_for
+from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS, Recogniser
+from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
+from pegasus_lightning.recognisers.training import standard_recipe
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.tensors import in_batches, to_float
 
-BANK, HELD = 2000, 512  # training images that a search takes for real, and others that say how near real ones lie
-
-
-def store(settings: dict[str, Any]) -> Path | None:
-    """The folder of trained recognisers; None for the one in the user's cache."""
-    return None if settings["recognisers"] is None else Path(settings["recognisers"]).expanduser()
+BANK, HELD = 2000, 512  # training images that count as real, and others that give the scale of distances to them
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A recogniser that selects.
+    """A recogniser that selects: `recognise` is what `Sampler.score` takes, `stored` where it comes from."""
 
-    Args:
-        look: what `Sampler.score` takes.
-        stored: the recogniser.
-    """
-
-    look: Recognise
+    recognise: Recognise
     stored: StoredRecogniser
 
 
-def selector(
-    settings: dict[str, Any],
+def open_selector(
+    judge: str,
     data: DictConfig | None,
-    device: torch.device,
+    store: RecogniserStore,
+    *,
     guide: dict[str, Any] | None = None,
-    shipped: PretrainedModel | None = None,
+    own: StoredRecogniser | None = None,
 ) -> Selector | None:
-    """The recogniser that a search is to be scored by; None where the model's critic has to do.
+    """Return the recogniser that scores a search; None: the model's critic scores it.
 
-    With `score.judge=auto` it is one that was trained before; with `recogniser` it is trained now if it must be, with
-    `committee` the several that guide a model in its training (`recogniser_store.committee_for`) are. A recogniser's
-    realism is how near an image's features lie to the nearest of `BANK` training images, beside how near others lie.
-    Of a committee, which climbs much higher, the model's critic says it: features that one asks for both classes and
-    for realism too lead to pictures that please a stranger less (experiments/pegasus has both).
+    A recogniser also gives realism: the distance of an image's features to the nearest of `BANK` training images, on
+    the scale of other training images. A committee gives none, and the model's critic does: guided by features that
+    give both, codes move to pictures that other recognisers take for neither class (experiments/pegasus has figures).
 
     Args:
-        guide: a `GuideConfig` as a plain dict, the models' own; None: the usual committee.
-        shipped: a model that comes with the package: its own committee judges, unless another is asked for.
+        judge: `score.judge`. auto: a recogniser that is trained already; recogniser: trained now if need be;
+            committee: those that guide a model in training; critic.
+        data: the images to learn from; None: there are none.
+        guide: `model.guide` of the runs, for the committee; None: the default one.
+        own: the committee of a pretrained model, which is its judge for auto and committee.
 
     Raises:
-        UserError: a recogniser is asked for, and there is no data to train it on.
+        UserError: a recogniser is wanted, but there is no data.
     """
-    judge = settings["score"]["judge"]
-    if shipped is not None and judge in ("auto", "committee"):
-        return Selector(
-            lambda images: (shipped.committee(images), None), StoredRecogniser(shipped.committee, shipped.run.path, {})
-        )
+    if own is not None and judge in ("auto", "committee"):
+        return Selector(lambda images: (own.recogniser(images), None), own)
     if judge == "critic" or (judge == "auto" and data is None):
         return None
     if data is None:
         raise UserError(
             f"score.judge={judge} needs images to learn from: leave it out with first= and second=, or name data=... ."
         )
-    stored: StoredRecogniser | None
-    if judge == "recogniser":
-        stored = recogniser_for(data, SELECTS, device=device, folder=store(settings))
-    elif judge == "committee":
-        own = guide or {"architectures": COMMITTEE, "images": None}
-        stored = committee_for(data, own["architectures"], images=own["images"], device=device, folder=store(settings))
-    else:
-        try:
-            stored = find_recogniser(data, SELECTS, device=device, folder=store(settings))
-        except UserError:  # no training images are there: none of the recognisers can be theirs
-            return None
-    if stored is None:
-        return None
-    recogniser = stored.recogniser
     if judge == "committee":
-        return Selector(lambda images: (recogniser(images), None), stored)
-    images = in_mixed_order(load_split(data, "train")).images.to(device)
-    held = min(HELD, len(images) // 2)  # none of them in the bank, where each would be its own nearest
+        members = guide or {"architectures": COMMITTEE, "images": None}
+        committee = store.committee(data, members["architectures"], images=members["images"])
+        return Selector(lambda images: (committee.recogniser(images), None), committee)
+    if judge == "recogniser":
+        return _with_realism(store.get(data, standard_recipe(SELECTS)), data, store)
+    try:
+        found = store.find(data, standard_recipe(SELECTS))
+    except UserError:  # there are no training images: no recogniser in the store can be of this data
+        return None
+    return None if found is None else _with_realism(found, data, store)
+
+
+def _with_realism(stored: StoredRecogniser, data: DictConfig, store: RecogniserStore) -> Selector:
+    recogniser: Recogniser = stored.recogniser
+    images = in_mixed_order(load_split(data, "train")).images.to(store.device)
+    held = min(HELD, len(images) // 2)  # not in the bank, where each would be its own nearest neighbour
     with torch.no_grad():
         bank, others = (
             in_batches(recogniser.features, to_float(some)) for some in (images[:-held][:BANK], images[-held:])
         )
     realism = CriticScore(lambda features: -torch.cdist(features, bank).amin(1), others)
 
-    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+    def recognise(images: Tensor) -> tuple[Tensor, Tensor]:
         features = recogniser.features(images)
         return recogniser.classify(features), realism(features)
 
-    return Selector(look, stored)
+    return Selector(recognise, stored)

@@ -1,15 +1,15 @@
-"""Mixes of two parents: which parents, at what ratio, with which draw of their codes, and what they decode to."""
+"""Mixes: recipes (parents, ratio, draw of their codes), the mixed codes, and the images they decode to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pegasus_lightning.generate.pairs import Pairs
+from pegasus_lightning.generate.settings import PegasusConfig
 from pegasus_lightning.models.latent import Mix, Posterior, mix
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.utils.errors import UserError
@@ -19,12 +19,12 @@ from pegasus_lightning.utils.tensors import BATCH, in_batches, to_float
 
 @dataclass(frozen=True)
 class Recipes:
-    """What each of N mixes is made of; all (N,), on the CPU.
+    """The recipes of N mixes; all fields are (N,), on the CPU.
 
     Args:
-        first, second: the parents' indices.
+        first, second: indices of the parents.
         ratios: 0 is the first parent, 1 the second.
-        draws: which draw of the parents' codes; with the seed it decides their noise, whatever else is made.
+        draws: numbers of the draws of the parents' codes. Number and seed alone decide the noise.
     """
 
     first: Tensor
@@ -36,12 +36,12 @@ class Recipes:
         return len(self.first)
 
     def take(self, indices: Tensor) -> Recipes:
-        """The recipes at `indices`, in that order."""
+        """Return the recipes at `indices`, in that order."""
         return Recipes(self.first[indices], self.second[indices], self.ratios[indices], self.draws[indices])
 
 
 def recipes(pairs: Pairs, ratio_range: tuple[float, float], *, ratios: int = 1, seed: int = 0) -> Recipes:
-    """`ratios` mixes of every pair, each at a ratio drawn uniformly from `ratio_range`; pair after pair."""
+    """Return `ratios` recipes of every pair, pair after pair, each at a ratio drawn uniformly from `ratio_range`."""
     low, high = ratio_range
     count = len(pairs) * ratios
     drawn = torch.rand(count, generator=generator(seed, Stream.RATIOS))
@@ -54,20 +54,20 @@ def recipes(pairs: Pairs, ratio_range: tuple[float, float], *, ratios: int = 1, 
 
 
 def code_noise(seed: int, draws: Tensor, latent_dim: int) -> Tensor:
-    """Standard normal noise for both parents of every draw, (N, 2, latent_dim): a function of (seed, draw) alone."""
+    """Return standard normal noise for both parents of every draw, (N, 2, latent_dim), a function of (seed, draw)."""
     noise = [torch.randn(2, latent_dim, generator=generator(seed, Stream.CODES, draw)) for draw in draws.tolist()]
     return torch.stack(noise)
 
 
 @dataclass(frozen=True)
 class Mixes:
-    """Decoded mixes and what a score may compare them with.
+    """Decoded mixes, and their parents for a score to compare them with.
 
     Args:
         codes: (B, latent_dim).
         images: (B, 3, 32, 32) in [0, 1].
-        first, second: the parents, decoded from their posteriors' means, likewise. (The mix is of drawn codes, so what
-            tells it from the parents' pixel blend is in part the draw.)
+        first, second: the parents, decoded from their posterior means, (B, 3, 32, 32) each. The codes of a mix are
+            drawn, so the draw is part of its distance from the parents' pixel blend.
         ratios: (B,).
     """
 
@@ -78,33 +78,33 @@ class Mixes:
     ratios: Tensor
 
     def take(self, indices: Tensor) -> Mixes:
-        """The mixes at `indices`, in that order."""
+        """Return the mixes at `indices`, in that order."""
         here = indices.to(self.codes.device)
         return Mixes(*(getattr(self, field.name)[here] for field in fields(self)))
 
     def split(self, size: int) -> list[Mixes]:
-        """Batches of at most `size`, in order."""
+        """Return batches of at most `size`, in order."""
         return [self.take(part) for part in torch.arange(len(self.codes)).split(size)]
 
     @staticmethod
     def cat(parts: Sequence[Mixes]) -> Mixes:
-        """All mixes of `parts`, one after another."""
+        """Return the mixes of all `parts`, one after another."""
         return Mixes(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Mixes)))
 
     def pixel_blend(self) -> Tensor:
-        """(1 - ratio) * first + ratio * second, pixel by pixel: what two overlaid images look like."""
+        """Return (1 - ratio) * first + ratio * second, pixel by pixel: two overlaid images."""
         return torch.lerp(self.first, self.second, self.ratios[:, None, None, None])
 
 
 class Mixer:
-    """Makes mixes out of recipes, for one model.
+    """Make mixes from recipes, with one model.
 
     Args:
         decode: codes (B, latent_dim) to images (B, 3, 32, 32) in [0, 1].
         first, second: posteriors of all parents that recipes point to.
         how: one of `latent.MIXINGS`.
-        sampled: draw the parents' codes from their posteriors (as the source document does), or take the means.
-        seed: of these draws.
+        sampled: draw the parents' codes from their posteriors, or take the posterior means.
+        seed: of the draws.
         direction, learned: for how="direction" and how="learned", see `latent.mix`.
     """
 
@@ -127,7 +127,7 @@ class Mixer:
         self.direction, self.learned = direction, learned
 
     def parent_codes(self, chosen: Recipes) -> tuple[Tensor, Tensor]:
-        """Codes of both parents of each recipe, (B, latent_dim) each."""
+        """Return the codes of both parents of each recipe, (B, latent_dim) each."""
         device = self.first.mean.device
         first, second = (p.take(i.to(device)) for p, i in ((self.first, chosen.first), (self.second, chosen.second)))
         if not self.sampled:
@@ -136,11 +136,11 @@ class Mixer:
         return first.sample_with(noise[:, 0]), second.sample_with(noise[:, 1])
 
     def mix(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
-        """Codes (B, latent_dim) of both parents, mixed at ratios (B,)."""
+        """Return the parents' codes (B, latent_dim), mixed at ratios (B,)."""
         return mix(start, end, ratios[:, None], self.how, self.direction, self.learned)
 
     def __call__(self, chosen: Recipes) -> Mixes:
-        """The mixes of `chosen` recipes, in one batch."""
+        """Return the mixes of recipes, as one batch."""
         start, end = self.parent_codes(chosen)
         ratios = chosen.ratios.to(start)
         codes = self.mix(start, end, ratios)
@@ -151,22 +151,19 @@ class Mixer:
 
 
 def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
-    """q(z|x) of uint8 images (N, 3, 32, 32), in batches, on the model's device."""
+    """Return q(z|x) of uint8 images (N, 3, 32, 32), computed in batches on the model's device."""
     parts = [model.encode(to_float(part.to(model.device))) for part in images.split(BATCH)]
     means, log_variances = ([getattr(p, name) for p in parts] for name in ("mean", "log_variance"))
     return Posterior(torch.cat(means), torch.cat(log_variances), parts[0].deterministic)
 
 
-def mixing_of(model: TwoPlayerModel, settings: dict[str, Any]) -> str:
-    """How codes are mixed: as asked, or for `auto` as the model has learned it, or else along the straight line.
-
-    Args:
-        settings: a `PegasusConfig` as a plain dict.
+def mixing_of(model: TwoPlayerModel, settings: PegasusConfig) -> str:
+    """Return the mixing method: the configured one; for `auto`, learned if the model has learned it, else lerp.
 
     Raises:
-        UserError: what the model has not learned is asked for, or what lies beyond the parents of a learned mixing.
+        UserError: the model has not learned to mix, or a ratio lies outside [0, 1] and the mixing is learned.
     """
-    asked, (low, high) = settings["mixing"], settings["ratio"]
+    asked, (low, high) = settings.mixing, settings.ratio
     if asked == "learned" and model.mixer is None:
         raise UserError(
             "pegasus.mixing=learned needs a model that has learned to mix (model.learned_mixing=true, as model=pegasus "

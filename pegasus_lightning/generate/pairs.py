@@ -1,6 +1,6 @@
-"""Which pairs to mix: one image of a first class and one of a second, drawn from all pairs that are alike.
+"""Selection of the pairs to mix: an image of each of two classes, drawn from all pairs of similar images.
 
-Every pair is looked at, in blocks of rows, so that memory does not grow with the number of pairs.
+All pairs are compared, in blocks of rows, so memory does not grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.generate.settings import COLOUR_DISTANCES, METHODS, PegasusConfig
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 from pegasus_lightning.utils.tensors import to_float
 
-METHODS = ("random", "colour", "matched")
-COLOUR_DISTANCES = ("rgb", "lab")
+BLOCK = 2**20  # distances computed at a time: 4 MiB
+IMAGES_AT_A_TIME = 1024  # converted to float at a time for their descriptors
 
-BLOCK = 2**20  # distances computed at a time: 4 MiB of them
-IMAGES_AT_A_TIME = 1024  # made float at a time for their descriptors
-
-# Of all 25 million pairs of a horse and a bird in CIFAR-10's training set these let pass 6.1, 4.7 and 0.36 %.
+# Shares of the 25 million horse-bird pairs of CIFAR-10's training set within these: 6.1, 4.7 and 0.36 %.
 RGB_THRESHOLD, LAB_THRESHOLD, MATCHED_THRESHOLD = 0.1, 10.0, 0.068
 
-# Tuned by eye on horses and birds: with equal weights layouts differ, with less for the background its hues do.
+# Tuned by eye on horses and birds: equal weights let layouts differ, a smaller background weight its hues.
 BACKGROUND_WEIGHT, MEAN_WEIGHT, FOREGROUND_WEIGHT, LUMA_WEIGHT = 0.3, 0.1, 0.4, 0.2
-LAYOUT_CELLS = 4  # a side
+LAYOUT_CELLS = 4  # per side
 LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709-6, item 3.2
 
-# IEC 61966-2-1:1999, linear sRGB to CIE XYZ; white is (1, 1, 1), so D65's XYZ are the sums of the rows.
+# IEC 61966-2-1:1999, linear sRGB to CIE XYZ; white is (1, 1, 1), so the sums of the rows are the XYZ of D65.
 SRGB_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
 
 
@@ -44,9 +42,9 @@ class Pairs:
 
     Attributes:
         first, second: int64 (n,), indices into the images of each class.
-        distances: float32 (n,), in the unit of the method; None where pairs are drawn from all.
-        candidates: how many pairs met the threshold.
-        possible: how many pairs there are.
+        distances: float32 (n,), in the unit of the method; None if every pair is a candidate.
+        candidates: number of pairs within the threshold.
+        possible: number of all pairs.
     """
 
     first: Tensor
@@ -59,7 +57,7 @@ class Pairs:
         return len(self.first)
 
     def sentence(self) -> str:
-        """How many pairs of how many, and how often each candidate is used where they are too few."""
+        """Return a sentence with the numbers of pairs and, if candidates are reused, how often."""
         pairs = f"{len(self):,} {'pair' if len(self) == 1 else 'pairs'}"
         candidates = f"{self.candidates:,} {'candidate' if self.candidates == 1 else 'candidates'}"
         sentence = f"{pairs} out of {candidates} (of {self.possible:,} possible)"
@@ -73,21 +71,22 @@ def choose_pairs(
     first: Tensor, second: Tensor, count: int, *, method: str = "colour", seed: int = 0,
     colour_distance: str = "rgb", threshold: float | None = None,
 ) -> Pairs:  # fmt: skip
-    """`count` pairs drawn uniformly, without replacement, from those at most `threshold` apart (the candidates).
+    """Return `count` pairs drawn uniformly, without replacement, from those within `threshold` (the candidates).
 
-    With fewer candidates than `count`, every candidate is used equally often, to within one, in shuffled rounds.
-    The choice is a function of the images, `seed` and the options alone.
+    With fewer candidates than `count`, all are used equally often, to within one, in shuffled rounds. The choice
+    depends on the images, `seed` and the options only.
 
     Args:
-        first, second: the images of each class, uint8 (N, 3, H, W) and (M, 3, H, W), on the CPU.
-        count: pairs wanted, at least 1.
-        method: `random`: every pair is a candidate. `colour`: the source document's, pairs whose centres have a
-            similar colour (`centre_colours`). `matched`: background, mean colour and coarse layout alike
-            (`layout_descriptors`).
-        colour_distance: of `colour`: `rgb` or `lab`.
-        threshold: the largest distance of a candidate; None is `default_threshold`.
+        first, second: images of each class, uint8 (N, 3, H, W) and (M, 3, H, W), on the CPU.
+        count: number of pairs, at least 1.
+        method: `random`: every pair is a candidate. `colour`: pairs with similar colours at the centre, as in the
+            source document (`centre_colours`). `matched`: pairs with similar background, mean colour and coarse
+            layout (`layout_descriptors`).
+        colour_distance: `rgb` or `lab`, for `colour`.
+        threshold: largest distance of a candidate; None: `default_threshold`.
 
-    Raises UserError for options that make no choice, and where no pair is a candidate (naming the nearest distance).
+    Raises:
+        UserError: invalid options, or no pair is a candidate (the message names the smallest distance).
     """
     default = default_threshold(method, colour_distance)
     if count < 1:
@@ -114,7 +113,7 @@ def choose_pairs(
     else:
         features, others = layout_descriptors(first), layout_descriptors(second)
 
-    # Candidates are numbered row by row. They can be most of all pairs, so they are counted, not kept.
+    # Candidates are numbered row by row. They may be most of all pairs, so they are counted, not stored.
     in_row, nearest = _count_in_rows(features, others, threshold)
     candidates = int(in_row.sum())
     if candidates == 0:
@@ -125,9 +124,10 @@ def choose_pairs(
 
 
 def default_threshold(method: str, colour_distance: str = "rgb") -> float | None:
-    """The largest distance of a candidate unless one is given; None where every pair is one.
+    """Return the default largest distance of a candidate; None if every pair is a candidate.
 
-    Raises UserError for a method or a colour distance that does not exist.
+    Raises:
+        UserError: unknown method or colour distance.
     """
     for field, value, choices in (
         ("pegasus.pairs", method, METHODS),
@@ -141,10 +141,10 @@ def default_threshold(method: str, colour_distance: str = "rgb") -> float | None
 
 
 def centre_colours(images: Tensor, distance: str = "rgb") -> Tensor:
-    """Colour of the centre, float32 (N, 3): the mean of the two middle rows' and columns' pixels, of one where odd.
+    """Return the colour of the centre, float32 (N, 3): mean over the two middle rows and columns (one if odd).
 
-    Euclidean distances between them are: `rgb`, those of RGB in [0, 1], at most sqrt(3); `lab`, CIE76 colour
-    differences (delta E*ab; about 2.3 is just noticeable, black and white are 100 apart).
+    Euclidean distances between these colours are, for `rgb`, distances in RGB in [0, 1], at most sqrt(3); for `lab`,
+    CIE76 colour differences (delta E*ab; about 2.3 is just noticeable, black and white differ by 100).
 
     Args:
         images: uint8 (N, 3, H, W), in sRGB.
@@ -156,18 +156,18 @@ def centre_colours(images: Tensor, distance: str = "rgb") -> Tensor:
 
 
 def layout_descriptors(images: Tensor) -> Tensor:
-    """Background, mean colour and coarse layout, float32 (N, 38); Euclidean distances between them lie in [0, 1].
+    """Return background, mean colour and coarse layout, float32 (N, 38); their Euclidean distances lie in [0, 1].
 
-    The squared distance is the weighted mean of four mean squared differences, each over values in [0, 1]:
+    The squared distance is the weighted mean of four mean squared differences of values in [0, 1]:
 
         weight  group       values
         0.3     background  3: mean RGB of the outermost ring of pixels, 1/16 of the shorter side wide (32: 2 pixels)
         0.1     mean        3: mean RGB of the image
-        0.4     foreground  16: where the object is: each pixel's distance from the background colour (root mean
+        0.4     foreground  16: position of the object: distance of each pixel from the background colour (root mean
                             square over RGB), averaged in 4 x 4 cells
         0.2     luma        16: 0.2126 R + 0.7152 G + 0.0722 B, averaged in 4 x 4 cells
 
-    So a group of d values with weight w is multiplied by sqrt(w / d). Own design: no paper's.
+    A group of d values with weight w is therefore multiplied by sqrt(w / d). The descriptor is not from a paper.
 
     Args:
         images: uint8 (N, 3, H, W).
@@ -176,7 +176,7 @@ def layout_descriptors(images: Tensor) -> Tensor:
 
 
 def _layout_descriptors(images: Tensor) -> Tensor:
-    """`layout_descriptors` of images in [0, 1]."""
+    """Return `layout_descriptors` of float images in [0, 1]."""
     height, width = images.shape[2:]
     ring = max(1, min(height, width) // 16)
     on_ring = torch.ones(height, width, dtype=torch.bool)
@@ -194,10 +194,10 @@ def _layout_descriptors(images: Tensor) -> Tensor:
 
 
 def _lab(colours: Tensor) -> Tensor:
-    """sRGB in [0, 1] to CIELAB under D65, both float32 (N, 3).
+    """Convert sRGB in [0, 1] to CIELAB under D65, both float32 (N, 3).
 
     IEC 61966-2-1:1999 to linear light and XYZ, then CIE 15:2004, section 8.2.1.1: L* = 116 f(Y/Yn) - 16,
-    a* = 500 (f(X/Xn) - f(Y/Yn)), b* = 200 (f(Y/Yn) - f(Z/Zn)), f the cube root, continued as a line near black.
+    a* = 500 (f(X/Xn) - f(Y/Yn)), b* = 200 (f(Y/Yn) - f(Z/Zn)); f is the cube root, linear near black.
     """
     colours = colours.double()
     linear = torch.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
@@ -209,21 +209,21 @@ def _lab(colours: Tensor) -> Tensor:
 
 
 def _draw(total: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`count` of the numbers 0 to total - 1, int64: all of them in each full round, then some, none of these twice."""
+    """Draw `count` of the numbers 0 to total - 1, int64: full permutations, then a rest without repetition."""
     rounds, rest = divmod(count, total)
     full = [generator.permutation(total) for _ in range(rounds)]
     return np.concatenate([*full, generator.choice(total, rest, replace=False)]).astype(np.int64)
 
 
 def _blocks(rows: Tensor, others: Tensor) -> Iterator[Tensor]:
-    """Euclidean distances float32 of some of the rows (R, D) to all others (M, D), (r, M) at a time, in order."""
+    """Yield Euclidean distances, float32 (r, M), of successive blocks of rows (R, D) to all others (M, D)."""
     for block in rows.split(max(1, BLOCK // len(others))):
-        # By differences: the faster way by products errs by more than the distances between the most alike.
+        # The faster matrix product has rounding errors larger than the smallest distances.
         yield torch.cdist(block, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _count_in_rows(features: Tensor, others: Tensor, threshold: float) -> tuple[Tensor, float]:
-    """How many others lie within the threshold of each row, int64 (N,); the smallest distance of all."""
+    """Return the number of others within the threshold of each row, int64 (N,), and the smallest distance."""
     counts, nearest = [], math.inf
     for distances in _blocks(features, others):
         counts.append((distances <= threshold).sum(1))
@@ -234,18 +234,18 @@ def _count_in_rows(features: Tensor, others: Tensor, threshold: float) -> tuple[
 def _find(
     features: Tensor, others: Tensor, threshold: float, in_row: Tensor, numbers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and distance of the candidates with these numbers, each (n,), in the order of the numbers."""
+    """Return row, column and distance of the candidates with these numbers, each (n,), in their order."""
     ends = in_row.cumsum(0)
     rows = torch.searchsorted(ends, numbers, right=True)
     needed, place = rows.unique(return_inverse=True)  # sorted; rows = needed[place]
     columns, distances = torch.empty_like(rows), torch.empty(len(rows))
-    start = 0  # of the block, among the rows needed
+    start = 0  # of the block, in `needed`
     for block in _blocks(features[needed], others):
         some = torch.nonzero((place >= start) & (place < start + len(block))).flatten()
         found = torch.nonzero(block <= threshold)[:, 1]  # columns, row by row
         here = needed[start : start + len(block)]
-        starts = in_row[here].cumsum(0) - in_row[here]  # in `found`, of each row
-        rank = numbers[some] - (ends - in_row)[rows[some]]  # among its row's candidates
+        starts = in_row[here].cumsum(0) - in_row[here]  # of each row, in `found`
+        rank = numbers[some] - (ends - in_row)[rows[some]]  # among the candidates of its row
         columns[some] = found[starts[place[some] - start] + rank]
         distances[some] = block[place[some] - start, columns[some]]
         start += len(block)
@@ -253,7 +253,7 @@ def _find(
 
 
 def _none_near(method: str, threshold: float, nearest: float) -> str:
-    # Rounded up to four digits, so that the number shown is itself enough.
+    # Rounded up to four digits, so that the number shown is a sufficient threshold.
     unit = 10.0 ** (math.floor(math.log10(nearest)) - 3)
     enough = f"{math.ceil(nearest / unit) * unit:.4g}"
     what = {"colour": "centre colours", "matched": "matched images"}[method]
@@ -265,7 +265,7 @@ def _none_near(method: str, threshold: float, nearest: float) -> str:
 
 @dataclass(frozen=True)
 class Parents:
-    """All images that parents may be: uint8 (N, 3, 32, 32) of the first class, (M, 3, 32, 32) of the second."""
+    """Candidate parents: uint8 images (N, 3, 32, 32) of the first class and (M, 3, 32, 32) of the second."""
 
     first: Tensor
     second: Tensor
@@ -273,26 +273,25 @@ class Parents:
 
     @classmethod
     def of(cls, data: ImageSet) -> Parents:
-        """The two classes of a split, each in the split's order."""
+        """Return the images of the two classes of a split, each in the order of the split."""
         first, second = (data.images[data.of_class(label)] for label in (0, 1))
         return cls(first, second, (data.classes[0], data.classes[1]))
 
 
-def pairs_for(parents: Parents, settings: Any, count: int, seed: int) -> Pairs:
-    """`choose_pairs` as a `PegasusConfig` wants it. Raises UserError where no pair is near enough."""
+def pairs_for(parents: Parents, settings: PegasusConfig, count: int, seed: int) -> Pairs:
+    """Return `choose_pairs` with the options of a `PegasusConfig`. Raise UserError if no pair is near enough."""
     return choose_pairs(
         parents.first,
         parents.second,
         count,
-        method=settings["pairs"],
+        method=settings.pairs,
         seed=seed,
-        colour_distance=settings["colour_distance"],
-        threshold=settings["threshold"],
+        colour_distance=settings.colour_distance,
+        threshold=settings.threshold,
     )
 
 
-def wanted_pairs(parents: Parents, settings: dict[str, Any]) -> Pairs:
-    """As many pairs as are made or searched among; see `pairs_for`."""
-    search = settings["search"]
-    tried = settings["count"] if search["method"] == "none" else search["pairs"]
-    return pairs_for(parents, settings["pegasus"], tried, settings["seed"])
+def wanted_pairs(parents: Parents, settings: Any) -> Pairs:
+    """Return the pairs that a `GenerateConfig` or `EvaluateConfig` mixes or searches among; see `pairs_for`."""
+    tried = settings.count if settings.search.method == "none" else settings.search.pairs
+    return pairs_for(parents, settings.pegasus, tried, settings.seed)

@@ -1,7 +1,7 @@
-"""Weights that come with the package: a trained model, its guide and what its codes look like, in one file.
+"""The model that comes with the package: its weights, its guide and statistics of its codes, in one file.
 
-`generate pretrained=pegasus` needs no data and no training: where no parents are given, they are drawn from Gaussians
-fitted to the codes of each class.
+`generate pretrained=pegasus` needs no data and no training. If no parents are given, they are decoded from codes drawn
+from Gaussians that were fitted to the codes of each class.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
+from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.files import sha256, sorted_header, write_atomically
@@ -30,8 +31,13 @@ from pegasus_lightning.utils.tensors import in_batches
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PRETRAINED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file
-NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those a model has; averaged weights, where they were kept
-JITTER = 1e-4  # added to the diagonal of a covariance, so that it has a root
+NETWORKS = (
+    "encoder",
+    "decoder",
+    "mixer",
+    "critic",
+)  # those that a model has, averaged weights if it keeps them
+JITTER = 1e-4  # added to the diagonal of a covariance, so that its Cholesky factor exists
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,23 @@ class PretrainedModel:
     """A model that comes with the package.
 
     Args:
-        run: the model, as `generate` takes it.
-        committee: the recognisers that guided it; they select and guide again.
-        codes: of each class the mean (latent_dim,) and a root (latent_dim, latent_dim) of the covariance of its
-            training images' posterior means.
+        run: the model as a run.
+        committee: the recognisers that guided its training; they also score searches.
+        codes: for each class, mean (latent_dim,) and Cholesky factor of the covariance (latent_dim, latent_dim) of the
+            posterior means of its training images.
     """
 
     run: TrainedRun
     committee: Committee
     codes: list[tuple[Tensor, Tensor]]
 
+    @property
+    def as_stored(self) -> StoredRecogniser:
+        """The committee as a recogniser of a store has it."""
+        return StoredRecogniser(self.committee, self.run.path, {})
+
     def sample_parents(self, count: int, seed: int) -> Parents:
-        """`count` images a class, decoded from codes drawn from that class's Gaussian: nobody's photographs."""
+        """Return `count` images of each class, decoded from codes drawn from the class's Gaussian."""
         images = []
         model = self.run.model
         for label, (mean, root) in enumerate(self.codes):
@@ -62,18 +73,18 @@ class PretrainedModel:
 
 
 def class_statistics(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and lower triangular root (D, D) of the covariance of codes (N, D), for mean + root @ N(0, I)."""
+    """Return the mean (D,) of codes (N, D) and the Cholesky factor (D, D) of their covariance."""
     mean = codes.double().mean(0)
     covariance = torch.cov(codes.double().T) + JITTER * torch.eye(codes.shape[1], dtype=torch.float64)
     return mean.float(), torch.linalg.cholesky(covariance).float()
 
 
 def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:
-    """Write a trained model as a file of `PRETRAINED`; returns its SHA-256. The same content gives the same bytes.
+    """Write a trained model as a file of `PRETRAINED`. Return its SHA-256. The same content gives the same bytes.
 
     Args:
         parents: training images, for the statistics of their codes.
-        about: what the file says of itself, beside the model's configuration.
+        about: metadata beside the model's configuration.
     """
     tensors: dict[str, Tensor] = {}
     averaged = {} if model.averaged is None else dict(model.averaged.items())
@@ -103,10 +114,10 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
 
 
 def open_pretrained(name: str, device: torch.device | str = "cpu") -> PretrainedModel:
-    """A model out of the package.
+    """Return a model of the package.
 
     Raises:
-        UserError: there is none of that name, or its file is missing or corrupt.
+        UserError: no model has that name, or its file is missing or corrupt.
     """
     if name not in PRETRAINED:
         raise UserError(f"pretrained={name} is none of {', '.join(PRETRAINED)}.{did_you_mean(name, PRETRAINED)}")
@@ -119,7 +130,7 @@ def open_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained
 
 
 def read_pretrained(path: Path, name: str, device: torch.device | str = "cpu") -> PretrainedModel:
-    """The content of a file that `pack` wrote. Raises UserError for any other file."""
+    """Return the content of a file that `pack` wrote. Raise UserError for any other file."""
     try:
         with safe_open(path, "pt") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}

@@ -1,7 +1,6 @@
-"""What a search looks for: a mix that shows both classes and could be real (where there is a recogniser), or that the
-critic takes for real (where there is none), and that is not just its parents overlaid.
-
-A score gives named terms, (B,) each; their sum is what a search raises."""
+"""Scores of mixes for a search: both classes recognised and realistic, or rated real by the critic if there is no
+recogniser, with a penalty for overlaid parents. A score returns named terms, each (B,); a search maximises their sum.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +13,25 @@ from pegasus_lightning.generate.mixing import Mixes
 from pegasus_lightning.utils.tensors import in_batches
 
 Score = Callable[[Mixes], Mapping[str, Tensor]]
-# Images to a recogniser's logits (B, 2), one a class, each of a sigmoid of its own, and to how real they look (B,), at
-# most 0, higher for more real; None: it does not say. Both out of one look at the images, the dearest part of a search.
+# Images to a recogniser's logits (B, 2), one sigmoid a class, and to realism (B,), at most 0, higher for more real
+# (None: not available). One forward pass gives both; it is the most expensive part of a search.
 Recognise = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
-    """The score itself, (B,): the sum of its terms."""
+    """Return the score (B,), the sum of its terms."""
     return torch.stack(list(terms.values())).sum(0)
 
 
 class CriticScore:
-    """log sigmoid((C(image) - mean) / deviation), mean and standard deviation taken over a reference set; at most 0.
+    """log sigmoid((C(image) - mean) / deviation), with mean and standard deviation over a reference set; at most 0.
 
-    Standardised, so that critics of different models, whose logits differ by orders of magnitude, weigh alike;
-    saturating, since a critic that is raised without end is fooled, not pleased.
+    Standardisation gives critics of different models, whose logits differ by orders of magnitude, equal weight. The
+    score saturates because very high critic outputs come from images that fool the critic.
 
     Args:
-        critic: images (B, 3, 32, 32), or features of images, to one number each (B,), higher for more real.
-        reference: N images or features, N at least 2: the model's reconstructions, say.
+        critic: images (B, 3, 32, 32), or features of images, to (B,), higher for more real.
+        reference: at least 2 images or features, e.g. the model's reconstructions.
     """
 
     def __init__(self, critic: Callable[[Tensor], Tensor], reference: Tensor) -> None:
@@ -48,26 +47,26 @@ class CriticScore:
 
 
 def distance_from_blend(mixes: Mixes) -> Tensor:
-    """How far each mix lies from the pixel blend of its decoded parents, (B,): root mean squared error over pixels.
+    """Return the root mean squared error of each mix to the pixel blend of its decoded parents, (B,).
 
-    0 is two overlaid images (up to 1e-6: a root has no gradient at 0). Not relative to how far the parents lie
-    apart: two like parents would win a search by rounding errors.
+    0 means two overlaid images (up to 1e-6, as a root has no gradient at 0). The distance is not relative to that of
+    the parents: two similar parents would win a search by rounding errors.
     """
     return ((mixes.images - mixes.pixel_blend()).square().flatten(1).mean(1) + 1e-12).sqrt()
 
 
 def overlap(mixes: Mixes, weight: float, margin: float) -> dict[str, Tensor]:
-    """-weight * exp(-linearity / margin), (B,): the penalty for two overlaid images, 1/e of itself at `margin`."""
+    """Return -weight * exp(-distance_from_blend / margin), (B,): a penalty for two overlaid images."""
     return {"overlap": -weight * torch.exp(-distance_from_blend(mixes) / margin)}
 
 
 class CriticAndOverlap:
-    """critic_weight * critic(image), and the `overlap`.
+    """critic_weight * critic(image) plus the `overlap` penalty.
 
     Args:
-        critic: images to (B,), higher for more real (see `CriticScore`); None where a model has none.
-        critic_weight, overlap_weight: of the two terms.
-        margin: the `distance_from_blend` at which the penalty for two overlaid images has fallen to 1/e.
+        critic: images to (B,), higher for more real (see `CriticScore`); None for a model without a critic.
+        critic_weight, overlap_weight: weights of the two terms.
+        margin: `distance_from_blend` at which the overlap penalty has fallen to 1/e.
     """
 
     def __init__(
@@ -87,20 +86,18 @@ class CriticAndOverlap:
 
 
 class RecognisedAndReal:
-    """Recognisability times realism, as logarithms, and the `overlap`.
-
-    recognised_weight * (log p_first + log p_second) + realism_weight * realism(image)
+    """recognised_weight * (log p_first + log p_second) + realism_weight * realism(image) plus the `overlap` penalty.
 
     Args:
-        look: see `Recognise`.
-        realism: images to (B,), at most 0, higher for more real, where `look` does not say it; None: nobody does.
-        recognised_weight, realism_weight, overlap_weight: of the three terms.
-        margin: see `overlap`.
+        recognise: see `Recognise`.
+        realism: images to (B,), at most 0, higher for more real, used if `recognise` returns no realism; None: 0.
+        recognised_weight, realism_weight, overlap_weight: weights of the three terms.
+        margin: `distance_from_blend` at which the overlap penalty has fallen to 1/e.
     """
 
     def __init__(
         self,
-        look: Recognise,
+        recognise: Recognise,
         realism: Callable[[Tensor], Tensor] | None = None,
         *,
         recognised_weight: float = 1.0,
@@ -108,12 +105,12 @@ class RecognisedAndReal:
         overlap_weight: float = 2.0,
         margin: float = 0.02,
     ) -> None:
-        self.look, self.realism = look, realism
+        self.recognise, self.realism = recognise, realism
         self.recognised_weight, self.realism_weight = recognised_weight, realism_weight
         self.overlap_weight, self.margin = overlap_weight, margin
 
     def __call__(self, mixes: Mixes) -> dict[str, Tensor]:
-        logits, real = self.look(mixes.images)
+        logits, real = self.recognise(mixes.images)
         if real is None:
             real = logits.new_zeros(len(logits)) if self.realism is None else self.realism(mixes.images)
         both = torch.nn.functional.logsigmoid(logits).sum(1)

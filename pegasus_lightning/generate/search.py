@@ -1,7 +1,5 @@
-"""Searching for the best mix: among many (`best_of`), and by gradient ascent on the code (`guided`).
-
-The score is handed in; nothing here knows who judges.
-"""
+"""Search for the best mixes by a given score: among many candidates (`best_of`), or by gradient ascent on codes
+(`guided`)."""
 
 from __future__ import annotations
 
@@ -21,9 +19,9 @@ from pegasus_lightning.utils.tensors import BATCH
 def best_of(
     make: Mixer | Callable[[Recipes], Mixes], candidates: Recipes, score: Score, *, batch_size: int = BATCH
 ) -> Tensor:
-    """The score of every candidate, (N,) on the CPU. A progress bar shows on a terminal after two seconds.
+    """Return the score of every candidate, (N,) on the CPU. A progress bar appears on a terminal after two seconds.
 
-    Nothing but the scores is kept, so a hundred thousand candidates take no more memory than a batch.
+    Only the scores are kept: a hundred thousand candidates need the memory of one batch.
     """
     scores = []
     batches = torch.arange(len(candidates)).split(batch_size)
@@ -36,10 +34,10 @@ def best_of(
 
 
 def keep_best(scores: Tensor, candidates: Recipes, count: int, *, most_per_parent: int | None = None) -> Tensor:
-    """Indices of the `count` best candidates, best first, no parent in more than `most_per_parent` of them.
+    """Return the indices of the `count` best candidates, best first, no parent in more than `most_per_parent`.
 
-    A pair is taken once. Where that leaves fewer than `count`, the best of the others join them. Ties: the
-    earlier candidate first. NaN counts as the lowest score.
+    A pair is taken once. If fewer than `count` remain, the best of the others are added. Of equal scores the earlier
+    candidate comes first. NaN counts as the lowest score.
     """
     lowest = torch.where(scores.isnan(), -torch.inf, scores)
     order = torch.sort(lowest, descending=True, stable=True).indices.tolist()
@@ -66,13 +64,14 @@ def keep_best(scores: Tensor, candidates: Recipes, count: int, *, most_per_paren
 
 @dataclass(frozen=True)
 class Ascent:
-    """What `guided` came to.
+    """Result of `guided`.
 
     Args:
-        mixes: the best found on each candidate's way, by the objective, its start included.
-        objective: theirs, (B,).
-        trace: the score, which is a part of the objective, at every step, (steps + 1, B); row 0 is the start.
-        frames: images on the way, (K, F, 3, 32, 32), of the first F candidates at the steps in `steps` (K of them).
+        mixes: for each candidate, the mix with the highest objective of all steps, start included.
+        objective: objective of `mixes`, (B,).
+        trace: score, a part of the objective, at every step, (steps + 1, B); row 0 is the start.
+        frames: images (K, F, 3, 32, 32) of the first F candidates at the K steps in `steps`.
+        steps: the K steps of `frames`.
     """
 
     mixes: Mixes
@@ -97,26 +96,26 @@ def guided(
     frames: int = 9,
     recorded: int = 64,
 ) -> Ascent:
-    """Gradient ascent (Adam) on the codes of mixes towards a higher score.
+    """Improve the score of mixes by gradient ascent (Adam) on their codes.
 
     objective = score + critic_weight * critic(image)
                 - prior_weight * max(0, mean(((z - mean) / deviation)^2) - 1) / 2
                 - start_weight * mean(((z - start) / deviation)^2) / 2        means over latents
 
-    The third term is how much less likely the code is, in nats a latent, than what the prior gives on average. (The
-    prior's whole log density would draw every code to the one most likely image.) The last keeps the parents in
-    sight: without it a mix turns into whatever the score likes best. Of each candidate the code with the highest
-    objective on its way is returned, its start included.
+    The third term is how much less likely the code is, in nats a latent, than an average sample of the prior. (The
+    full log density of the prior would draw every code to the most likely image.) The last term keeps the mix similar
+    to its parents; without it every mix drifts to the highest score. The code with the highest objective of all steps,
+    start included, is returned for each candidate.
 
     Args:
-        start: the mixes to improve, codes (B, latent_dim).
+        start: mixes to improve, codes (B, latent_dim).
         decode: codes to images in [0, 1], with gradients.
         score: named terms (B,) of mixes, with gradients.
         critic: images to (B,), higher for more real; None: left out.
-        prior: (mean, deviation) of codes, (latent_dim,) each; None: the standard normal.
-        steps, lr: of Adam.
-        frames: how many images of the way to keep, at least 2: first and last are included,
-        recorded: of how many candidates.
+        prior: (mean, deviation) of codes, each (latent_dim,); None: the standard normal.
+        steps, lr: steps and learning rate of Adam.
+        frames: number of images to keep of each recorded candidate, at least 2, first and last step included.
+        recorded: number of candidates whose images are kept.
     """
     mean, deviation = prior if prior is not None else (torch.zeros(()), torch.ones(()))
     mean, deviation = mean.to(start.codes), deviation.to(start.codes)

@@ -1,8 +1,10 @@
-"""What `generate` and `evaluate` open before they work: runs, data, parents."""
+"""What `generate` and `evaluate` open before they work: models, parents, pairs, the selecting recogniser."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,100 @@ from omegaconf import DictConfig
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.data.settings import data_settings, validate_data
-from pegasus_lightning.generate.pairs import Parents
+from pegasus_lightning.generate.judge import Selector, open_selector
+from pegasus_lightning.generate.mixing import mixing_of
+from pegasus_lightning.generate.pairs import Pairs, Parents, choose_pairs, wanted_pairs
+from pegasus_lightning.generate.pretrained import PretrainedModel, open_pretrained
+from pegasus_lightning.generate.sampler import REFERENCE, Sampler
+from pegasus_lightning.generate.settings import GenerateConfig
+from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.recognisers.store import RecogniserStore
 from pegasus_lightning.runs.folder import NOT_IDENTITY
-from pegasus_lightning.runs.trained import TrainedRun
+from pegasus_lightning.runs.trained import TrainedRun, find_trained, open_runs
 from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.errors import UserError, did_you_mean
+
+PARENTS_PER_CLASS = 1000  # decoded from drawn codes, if no images are given
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works on.
+
+    Args:
+        settings: a `GenerateConfig` or `EvaluateConfig`, with what the parents imply (two files are one pair).
+        runs: the models.
+        origin: where the parents come from, as it is recorded.
+        data, split: the `data` configuration and its images that parents are taken from; None: there are none.
+        others: images like the parents, if the parents are two files and such images are at hand.
+        pretrained: the model that comes with the package, if it is used.
+    """
+
+    settings: Any
+    device: torch.device
+    runs: list[TrainedRun]
+    parents: Parents
+    pairs: Pairs
+    origin: dict[str, Any]
+    data: DictConfig | None = None
+    split: ImageSet | None = None
+    others: Parents | None = None
+    pretrained: PretrainedModel | None = None
+
+    @cached_property
+    def store(self) -> RecogniserStore:
+        """The trained recognisers."""
+        folder = self.settings.recognisers
+        return RecogniserStore(None if folder is None else Path(folder).expanduser(), self.device)
+
+    @cached_property
+    def selector(self) -> Selector | None:
+        """The recogniser that scores a search, trained now if need be; None: the model's critic scores it."""
+        own = None if self.pretrained is None else self.pretrained.as_stored
+        return open_selector(self.settings.score.judge, self.data, self.store, guide=common_guide(self.runs), own=own)
+
+    def sampler(self, model: TwoPlayerModel) -> Sampler:
+        """Return a sampler of one model over the pairs. Use it inside `model.inference()`."""
+        return Sampler(model, self.parents, self.pairs, self.settings, self.others)
+
+
+def open_session(settings: Any, data_overrides: Sequence[str], purpose: str) -> Session:
+    """Open the models of a validated `GenerateConfig` or `EvaluateConfig`, and choose parents and pairs.
+
+    Args:
+        data_overrides: such as `data=silhouettes`.
+        purpose: what the images are for, to end the sentence "Say which to take ...".
+
+    Raises:
+        UserError: a run, device, class, image or pair is missing. Nothing was written.
+    """
+    device = one_device(settings.gpus)
+    pretrained = None if settings.pretrained is None else open_pretrained(settings.pretrained, device)
+    runs = open_runs(find_trained(settings.run), device) if pretrained is None else [pretrained.run]
+    for run in runs:
+        mixing_of(run.model, settings.pegasus)  # check all before any work begins
+    if isinstance(settings, GenerateConfig) and settings.first is not None:
+        parents, origin = _two_files(runs, settings, data_overrides)
+        pairs = choose_pairs(parents.first, parents.second, 1, method="random")
+        others = None if pretrained is None else pretrained.sample_parents(REFERENCE // 2, settings.seed)
+        settings = replace(settings, count=1, pegasus=replace(settings.pegasus, pairs="files"))
+        return Session(settings, device, runs, parents, pairs, origin, others=others, pretrained=pretrained)
+    if isinstance(settings, GenerateConfig) and pretrained is not None and not data_overrides:
+        parents = pretrained.sample_parents(PARENTS_PER_CLASS, settings.seed)
+        settings = replace(settings, originals=False)  # there are none
+        pairs = wanted_pairs(parents, settings)
+        return Session(settings, device, runs, parents, pairs, {"codes": "drawn"}, pretrained=pretrained)
+    data = common_data(runs, data_overrides, purpose)
+    split = _load_common(runs, data, settings.split, data_overrides)
+    parents = Parents.of(split)
+    origin = {"split": settings.split} | images_of(data)
+    pairs = wanted_pairs(parents, settings)
+    return Session(settings, device, runs, parents, pairs, origin, data, split, pretrained=pretrained)
 
 
 def common_data(runs: Sequence[TrainedRun], overrides: Sequence[str], purpose: str) -> DictConfig:
-    """The one `data` configuration that all runs were trained on, with overrides such as `data=silhouettes`; validated.
-
-    Args:
-        purpose: ends the sentence "Say which to take ...", such as "parents from".
+    """Return the `data` configuration of all runs, changed by overrides such as `data=silhouettes`, and validated.
 
     Raises:
         UserError: none is known, they differ, or a model was not trained on its classes.
@@ -42,18 +126,26 @@ def common_data(runs: Sequence[TrainedRun], overrides: Sequence[str], purpose: s
     assert config is not None
     validate_data(config)
     for run in runs:
-        check_classes(run, config)
+        for name in config.classes:
+            if name not in run.classes:
+                hint, own = did_you_mean(name, run.classes), ", ".join(run.classes)
+                raise UserError(f"{run.path} was not trained on '{name}': its classes are {own}.{hint}")
     return config
 
 
 def common_guide(runs: Sequence[TrainedRun]) -> dict[str, Any] | None:
-    """The `model.guide` that all runs have alike; None where one has none or another."""
+    """Return the `model.guide` that all runs share; None if one has none or another one."""
     guides = [None if run.config is None else plain(run.config).get("model", {}).get("guide") for run in runs]
     return guides[0] if all(guide == guides[0] for guide in guides) else None
 
 
-def load_common(runs: Sequence[TrainedRun], config: DictConfig, split: str, overrides: Sequence[str]) -> ImageSet:
-    """One split of `common_data`. Raises UserError where it is not to be had, or no longer."""
+def images_of(data: DictConfig) -> dict[str, Any]:
+    """Return the fields of a `data` configuration that decide which images there are."""
+    ways = ("batch_size", "flip", "validation_fraction", *NOT_IDENTITY["data"])
+    return {key: value for key, value in plain(data).items() if key not in ways}
+
+
+def _load_common(runs: Sequence[TrainedRun], config: DictConfig, split: str, overrides: Sequence[str]) -> ImageSet:
     try:
         return load_split(config, split)
     except UserError as error:
@@ -61,24 +153,10 @@ def load_common(runs: Sequence[TrainedRun], config: DictConfig, split: str, over
         raise UserError(f"{error}{moved}") from error
 
 
-def images_of(data: DictConfig) -> dict[str, Any]:
-    """What of a data configuration decides which images there are."""
-    ways = ("batch_size", "flip", "validation_fraction", *NOT_IDENTITY["data"])
-    return {key: value for key, value in plain(data).items() if key not in ways}
-
-
-def check_classes(run: TrainedRun, data: Any) -> None:
-    """Raise UserError unless the model was trained on both classes of a `data` configuration."""
-    for name in data.classes:
-        if name not in run.classes:
-            hint = did_you_mean(name, run.classes)
-            raise UserError(f"{run.path} was not trained on '{name}': its classes are {', '.join(run.classes)}.{hint}")
-
-
-def two_files(
-    runs: list[TrainedRun], settings: dict[str, Any], overrides: Sequence[str]
+def _two_files(
+    runs: Sequence[TrainedRun], settings: GenerateConfig, overrides: Sequence[str]
 ) -> tuple[Parents, dict[str, Any]]:
-    """Two image files as the only parents, and how that is recorded."""
+    """Return two image files as the only parents, and the record of it."""
     from pegasus_lightning.data.image_folder import read_image
 
     if overrides:
@@ -86,9 +164,9 @@ def two_files(
     for run in runs:
         if run.classes != runs[0].classes:
             raise UserError(f"{runs[0].path} and {run.path} were trained on different classes: take one at a time.")
-        if settings["search"]["method"] != "none" and not run.model.config.sample_codes:
+        if settings.search.method != "none" and not run.model.config.sample_codes:
             raise UserError(f"{run.path} is not searched: its codes are not sampled, so two images have few mixes.")
-    paths = [Path(settings[key]).expanduser() for key in ("first", "second")]
+    paths = [Path(str(name)).expanduser() for name in (settings.first, settings.second)]
     first, second = (torch.tensor(read_image(path))[None] for path in paths)
     classes = runs[0].classes
     return Parents(first, second, (classes[0], classes[1])), {"files": [str(path) for path in paths]}

@@ -1,4 +1,4 @@
-"""What `generate` can be told: dataclass schemas for Hydra, and one `validate` for them."""
+"""Settings of `generate`: dataclass schemas for Hydra, and their checks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.generate.pairs import COLOUR_DISTANCES, METHODS
 from pegasus_lightning.models.latent import MIXINGS
+from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import (
     UserError,
@@ -20,6 +20,8 @@ from pegasus_lightning.utils.errors import (
     did_you_mean,
 )
 
+METHODS = ("random", "colour", "matched")
+COLOUR_DISTANCES = ("rgb", "lab")
 CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "critic")
 SEARCHES = ("none", "best_of", "guided")
@@ -30,46 +32,48 @@ FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "diagram", "filmst
 
 @dataclass
 class PegasusConfig:
-    """Which parents, and how their codes are mixed."""
+    """The choice of parents, and the mixing of their codes."""
 
-    pairs: str = "colour"  # random, colour (centre pixels alike) or matched (background, colour and layout alike)
+    pairs: str = "colour"  # random, colour (similar centre pixels) or matched (similar background, colour and layout)
     colour_distance: str = "rgb"  # for colour: rgb (Euclidean, RGB in 0 to 1) or lab (CIE76 delta E)
-    threshold: float | None = None  # the largest distance of a pair, in that unit; null: the method's own
-    # lerp, slerp, direction (first parent + ratio * way from class to class), learned (by the model);
-    mixing: str = "auto"  # auto: learned where a model has learned it, else lerp
-    # Drawn from this range, any range: 0 is the first class, 1 the second.
-    ratio: list[float] = field(default_factory=lambda: [0.4, 0.6])
-    codes: str = "sampled"  # of the parents: sampled (as in the source document) or mean
+    threshold: float | None = None  # largest distance of a pair, in the method's unit; null: its default
+    # lerp, slerp, direction (first parent + ratio * difference of the class means), learned (by the model);
+    mixing: str = "auto"  # auto: learned if the model has learned it, else lerp
+    # Ratios are drawn from this range: 0 is the first class, 1 the second.
+    ratio: list[float] = field(default_factory=lambda: [*PEGASUS_RATIOS])
+    codes: str = "sampled"  # of the parents: sampled from the posterior, or its mean
 
 
 @dataclass
 class ScoreConfig:
-    """The score that picks the best, and the weights of its terms: see `pegasus/scores.py`."""
+    """The score that ranks mixes, and the weights of its terms; see `generate/scores.py`."""
 
-    # recogniser: recognisability and realism; committee: those that guide model=pegasus, and the model's critic for
-    # realism; critic: the model's critic alone; auto: the recogniser if it is trained
+    # recogniser: recognisability and realism; committee: the recognisers that guide model=pegasus, with the model's
+    # critic for realism; critic: the model's critic alone; auto: the recogniser if it is trained, else the critic
     judge: str = "auto"
     recognised: float = 1.0
     realism: float = 1.0
     critic: float = 1.0
     overlap: float = 2.0
-    overlap_margin: float = 0.02  # root mean squared error, pixels in 0 to 1
+    overlap_margin: float = 0.02  # root mean squared error of pixels in 0 to 1
 
 
 @dataclass
 class SearchConfig:
-    """How the pegasi are found."""
+    """The search for good mixes."""
 
-    method: str = "none"  # none: a mix a pair; best_of: the best of many; guided: those, improved by gradient ascent
-    pairs: int = 1000  # best_of, guided: how many pairs are tried,
-    ratios: int = 4  # each at so many ratios
-    most_per_parent: int | None = 2  # in how many of the kept ones a parent may be; null: any
+    method: str = (
+        "none"  # none: one mix a pair; best_of: the best of many; guided: the best, improved by gradient ascent
+    )
+    pairs: int = 1000  # best_of, guided: number of pairs,
+    ratios: int = 4  # each at this number of ratios
+    most_per_parent: int | None = 2  # largest number of kept mixes with one parent; null: no limit
     batch_size: int = 256
-    steps: int = 80  # guided: of Adam on the codes,
-    lr: float = 0.06
-    critic_weight: float = 0.3  # the critic's opinion, beside what the score holds of it already
-    start_weight: float = 0.5  # the pull back to the mix that a search began with
-    prior_weight: float = 10.0  # how firmly codes are held where the prior has them
+    steps: int = 80  # guided: steps of Adam on the codes,
+    lr: float = 0.06  # and its learning rate
+    critic_weight: float = 0.3  # the critic's output, in addition to its part of the score
+    start_weight: float = 0.5  # pull towards the code that the ascent began with
+    prior_weight: float = 10.0  # pull towards codes that are likely under the prior
 
 
 @dataclass
@@ -77,14 +81,14 @@ class GenerateConfig:
     """The whole configuration of `python -m pegasus_lightning.generate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
-    pretrained: str | None = None  # in place of run: a model that comes with the package (`shipped.PRETRAINED`)
-    out: str | None = None  # folder for the results; null: inside the run's folder; pegasi/ for pretrained
-    count: int = 64  # pegasi to make
+    pretrained: str | None = None  # instead of run: the name of a model that comes with the package
+    out: str | None = None  # folder for the results; null: inside the run's folder, or pegasi/ for pretrained
+    count: int = 64  # number of pegasi
     seed: int = 0
-    split: str = "test"  # where the parents come from
+    split: str = "test"  # split that the parents come from
     first: str | None = None  # two image files to mix, instead of pairs from the data
     second: str | None = None
-    figures: list[str] | None = None  # null: all that there is something to draw for
+    figures: list[str] | None = None  # null: all that apply
     originals: bool = True  # show the parents' photographs beside their reconstructions
     image_scale: int = 3
     gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
@@ -95,10 +99,10 @@ class GenerateConfig:
 
 
 def validate(config: DictConfig) -> None:
-    """Check ranges and combinations; touches nothing on disk.
+    """Check ranges and combinations. Touch nothing on disk.
 
     Raises:
-        UserError: what is wrong, what was meant, what to type.
+        UserError: with what is wrong and what to type instead.
     """
     validate_model_named(config)
     for key, most in (("count", MAX_PEGASI), ("image_scale", 16)):
@@ -143,13 +147,13 @@ def validate_model_named(config: Any) -> None:
 
 
 def validate_gpus(gpus: Any) -> None:
-    """null, 0 or 1: these commands use one device."""
+    """Raise UserError unless `gpus` is null, 0 or 1: these commands use one device."""
     if gpus is not None and (type(gpus) is not int or gpus not in (0, 1)):
         raise UserError(f"gpus={gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
 
 
 def validate_score(score: Any) -> None:
-    """Raise UserError for what a `ScoreConfig` must not be."""
+    """Raise UserError for a `ScoreConfig` out of range."""
     check_choice("score.judge", score.judge, JUDGES)
     for key in ("recognised", "realism", "critic", "overlap"):
         check_not_negative(f"score.{key}", score[key])
@@ -157,7 +161,7 @@ def validate_score(score: Any) -> None:
 
 
 def validate_pegasus(pegasus: Any) -> None:
-    """Raise UserError for what a `PegasusConfig` must not be."""
+    """Raise UserError for a `PegasusConfig` out of range."""
     check_choice("pegasus.pairs", pegasus.pairs, METHODS)
     check_choice("pegasus.colour_distance", pegasus.colour_distance, COLOUR_DISTANCES)
     check_above("pegasus.threshold", pegasus.threshold, 0)
@@ -171,7 +175,7 @@ def validate_pegasus(pegasus: Any) -> None:
 
 
 def validate_search(search: Any) -> None:
-    """Raise UserError for what a `SearchConfig` must not be."""
+    """Raise UserError for a `SearchConfig` out of range."""
     check_choice("search.method", search.method, SEARCHES)
     for key in ("pairs", "ratios", "most_per_parent", "batch_size", "steps"):
         check_at_least(f"search.{key}", search[key], 1)

@@ -1,1 +1,1 @@
-"""Many runs on one machine: slots, a process a run, a table to watch, and what is said at the end."""
+"""The training command, and sweeps on one machine: planning, slots, processes, progress and final tables."""

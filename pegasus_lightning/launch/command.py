@@ -1,6 +1,6 @@
-"""The command line: Hydra in; for a person's mistake one short message and exit code 2 out.
+"""The training command line, on Hydra. A user error ends in one short message and exit code 2.
 
-The configuration is composed and validated, for every job of a sweep, before Hydra creates anything.
+The configuration of every job is composed and validated before Hydra creates anything.
 """
 
 from __future__ import annotations
@@ -21,26 +21,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pegasus_lightning.launch.planning import check_jobs, readable_name
 from pegasus_lightning.train.settings import TRAIN, validate
-from pegasus_lightning.utils.compose import (
-    VERSION_BASE,
-    conf_folder,
-)
+from pegasus_lightning.utils.compose import VERSION_BASE, conf_folder
 from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError
 from pegasus_lightning.utils.program import complain, quieten
 
 
 def _task(failures: list[Exception], config: DictConfig) -> None:
-    """One job. What a person caused is kept in `failures`: Hydra would add words of its own to a raised error.
+    """Train one job. Expected errors are appended to `failures`, as Hydra would add text to a raised error.
 
-    The launcher `pool` starts a process a job instead; others come here for each job of a sweep, perhaps in a process
-    far away, and learn of a failure by the error alone.
+    In a sweep they are raised too: the launchers other than `pool` call this for each job, perhaps on another machine,
+    and learn of a failure only from the error.
     """
     from pegasus_lightning.train.callbacks.run_status import requeue_signal
     from pegasus_lightning.train.trainer import train  # Lightning's callbacks and TensorBoard are slow to import
 
     if any(isinstance(failure, Interrupted) for failure in failures):
-        return  # a signal ended the sweep's last job: it is meant for all
-    quieten()  # this may be a process far away
+        return  # a signal stops the whole sweep, not only the job that it interrupted
+    quieten()  # a cluster's launcher calls this in a new process
     state = HydraConfig.get()
     try:
         validate(config)
@@ -49,7 +46,7 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
         if not isinstance(error, (UserError, Interrupted, NonFiniteLoss, OSError)):
             raise
         if isinstance(error, Interrupted) and error.number == requeue_signal():
-            # All is saved: now whoever queues the job again may do so, with `failures` as they are at this moment.
+            # Everything is saved. Let the scheduler's own handler queue the job again; it pickles `failures` as they are.
             signal.raise_signal(error.number)
         failures.append(error)
         if state.mode is RunMode.MULTIRUN:
@@ -57,13 +54,13 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run the command line; returns the exit code. A user's mistake is told in one message on stderr."""
+    """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's own printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors rather than prints them
     quieten()
-    for stream in (sys.stdout, sys.stderr):  # a console that knows no dashes must not end a sweep
+    for stream in (sys.stdout, sys.stderr):  # a console without some characters must not end a sweep
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     overrides: list[str] = []
@@ -88,28 +85,28 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except (Interrupted, NonFiniteLoss, OSError) as error:  # of a sweep by another launcher, say
+    except (Interrupted, NonFiniteLoss, OSError) as error:  # such as from a sweep of another launcher
         failures.append(error)
     return _exit_code(failures[-1]) if failures else 0
 
 
 def _exit_code(failure: Exception) -> int:
-    """Of a run that ended early; says why, where that was not said yet."""
+    """Return the exit code of a run that ended early, and print the reason unless it was printed."""
     if isinstance(failure, Interrupted):
         return failure.exit_code
     if isinstance(failure, NonFiniteLoss):
-        advice = "Its last good checkpoint stays. Try a lower model.autoencoder_optimizer.lr, or clip the gradients."
+        advice = "The last good checkpoint is kept. Try a lower model.autoencoder_optimizer.lr, or clip the gradients."
         print(f"pegasus_lightning: the run failed: {failure} {advice}", file=sys.stderr)
         return 1
-    if isinstance(failure, OSError):  # a full disk, say
-        advice = "What was saved stays; the same command again goes on from it."
+    if isinstance(failure, OSError):  # such as a full disk
+        advice = "Saved checkpoints are kept: run the same command again to continue from them."
         print(f"pegasus_lightning: the run failed: {failure}. {advice}", file=sys.stderr)
         return 1
     return complain(str(failure))
 
 
 def _search_path(folder: str | None) -> list[str]:
-    """--config-dir as the override that says the same, so that every job of a sweep gets it too."""
+    """Return --config-dir as the equivalent override, so that every job of a sweep gets it too."""
     if folder is None:
         return []
     path = Path(folder).expanduser().resolve()
@@ -119,15 +116,15 @@ def _search_path(folder: str | None) -> list[str]:
 
 
 def _options(parsed: argparse.Namespace) -> list[str]:
-    """Hydra's own options, which its parser wants before the overrides."""
+    """Return Hydra's own options. Its parser requires them before the overrides."""
     texts = [f"--{name}={getattr(parsed, name)}" for name in ("cfg", "info", "package") if getattr(parsed, name)]
     flags = ("run", "multirun", "resolve", "hydra_help", "shell_completion")
     return texts + [f"--{name.replace('_', '-')}" for name in flags if getattr(parsed, name)]
 
 
 def help_text() -> str:
-    """What `--help` prints."""
-    return f"""Train adversarial autoencoders on two classes of images, and watch what their mixed codes decode to.
+    """Return the text that `--help` prints."""
+    return f"""Train adversarial autoencoders on two classes of images and show what mixes of their codes decode to.
 
 Examples
   {TRAIN.command} model=acai trainer.gpus=1
@@ -135,17 +132,17 @@ Examples
   {TRAIN.command} -m model=vae,acai seed=0,1 data=image_folder data.root=photos
   {TRAIN.command} -m experiment=ablation seed=0,1,2
 
-Choices (the first line sets a whole preset; every field of it can be set too)
+Presets (GROUP=NAME sets all fields of a group; each field can be set too)
 {TRAIN.describe_presets()}
 
 Fields, for example
   model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1
   'data.classes=[cat,ship]'  data.batch_size=128  trainer.max_epochs=200  trainer.max_time=2h
-  trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]'; left out: one GPU if there is one, else the CPU
-  seed=1  runs_dir=runs  resume=auto (same command again continues), never, must
+  trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]' (default: one GPU if available, else the CPU)
+  seed=1  runs_dir=runs  resume=auto (the same command again continues the run), never, must
 
-  --cfg job        show the whole configuration      --config-dir=FOLDER   presets of your own
-  -m               sweep: one run for each combination, side by side; the same command again continues it
-    hydra.launcher.slots=4 (runs at a time on the CPU)  hydra.launcher.jobs_per_gpu=2  hydra.launcher.rank_by=final/kl
+  --cfg job        show the whole configuration      --config-dir=FOLDER   add your own presets
+  -m               sweep: one run for each combination, in parallel; the same command again continues it
+    hydra.launcher.slots=4 (parallel runs on the CPU)  hydra.launcher.jobs_per_gpu=2  hydra.launcher.rank_by=final/kl
     hydra/launcher=pool (this machine), slurm, ray_cluster
 """

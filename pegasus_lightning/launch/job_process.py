@@ -1,4 +1,4 @@
-"""What the pool starts for a job: the training command, which saves and ends when the pool is no more.
+"""The process of a job in the pool: the training command, which saves and ends if the pool dies.
 
 python -m pegasus_lightning.launch.job_process OVERRIDE...        standard input: a pipe that the pool holds open
 """
@@ -20,11 +20,11 @@ def follow(descriptor: int) -> None:
 
 
 def main() -> None:
-    """Entry: see the module."""
+    """Run the training command while the pool lives."""
     threading.Thread(target=follow, args=(sys.stdin.fileno(),), daemon=True).start()
-    from pegasus_lightning.launch.command import run_command  # slow to import: the pool may have died meanwhile
+    from pegasus_lightning.launch.command import run_command  # slow: the pool may die meanwhile
 
-    sys.argv[0] = str(Path(__file__).parent / "__main__.py")  # as the run's status.json tells it
+    sys.argv[0] = str(Path(__file__).parent / "__main__.py")  # the program that status.json records
     sys.exit(run_command(sys.argv[1:]))
 
 

@@ -1,26 +1,25 @@
-"""One run of a sweep, as the pool and the tables see it."""
+"""Jobs, the runs of a sweep, and their file `sweep.json`."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pegasus_lightning.runs.folder import now, read_status
+from pegasus_lightning.runs.folder import RunName, now, read_status
 from pegasus_lightning.utils.files import write_json
 
 
 class State(str, Enum):
-    """How a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
     FINISHED = "finished"
-    STOPPED = "stopped"  # a signal ended it, and everything is saved
+    STOPPED = "stopped"  # ended by a signal, with everything saved
     FAILED = "failed"
 
     def __str__(self) -> str:
@@ -33,19 +32,19 @@ class Job:
 
     Args:
         number: from 1, in the order of the sweep.
-        name: the run folder's name.
-        overrides: what makes it this run, as they would be typed.
-        folder: the run's folder; it need not exist.
-        command: what starts it, a word an item.
-        log: where its console output goes.
-        max_epochs: that it is to train.
-        label: the name without what all runs of the sweep have in common; empty: the name.
-        environment: variables that its slot set.
-        config, config_hash: the run's configuration as YAML, and `runs.config_hash` of it.
-        state: queued, running, finished, stopped, failed.
-        skipped: it had been finished before this sweep began.
-        slot: what it ran on, as a person calls it.
-        exit_code: of its process, 128 + n where signal n killed it; None before.
+        name: name of the run folder.
+        overrides: overrides of this run, as typed on the command line.
+        folder: the run folder; it need not exist.
+        command: command of the job as a list of words.
+        log: file of its console output.
+        max_epochs: number of epochs to train.
+        label: the name without the parts common to all runs of the sweep; empty: the name.
+        environment: variables set by its slot.
+        config, config_hash: configuration of the run as YAML, and its `runs.config_hash`.
+        state: queued, running, finished, stopped or failed.
+        skipped: whether it was already finished when the sweep began.
+        slot: display name of its slot.
+        exit_code: exit code of its process, 128 + n if signal n killed it; None before the end.
         reason: why it failed or stopped, one line.
         began, ended: seconds since the epoch.
     """
@@ -71,37 +70,32 @@ class Job:
 
     @property
     def shown(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         return self.label or self.name
 
     @property
     def typed(self) -> list[str]:
-        """The words that would start this run alone, as `status.json` keeps them."""
+        """Arguments that start this run alone, as stored in `status.json`."""
         return ["__main__.py", *self.overrides]
 
     def status(self) -> dict[str, Any]:
-        """What the run's own `status.json` says; empty where there is none."""
+        """Return the content of the run's `status.json`; empty if there is none."""
         return read_status(self.folder) or {}
 
 
 def label(jobs: Sequence[Job]) -> None:
-    """Give the jobs labels: of `vae,silhouettes,channels=4-s0-1a2b3c4d` what stands between commas after the model's
-    name is left out where it stands in every name."""
-    parts = [_parts(job.name) for job in jobs]
-    common = set.intersection(*(set(middle) for _, middle, _ in parts)) if len(jobs) > 1 else set()
-    for job, (model, middle, tail) in zip(jobs, parts, strict=True):
-        job.label = ",".join([model, *(part for part in middle if part not in common)]) + tail
-
-
-def _parts(name: str) -> tuple[str, list[str], str]:
-    match = re.fullmatch(r"(.*?)(-s\d+-[0-9a-f]{8})?", name)
-    assert match is not None
-    model, *middle = match[1].split(",")
-    return model, middle, match[2] or ""
+    """Set the jobs' labels: their names without the parts between commas that all names share."""
+    names = [RunName.parse(job.name) for job in jobs]
+    middles = [set(name.readable.split(",")[1:]) for name in names]
+    common = set.intersection(*middles) if len(jobs) > 1 else set()
+    for job, name in zip(jobs, names, strict=True):
+        model, *middle = name.readable.split(",")
+        readable = ",".join([model, *(part for part in middle if part not in common)])
+        job.label = readable + job.name.removeprefix(name.readable)
 
 
 def write_jobs(path: Path, jobs: Sequence[Job]) -> None:
-    """The sweep's `sweep.json`: a line of facts a job, for whoever looks while it runs or afterwards."""
+    """Write the `sweep.json` of a sweep: the state of every job, readable during and after the sweep."""
     lines = [
         {
             "name": job.name,
@@ -120,6 +114,6 @@ def write_jobs(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:
-    """The jobs of a `sweep.json`."""
+    """Return the jobs in a `sweep.json`."""
     content: list[dict[str, Any]] = json.loads(path.read_text())["jobs"]
     return content

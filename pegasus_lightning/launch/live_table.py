@@ -1,133 +1,31 @@
-"""What a person sees of a sweep while it runs: on a terminal a table, in a log file a line now and then."""
+"""The display of a running sweep: a live table on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.launch.progress import Tracker, summary
-from pegasus_lightning.launch.tables import STYLES, Shortened, clock, epochs_of, figure, plain_table, reason_of, taken
+from pegasus_lightning.launch.tables import clock, epochs_of, figure, reason_of, taken
 
-REDRAW = 0.5  # seconds between two looks at the jobs
-SECONDS_BETWEEN_LINES = 30.0  # away from a terminal, of one running job
-HEAD_LINES = 2  # of a table: its head and the rule under it
-SUMMARY_LINES = 2  # it may need, on a narrow terminal
-# Which rows stay where there are more than the terminal has lines.
+REDRAW = 0.5  # seconds between two updates
+SECONDS_BETWEEN_LINES = 30.0  # in a log file, for one running job
+SUMMARY_LINES = 3  # room that the summary may need on a narrow terminal
+# The order in which rows are kept if the terminal is too low.
 IMPORTANCE = (State.RUNNING, State.FAILED, State.STOPPED, State.QUEUED, State.FINISHED)
 
 
-def live_table(jobs: Sequence[Job], now: float, tracker: Tracker | None = None, lines: int | None = None) -> Table:
-    """The sweep as it stands: a row a job; under them why jobs failed, and the summary. A grid of one column.
-
-    Args:
-        now: seconds since the epoch.
-        tracker: what has been seen of the jobs until now; without one there is only what they say at this moment.
-        lines: that the table may take; where it would take more, running and failed jobs come first, and the rest are
-            counted.
-    """
-    if tracker is None:
-        tracker = Tracker()
-        tracker.look(jobs, now)
-    shown, hidden = _fitting(jobs, tracker, lines)
-    table = plain_table()
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("run")
-    table.add_column("state", no_wrap=True)
-    table.add_column("on", no_wrap=True)
-    table.add_column("epoch", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("PSNR", justify="right", no_wrap=True)
-    longest = max((len(job.shown) for job in shown), default=0)
-    for job in shown:
-        table.add_row(*_row(job, now, tracker, longest))
-    whole = Table.grid()
-    whole.add_row(table)
-    for job in shown:
-        remark = _remark(job, tracker)
-        if remark:
-            line = f"#{job.number} {job.state}: {remark}"
-            whole.add_row(Text(line, STYLES[job.state], no_wrap=True, overflow="ellipsis"))
-    if hidden:
-        counts = Counter(job.state for job in hidden)
-        line = f"not shown: {', '.join(f'{counts[state]} {state}' for state in IMPORTANCE if counts[state])}"
-        whole.add_row(Text(line, "dim", no_wrap=True, overflow="ellipsis"))
-    whole.add_row(Text(summary(jobs, now, tracker)))
-    return whole
-
-
-def _fitting(jobs: Sequence[Job], tracker: Tracker, lines: int | None) -> tuple[list[Job], list[Job]]:
-    """The jobs with a row (and a line for the reason), and those without."""
-    heights = {job.number: 2 if _remark(job, tracker) else 1 for job in jobs}
-    if lines is None or HEAD_LINES + sum(heights.values()) + SUMMARY_LINES <= lines:
-        return list(jobs), []
-    room = lines - HEAD_LINES - SUMMARY_LINES - 1  # that what is hidden takes
-    ordered = sorted(jobs, key=lambda job: (IMPORTANCE.index(job.state), job.skipped, job.number))
-    shown = 0
-    while shown < len(ordered) and sum(heights[job.number] for job in ordered[: shown + 1]) <= room:
-        shown += 1
-    return ordered[:shown], ordered[shown:]
-
-
-def _remark(job: Job, tracker: Tracker) -> str:
-    return reason_of(job, tracker.status(job)) if job.state in (State.FAILED, State.STOPPED) else ""
-
-
-def _row(job: Job, now: float, tracker: Tracker, longest: int) -> list[RenderableType]:
-    quiet = "dim" if job.state is State.QUEUED or job.skipped else ""
-    state = "finished before" if job.skipped else job.state.value
-    psnr = _psnr(job, tracker)
-    return [
-        Text(str(job.number), quiet),
-        Shortened(job.shown, longest, quiet),
-        Text(state, STYLES[job.state]),
-        Text(job.slot),
-        Text(_progress(job, tracker), quiet),
-        Text(_time(job, now, tracker)),
-        Text("" if psnr is None else f"{psnr:.2f}", quiet),
-    ]
-
-
-def _progress(job: Job, tracker: Tracker) -> str:
-    if job.state is State.QUEUED:
-        return ""
-    epochs = tracker.epochs(job) if job.state is State.RUNNING else epochs_of(tracker.status(job))
-    if epochs is None:
-        return "starting" if job.state is State.RUNNING else ""
-    return f"{epochs}/{job.max_epochs}"
-
-
-def _time(job: Job, now: float, tracker: Tracker) -> str:
-    """What a running job has left, what an ended one took."""
-    if job.state is not State.RUNNING:
-        seconds = taken(job)
-        return "" if seconds is None else clock(seconds)
-    if (tracker.epochs(job) or 0) >= job.max_epochs:
-        return "ending"
-    left = tracker.time_left(job, now)
-    return "" if left is None else f"{clock(left)} left"
-
-
-def _psnr(job: Job, tracker: Tracker) -> float | None:
-    """dB, of the trained model, or else of the last validation."""
-    status = tracker.status(job)
-    if job.state is State.RUNNING and tracker.epochs(job) is None:
-        return None  # an earlier session's
-    final = figure(status, "final/psnr")
-    return figure(status, "validation/psnr") if final is None else final
-
-
 class _Screen(Console):
-    """Standard error. When nobody reads it any more the sweep goes on in silence, where rich would exit."""
+    """Standard error. If it is closed, the sweep goes on silently, where rich would exit."""
 
     def __init__(self) -> None:
         # FORCE_COLOR makes a log file look like a terminal to rich, but no cursor can be moved in it.
@@ -137,62 +35,65 @@ class _Screen(Console):
         self.quiet = True
 
 
-class Watcher:
+class LiveTable:
     """Shows a sweep while it runs.
 
     Args:
-        console: standard error where it is None.
-        time_now: seconds since the epoch.
+        console: None: standard error.
+        time_now: returns seconds since the epoch.
     """
 
     def __init__(self, console: Console | None = None, time_now: Callable[[], float] = time.time) -> None:
         self.console = _Screen() if console is None else console
         self.tracker = Tracker()
         self._time_now = time_now
-        self._live: Live | None = None
+        self._progress: Progress | None = None
+        self._rows: dict[int, TaskID] = {}  # by job; 0: the summary
         self._jobs: list[Job] = []
         self._states: list[State] = []
-        self._looked = -math.inf
-        self._said = 0.0
-        self._told: dict[int, tuple[State, int | None]] = {}  # by job: the state and the epochs last written
+        self._updated = -math.inf
+        self._printed = 0.0
+        self._told: dict[int, tuple[State, int | None]] = {}  # by job: the state and epochs of its last line
 
-    def __enter__(self) -> Watcher:
-        self.start()
+    def __enter__(self) -> LiveTable:
+        self._printed = self._time_now()
+        if self.console.is_terminal and self.console.is_interactive:
+            name = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False, table_column=name),
+                *(TextColumn(f"{{task.fields[{field}]}}", markup=False) for field in ("state", "slot")),
+                BarColumn(bar_width=12),
+                *(TextColumn(f"{{task.fields[{field}]}}", justify="right") for field in ("epochs", "time", "psnr")),
+                console=self.console,
+                auto_refresh=False,
+                expand=True,
+                # Standard output is printed above the table, unless it goes to a file.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            if not self._try(self._progress.start):
+                self._progress = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Take the terminal, where there is one."""
-        self._said = self._time_now()
-        if self.console.is_terminal and self.console.is_interactive:
-            # What others print goes above the table; what they print into a file stays theirs.
-            self._live = Live(console=self.console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
-            if not self._try(self._live.start):
-                self._live = None  # half started, it could not be stopped either
+        now = self._time_now()
+        self.tracker.update(self._jobs, now)
+        if self._jobs:
+            self._try(lambda: self._show(now))
+        if self._progress is not None:
+            self._try(self._progress.stop)
+            self._progress = None
 
     def update(self, jobs: Sequence[Job]) -> None:
-        """Show how the jobs stand. Cheap unless a state has changed or half a second has passed."""
+        """Show the jobs. This is cheap unless a state has changed or half a second has passed."""
         now = self._time_now()
         states = [job.state for job in jobs]
-        if states == self._states and 0 <= now - self._looked < REDRAW:
+        if states == self._states and 0 <= now - self._updated < REDRAW:
             return
-        self._jobs, self._states, self._looked = list(jobs), states, now
-        self.tracker.look(jobs, now)
-        self._try(lambda: self._draw(now))
-
-    def stop(self) -> None:
-        """Show the jobs as they are now, and give the terminal back."""
-        now = self._time_now()
-        self.tracker.look(self._jobs, now)
-        if self._jobs:
-            self._try(lambda: self._draw(now, refresh=False))  # the live table draws itself once more when it stops
-        if self._live is not None:
-            self._try(self._live.stop)
-            self._live = None
+        self._jobs, self._states, self._updated = list(jobs), states, now
+        self.tracker.update(jobs, now)
+        self._try(lambda: self._show(now))
 
     def _try(self, show: Callable[[], object]) -> bool:
         try:
@@ -202,46 +103,64 @@ class Watcher:
             return False
         return True
 
-    def _draw(self, now: float, refresh: bool = True) -> None:
-        if self._live is not None:
-            table = live_table(self._jobs, now, self.tracker, self.console.size.height - 1)
-            self._live.update(table, refresh=refresh)
-        else:
-            self._write(now)
+    def _show(self, now: float) -> None:
+        self._print(now)
+        if self._progress is not None:
+            self._redraw(self._progress, now)
 
-    def _write(self, now: float) -> None:
-        due = not 0 <= now - self._said < SECONDS_BETWEEN_LINES
+    def _redraw(self, progress: Progress, now: float) -> None:
+        ordered = sorted(self._jobs, key=lambda job: (IMPORTANCE.index(job.state), job.skipped, job.number))
+        visible = {job.number for job in ordered[: max(1, self.console.size.height - SUMMARY_LINES)]}
+        for job in self._jobs:
+            row = {
+                "description": f"{job.number} {job.shown}",
+                "state": "finished before" if job.skipped else job.state.value,
+                "slot": job.slot,
+                "epochs": self._epochs(job),
+                "time": self._time(job, now),
+                "psnr": "" if (psnr := self._psnr(job)) is None else f"{psnr:.2f} dB",
+            }
+            if job.number not in self._rows:
+                self._rows[job.number] = progress.add_task(total=job.max_epochs, **row)  # type: ignore[arg-type]
+            done = job.max_epochs if job.state is State.FINISHED else self.tracker.epochs(job) or 0
+            shown = job.number in visible
+            progress.update(self._rows[job.number], completed=done, visible=shown, **row)  # type: ignore[arg-type]
+        if 0 not in self._rows:
+            blank = dict.fromkeys(("state", "slot", "epochs", "time", "psnr"), "")
+            self._rows[0] = progress.add_task("", total=len(self._jobs), **blank)  # type: ignore[arg-type]
+        done = sum(job.state is State.FINISHED for job in self._jobs)
+        progress.update(self._rows[0], description=summary(self._jobs, now, self.tracker), completed=done)
+        progress.refresh()
+
+    def _print(self, now: float) -> None:
+        """Print a line for each job that started or ended; in a log file also for running jobs now and then."""
+        live = self._progress is not None
+        due = not live and not 0 <= now - self._printed < SECONDS_BETWEEN_LINES
         before = [job for job in self._jobs if job.skipped and job.number not in self._told]
-        if before:
+        if before and not live:
             self._line(f"{len(before)} of {len(self._jobs)} finished before")
         for job in self._jobs:
-            told, epochs = self._told.get(job.number, (State.QUEUED, None)), self.tracker.epochs(job)
-            if job.skipped or job.state is State.QUEUED:
-                pass
-            elif job.state is not told[0]:
-                text = self._began(job) if job.state is State.RUNNING else self._ended(job, now)
-                self._line(f"[{job.number}/{len(self._jobs)}] {job.shown} {text}")
+            (told, epochs), done = self._told.get(job.number, (State.QUEUED, None)), self.tracker.epochs(job)
+            head = f"[{job.number}/{len(self._jobs)}] {job.shown}"
+            if not job.skipped and job.state is not told and job.state is not State.QUEUED:
+                if job.state is State.RUNNING and not live:
+                    self._line(f"{head} started on {job.slot}" if job.slot else f"{head} started")
+                elif job.state in (State.FAILED, State.STOPPED) or (job.state is State.FINISHED and not live):
+                    self._line(f"{head} {self._ended(job, now)}")
                 epochs = None
-            elif job.state is State.RUNNING and due and epochs is not None and epochs != told[1]:
-                self._line(f"[{job.number}/{len(self._jobs)}] {job.shown} {self._goes_on(job, now)}")
-            else:
-                epochs = told[1]
+            elif job.state is State.RUNNING and due and done is not None and done != epochs:
+                words = [f"epoch {self._epochs(job)}", self._time(job, now)]
+                words += [] if (psnr := self._psnr(job)) is None else [f"PSNR {psnr:.2f} dB"]
+                self._line(f"{head} {', '.join(word for word in words if word)}")
+                epochs = done
             self._told[job.number] = (job.state, epochs)
         if due:
-            self._said = now
-
-    def _began(self, job: Job) -> str:
-        return f"started on {job.slot}" if job.slot else "started"
-
-    def _goes_on(self, job: Job, now: float) -> str:
-        psnr = _psnr(job, self.tracker)
-        words = [f"epoch {_progress(job, self.tracker)}", _time(job, now, self.tracker)]
-        return ", ".join([word for word in words if word] + ([] if psnr is None else [f"PSNR {psnr:.2f} dB"]))
+            self._printed = now
 
     def _ended(self, job: Job, now: float) -> str:
-        seconds, reason, psnr = taken(job), _remark(job, self.tracker), _psnr(job, self.tracker)
+        seconds, reason, psnr = taken(job), reason_of(job, self.tracker.status(job)), self._psnr(job)
         text = job.state.value + ("" if seconds is None else f" after {clock(seconds)}")
-        if reason:
+        if reason and job.state is not State.FINISHED:
             text += f": {reason}"
         elif psnr is not None:
             text += f", PSNR {psnr:.2f} dB"
@@ -249,3 +168,27 @@ class Watcher:
 
     def _line(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True, highlight=False)
+
+    def _epochs(self, job: Job) -> str:
+        if job.state is State.QUEUED:
+            return ""
+        epochs = self.tracker.epochs(job) if job.state is State.RUNNING else epochs_of(self.tracker.status(job))
+        if epochs is None:
+            return "starting" if job.state is State.RUNNING else ""
+        return f"{epochs}/{job.max_epochs}"
+
+    def _time(self, job: Job, now: float) -> str:
+        """Return the time that a running job has left, or that an ended one took."""
+        if job.state is not State.RUNNING:
+            return "" if (seconds := taken(job)) is None else clock(seconds)
+        if (self.tracker.epochs(job) or 0) >= job.max_epochs:
+            return "ending"
+        return "" if (left := self.tracker.time_left(job, now)) is None else f"{clock(left)} left"
+
+    def _psnr(self, job: Job) -> float | None:
+        """Return the PSNR in dB of the trained model, or else of the last validation of this session."""
+        status = self.tracker.status(job)
+        if job.state is State.RUNNING and self.tracker.epochs(job) is None:
+            return None
+        final = figure(status, "final/psnr")
+        return figure(status, "validation/psnr") if final is None else final

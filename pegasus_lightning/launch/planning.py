@@ -1,4 +1,4 @@
-"""Which runs a command line stands for, and what is wrong with them, before anything is created."""
+"""The runs that a command line describes, composed and validated before anything is created."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pegasus_lightning.utils.errors import UserError, check_above, check_at_leas
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
 HERE = ("PoolLauncher", "BasicLauncher", "LocalLauncher")  # launchers whose runs use this machine's devices and files
-# What Hydra may build for itself: its sweeper, and launchers that are installed.
+# Packages that Hydra may import classes from: its sweeper and the installed launchers.
 HYDRAS_OWN = ("hydra._internal.core_plugins.", "hydra_plugins.")
 FIGURES = ("psnr", "excess_bce", "kl", "active_dimensions", "critic_real", "critic_fake")
 RANKS = tuple(f"{split}/{name}" for split in ("final", "validation", "test") for name in FIGURES)
@@ -28,7 +28,7 @@ RANKS = tuple(f"{split}/{name}" for split in ("final", "validation", "test") for
 
 @dataclass(frozen=True)
 class Planned:
-    """A run to be: what was typed for it, its configuration, its folder, and `hydra.launcher`."""
+    """A planned run: its overrides as typed, its configuration, its folder, and `hydra.launcher`."""
 
     overrides: list[str]
     config: DictConfig
@@ -37,20 +37,20 @@ class Planned:
 
 
 def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job: one list, or with `multirun` one a combination of the sweep."""
+    """Return the overrides of each job: one list, or with `multirun` one for each combination of the sweep."""
     if not multirun:
         return [list(overrides)]
     parser = OverridesParser.create()
     parsed = parser.parse_overrides(list(overrides))
     single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     swept = TRAIN.compose(single, with_hydra=True).hydra.sweeper.params or {}
-    # As Hydra's own sweeper has it: what is typed takes the place of what the preset sweeps over.
+    # As in Hydra's sweeper, a typed value replaces the values that the preset sweeps over.
     everything = parser.parse_overrides([*(f"{key}={value}" for key, value in swept.items()), *overrides])
     return BasicSweeper.split_arguments(everything, None)[0]
 
 
 def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> str:
-    """What a person calls the run: its `run_name`, or the model's preset and what was overridden in model and data."""
+    """Return `run_name`, or else the model's preset followed by the overrides of model and data."""
     if config.run_name:
         return config.run_name
     unsaid = {"data.root", *(f"data.{key}" for key in NOT_IDENTITY["data"])}
@@ -61,10 +61,10 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
 
 
 def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
-    """The run that a composed configuration, with its `hydra` section, stands for; validated.
+    """Return the run that a composed configuration, with its `hydra` section, describes.
 
     Raises:
-        UserError: what is wrong with it.
+        UserError: the configuration is invalid.
     """
     config = composed.copy()
     _check_hydra(config.hydra)
@@ -77,10 +77,11 @@ def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
 
 
 def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
-    """Compose and validate every job, so that a mistake in the last is told before the first starts.
+    """Compose and validate every job, so that a mistake in the last is reported before the first starts.
 
     Raises:
-        UserError: or one of Hydra's errors, see `composing.explain`.
+        UserError: a job is invalid.
+        HydraException: a configuration cannot be composed; see `Program.explain`.
     """
     TRAIN.check_overrides(overrides)
     if not multirun:
@@ -89,7 +90,7 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
     if multirun:
         _check_sweep(runs)
         if not str(runs[0].launcher.get("_target_")).endswith(HERE):
-            return  # where they will run there may be other GPUs and files
+            return  # the machines that run the jobs may have other GPUs and files
     for run in runs:
         choose_devices(plain(run.config.trainer)["gpus"])
         if run.config.data.source == "image_folder":
@@ -100,14 +101,14 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
 
 
 def _check_hydra(settings: DictConfig) -> None:
-    """A preset may choose a launcher; it cannot make Hydra import and build anything else."""
+    """Raise UserError if Hydra would import and build anything but its sweeper and an installed launcher."""
     targets = {text for text in _targets(OmegaConf.to_container(settings)) if not text.startswith(HYDRAS_OWN)}
     if targets or settings.get("callbacks"):
         named = ", ".join(sorted(targets)) or "hydra.callbacks"
-        raise UserError(f"The configuration would have Hydra build {named}: that is refused.")
+        raise UserError(f"The configuration makes Hydra build {named}, which is not allowed.")
     for path in settings.searchpath:
         if not str(path).startswith("file://"):
-            raise UserError(f"hydra.searchpath={path} is refused: presets come from a folder, --config-dir=FOLDER.")
+            raise UserError(f"hydra.searchpath={path} is not allowed: add a folder of presets with --config-dir=FOLDER.")
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -123,7 +124,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _check_single(overrides: Sequence[str]) -> None:
-    """A preset that is a sweep stands for one run only when all that it sweeps over is chosen."""
+    """Raise UserError if a preset sweeps over a setting that the overrides leave open."""
     swept = TRAIN.compose(overrides, with_hydra=True).hydra.sweeper.params or {}
     chosen = {text.partition("=")[0] for text in overrides}
     missing = [str(key) for key in swept if key not in chosen]
@@ -142,17 +143,17 @@ def _check_sweep(runs: Sequence[Planned]) -> None:
         if run.config.trainer.cpu_processes > 1 or gpus not in (None, 0, 1):
             example = ",".join(str(index) for index in gpus) if isinstance(gpus, (list, ListConfig)) else "0,3"
             raise UserError(
-                "In a sweep (-m) each run gets one GPU, or its share of the CPU: leave trainer.gpus and "
-                "trainer.cpu_processes out. CUDA_VISIBLE_DEVICES says which GPUs the sweep may use, such as "
-                f"CUDA_VISIBLE_DEVICES={example}. A run on several devices is started on its own."
+                "In a sweep (-m) each run gets one GPU or a share of the CPU: leave out trainer.gpus and "
+                f"trainer.cpu_processes. Choose the sweep's GPUs with CUDA_VISIBLE_DEVICES={example}. A run on several "
+                "devices must be started on its own, without -m."
             )
         if run.folder in first:
             changed = [text for text in run.overrides if text not in first[run.folder].overrides]
-            differ = f"they differ in {', '.join(text.partition('=')[0] for text in changed)} alone" if changed else ""
+            differ = f"they differ only in {', '.join(text.partition('=')[0] for text in changed)}" if changed else ""
             raise UserError(
-                f"Two runs of the sweep would be the same one, {run.folder}: {differ or 'a value stands twice'}. What "
-                "tells runs apart is the seed and the settings of model, data and precision, not where and how long "
-                "they train or what is shown."
+                f"Two runs of the sweep would be the same run, {run.folder}: {differ or 'a value is listed twice'}. "
+                "Runs are told apart by the seed and the settings of model, data and precision, not by where and how "
+                "long they train or what is shown."
             )
         first[run.folder] = run
         if run.config.resume != "auto":
@@ -162,12 +163,12 @@ def _check_sweep(runs: Sequence[Planned]) -> None:
 
 
 def uses_gpus(runs: Sequence[Planned]) -> bool:
-    """Whether a sweep runs on GPUs: there are some, and a run wants one or does not mind."""
+    """Return whether a sweep runs on GPUs: one is available, and not every run sets `trainer.gpus=0`."""
     return torch.cuda.device_count() > 0 and any(run.config.trainer.gpus != 0 for run in runs)
 
 
 def _check_launcher(launcher: DictConfig, on_gpus: bool) -> None:
-    """Ranges of the pool's settings; other launchers' are theirs."""
+    """Check the settings of the launcher `pool`. Other launchers check their own."""
     if launcher.get("_target_") != POOL:
         return
     check_at_least("hydra.launcher.slots", launcher.slots, 1)
@@ -176,6 +177,5 @@ def _check_launcher(launcher: DictConfig, on_gpus: bool) -> None:
     check_above("hydra.launcher.stop_timeout", launcher.stop_timeout, 0)
     if launcher.slots is not None and on_gpus:
         raise UserError(
-            "hydra.launcher.slots shares the CPU out. On GPUs each gets one run, or hydra.launcher.jobs_per_gpu of "
-            "them; trainer.gpus=0 runs the sweep on the CPU."
+            "hydra.launcher.slots is for sweeps on the CPU (trainer.gpus=0). On GPUs set hydra.launcher.jobs_per_gpu."
         )

@@ -1,7 +1,7 @@
-"""Processes in slots: one a job, never two in a slot, until all have ended or a signal says stop.
+"""The pool of a sweep: one process for each job and at most one in each slot, until all have ended or a signal arrives.
 
-A job's crash is its own: it is noted, and the rest go on. A pool that dies takes its jobs with it: each holds the
-other end of a pipe (`sweep_job.py`), and saves and ends when that closes.
+A crash ends only its own job. If the pool dies, its jobs save and end, as each reads from a pipe that the pool holds
+open (`job_process.py`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pegasus_lightning.runs.folder import LOCK, Status, now, read_status
 from pegasus_lightning.utils.errors import SIGNALS
 from pegasus_lightning.utils.files import write_text
 
-HEAD = "--- "  # begins the line of a log that says when a session began
-POLL = 0.2  # seconds between two looks at the processes
-WAIT_FOR_LOCK = 120.0  # seconds that a run's former process may take to save and end
+HEAD = "--- "  # prefix of the line in a log that starts a session
+POLL = 0.2  # seconds between checks of the processes
+WAIT_FOR_LOCK = 120.0  # seconds that an earlier process of a run gets to save and end
 
 
 class Pool:
-    """Runs jobs in slots.
+    """Run jobs in slots.
 
     Args:
-        jobs: those whose state is QUEUED are run, in this order; all are changed in place.
-        slots: places for one process each.
-        finished: whether a run's folder holds it whole, whoever trained it; asked when its process ended with 0.
-        report: called with all jobs whenever something may have changed, and at least several times a second.
-        stop_timeout: seconds that jobs get to save when a signal has come; then they are killed.
+        jobs: changed in place; those whose state is QUEUED are run, in this order.
+        slots: each takes one process at a time.
+        finished: returns whether the job's folder holds the finished run; called when a process ends with 0.
+        report: called with all jobs several times a second.
+        stop_timeout: seconds that jobs get to save after a signal; then they are killed.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Pool:
         self.received: int | None = None
         self._stopping = False
         self._kill_at: float | None = None
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by the slot's place in `slots`
+        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by index in `slots`
         self._locked_since: dict[int, float] = {}
 
     def run(self) -> int | None:
-        """Run until every job has ended; returns the signal that stopped the pool, or None.
+        """Run until every job has ended. Return the signal that stopped the pool, or None.
 
         Must be called from the main thread.
         """
@@ -73,7 +73,9 @@ class Pool:
                 self.report(self.jobs)
                 if not self._running and not any(job.state is State.QUEUED for job in self.jobs):
                     break
-                self._kill_if_due()
+                if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                    for _, process in self._running.values():
+                        _send(process, signal.SIGKILL)
                 time.sleep(POLL)
         finally:
             self._end_all()
@@ -82,7 +84,7 @@ class Pool:
         return self.received
 
     def _end_all(self) -> None:
-        """Where the pool itself fails (nothing runs at a regular end): let the jobs save."""
+        """Let the jobs save if the pool itself fails. At a regular end none is running."""
         self._stopping = True
         for _, process in self._running.values():
             _send(process, signal.SIGTERM)
@@ -101,16 +103,11 @@ class Pool:
             self._kill_at = time.monotonic() + self.stop_timeout
             for _, process in self._running.values():
                 _send(process, number)
-        elif number == signal.SIGINT:  # a second Ctrl-C does not wait
+        elif number == signal.SIGINT:  # a second Ctrl-C kills at once
             self._kill_at = time.monotonic()
 
-    def _kill_if_due(self) -> None:
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            for _, process in self._running.values():
-                _send(process, signal.SIGKILL)
-
     def _fill(self) -> None:
-        """Start queued jobs in free slots; one whose run another process still holds waits for its turn."""
+        """Start queued jobs in free slots, except those whose run is locked by another process."""
         for place in range(len(self.slots)):
             if place in self._running or self.received is not None:
                 continue
@@ -120,11 +117,11 @@ class Pool:
                     break
 
     def _waits(self, job: Job) -> bool:
-        """Whether the run is locked: a sweep that was killed may leave processes that are still saving."""
+        """Return whether to wait for the run's lock: processes of a killed sweep may still be saving."""
         if not is_locked(job.folder):
             return False
         since = self._locked_since.setdefault(job.number, time.monotonic())
-        # Given up on, it is started all the same, and says itself what is the matter.
+        # After that it is started anyway, and fails with a message about the lock.
         return time.monotonic() - since < WAIT_FOR_LOCK
 
     def _start(self, job: Job, place: int) -> None:
@@ -143,13 +140,13 @@ class Pool:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    start_new_session=True,  # Ctrl-C reaches the pool alone, which passes it on once
+                    start_new_session=True,  # Ctrl-C reaches only the pool, which passes it on once
                 )
-        except OSError as error:  # no memory, a full disk: the other jobs may fare better
+        except OSError as error:  # no memory or a full disk: other jobs may still start
             job.state, job.ended, job.reason = State.FAILED, time.time(), f"could not be started: {error}"
             return
         self._running[place] = (job, process)
-        if self.received is not None:  # the signal came while the process was being made
+        if self.received is not None:  # the signal came while the process was starting
             _send(process, self.received)
 
     def _collect(self) -> None:
@@ -172,7 +169,7 @@ def _send(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process trains the run in `folder` at this moment."""
+    """Return whether a process is training the run in `folder`."""
     path = folder / LOCK
     if not path.exists():
         return False
@@ -184,19 +181,18 @@ def is_locked(folder: Path) -> bool:
 
 
 def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bool) -> None:
-    """Note how a job's process ended: its state, exit code and reason; and in the run's status.json, where the
-    process could not say so itself.
+    """Set a job's state, exit code and reason after its process ended, and correct status.json if the process did not.
 
     Args:
-        pid: of the process.
-        returncode: as `subprocess` has it, -n where signal n killed the process.
-        finished: whether its folder holds the finished run, whoever trained it.
-        stopped: whether the pool had asked it to stop.
+        pid: ID of the process.
+        returncode: as in `subprocess`: -n if signal n killed the process.
+        finished: whether the folder holds the finished run, whichever process trained it.
+        stopped: whether the pool had stopped the process.
     """
     job.ended = time.time()
     job.exit_code = returncode if returncode >= 0 else 128 - returncode
-    told = read_status(job.folder) or {}
-    said = str(told.get("status")) if told.get("pid") == pid else None  # else it is of an earlier session
+    status = read_status(job.folder) or {}
+    said = str(status.get("status")) if status.get("pid") == pid else None  # None: written by another session
     asked = job.exit_code in {128 + number for number in SIGNALS}
     if returncode == 0 and (finished or said == "finished"):
         job.state, job.reason = State.FINISHED, ""
@@ -205,15 +201,15 @@ def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bo
         job.state = State.STOPPED
     else:
         job.state = State.FAILED
-    job.reason = _reason(job, returncode, told if said in ("failed", "interrupted") else {})
-    # What another session said of the run stands, unless that was that it is running: it is not.
-    if said in (None, "running") and told.get("status") in (None, "running"):
-        _correct_status(job, told)
+    job.reason = _reason(job, returncode, status if said in ("failed", "interrupted") else {})
+    # Another session's status is kept, unless it is "running", which is wrong by now.
+    if said in (None, "running") and status.get("status") in (None, "running"):
+        _correct_status(job, status)
 
 
-def _reason(job: Job, returncode: int, told: Mapping[str, Any]) -> str:
-    if told.get("reason"):
-        return " ".join(str(told["reason"]).split())
+def _reason(job: Job, returncode: int, status: Mapping[str, Any]) -> str:
+    if status.get("reason"):
+        return " ".join(str(status["reason"]).split())
     if returncode < 0:
         if returncode == -signal.SIGKILL and job.state is State.STOPPED:
             return "did not stop in time and was killed; it goes on from its last checkpoint"
@@ -226,15 +222,15 @@ def _reason(job: Job, returncode: int, told: Mapping[str, Any]) -> str:
     return said[0] if said else f"ended with exit code {returncode}"
 
 
-def _correct_status(job: Job, told: dict[str, Any]) -> None:
-    """Say in the run's folder what its process could not say (killed, or never came so far), unless another has it."""
+def _correct_status(job: Job, status: dict[str, Any]) -> None:
+    """Write the status that a killed or early failed process did not write, unless another process holds the run."""
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder / LOCK, timeout=0):
             if job.config and not (job.folder / "config.yaml").exists():
                 write_text(job.folder / "config.yaml", job.config)
             state = "interrupted" if job.state is State.STOPPED else "failed"
-            fields: dict[str, Any] = {"config_hash": job.config_hash, "command": job.typed} | told
+            fields: dict[str, Any] = {"config_hash": job.config_hash, "command": job.typed} | status
             Status(job.folder, **fields | {"status": state, "exit_code": job.exit_code, "reason": job.reason}).update()
     except Timeout:
         pass

@@ -1,4 +1,4 @@
-"""What can be set of the pool. Apart from the rest, because every command's start imports it."""
+"""Settings of the launcher `pool`, in a module of their own because every command imports them at its start."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass
 class PoolSettings:
-    """`hydra.launcher` of the launcher `pool`.
+    """The section `hydra.launcher` of the launcher `pool`.
 
     Args:
-        slots: jobs at a time on the CPU; None: one a thread, as far as memory goes.
-        jobs_per_gpu: jobs at a time on each GPU.
-        rank_by: the metric that orders the table at the end.
-        report: whether to write the page at the end.
+        slots: parallel jobs on the CPU; None: one for each thread, if the memory suffices.
+        jobs_per_gpu: parallel jobs on each GPU.
+        rank_by: metric that the final table is sorted by.
+        report: whether to write the HTML report at the end.
         stop_timeout: seconds that jobs get to save when the sweep is stopped.
     """
 

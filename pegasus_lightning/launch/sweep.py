@@ -1,5 +1,4 @@
-"""A sweep on this machine from beginning to end: what is done is left alone, the rest runs in the pool, and at the end
-stand the ranked table, the page and what went wrong."""
+"""A sweep on this machine: run what is not finished in the pool, then print the ranking, the failures and the page."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from pegasus_lightning.launch.jobs import Job, State, label, write_jobs
-from pegasus_lightning.launch.live_table import Watcher
+from pegasus_lightning.launch.live_table import LiveTable
 from pegasus_lightning.launch.planning import Planned, uses_gpus
 from pegasus_lightning.launch.pool import Pool
 from pegasus_lightning.launch.settings import PoolSettings
@@ -33,8 +33,7 @@ FILE = "sweep.json"
 
 
 def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
-    """Run what is not finished; returns the exit code: 0 when every run is finished, 128 + n when signal n stopped the
-    sweep, else 1.
+    """Run what is not finished. Return the exit code: 0 if every run is finished, 128 + n after signal n, else 1.
 
     Args:
         runs: at least one; no two share a folder.
@@ -43,7 +42,7 @@ def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
         UserError: the same sweep is running already.
     """
     home = runs[0].folder.parent
-    # Named by its runs: the same command finds its logs again.
+    # The name is a hash of the runs, so the same command finds its logs again.
     identity = hashlib.sha256("\n".join(sorted(str(run.folder) for run in runs)).encode()).hexdigest()[:8]
     folder = home / f"sweep-{identity}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +50,9 @@ def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
         with FileLock(folder / LOCK, timeout=0):
             return _run(runs, settings, home, folder)
     except Timeout:
-        raise UserError(f"This sweep is running already, in another process ({folder / FILE} tells how far).") from None
+        raise UserError(
+            f"This sweep is running already, in another process ({folder / FILE} has its progress)."
+        ) from None
 
 
 def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Path) -> int:
@@ -64,13 +65,13 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     print(f"Sweep of {len(jobs)} runs in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
     print(f"Logs: {folder / 'logs'}", flush=True)
 
-    with Watcher() as watcher:
+    with LiveTable() as table:
         wanted = {job.number: plain(run.config) for job, run in zip(jobs, runs, strict=True)}
         received = Pool(
             jobs,
             slots,
-            report=_Reporter(watcher, folder / FILE).report,
-            finished=lambda job: is_finished(job.folder, wanted[job.number]),
+            report=_Reporter(table, folder / FILE).report,
+            finished=lambda job: _is_finished(job.folder, wanted[job.number]),
             stop_timeout=settings.stop_timeout,
         ).run()
     write_jobs(folder / FILE, jobs)
@@ -82,9 +83,14 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     return 0 if all(job.state is State.FINISHED for job in jobs) else 1
 
 
+def _is_finished(folder: Path, config: dict[str, Any]) -> bool:
+    trainer = config["trainer"]
+    return config["resume"] != "never" and is_finished(folder, trainer["max_epochs"], trainer["max_time"])
+
+
 def _job(number: int, run: Planned, logs: Path) -> Job:
     settings = plain(run.config)
-    finished = is_finished(run.folder, settings)
+    finished = _is_finished(run.folder, settings)
     return Job(
         number=number,
         name=run.folder.name,
@@ -106,22 +112,22 @@ def _slots(runs: Sequence[Planned], settings: PoolSettings) -> list[Slot]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         count = torch.cuda.device_count()
         return gpu_slots(count, visible, jobs_per_gpu=settings.jobs_per_gpu, threads=threads)
-    # Counted over all runs, finished ones too, so that a sweep run again gives each as many threads as before: their
-    # number decides the order of sums, and with it the last bits.
+    # Count all runs, finished ones too, so that a repeated sweep gives each run as many threads as before: their number
+    # decides the order of sums, and so the last bits.
     return cpu_slots(settings.slots or cpu_slots_wanted(len(runs), threads, physical_memory()), threads)
 
 
 class _Reporter:
-    """Shows the jobs, and keeps `sweep.json` up to date; what goes wrong here must not end the sweep."""
+    """Show the jobs and keep `sweep.json` up to date. An error here does not end the sweep."""
 
-    def __init__(self, watcher: Watcher, path: Path) -> None:
-        self.watcher, self.path = watcher, path
+    def __init__(self, table: LiveTable, path: Path) -> None:
+        self.table, self.path = table, path
         self._written: list[State] = []
         self._told: set[str] = set()
 
     def report(self, jobs: Sequence[Job]) -> None:
         try:
-            self.watcher.update(jobs)
+            self.table.update(jobs)
             states = [job.state for job in jobs]
             if states != self._written:
                 write_jobs(self.path, jobs)
@@ -129,11 +135,11 @@ class _Reporter:
         except Exception as error:
             if str(error) not in self._told:
                 self._told.add(str(error))
-                print(f"The sweep goes on, but how it stands cannot be told: {error}", file=sys.stderr)
+                print(f"The sweep goes on, but its progress cannot be shown: {error}", file=sys.stderr)
 
 
 def _tell(jobs: Sequence[Job], unexplained: Sequence[Job], settings: PoolSettings, home: Path, page: Path) -> None:
-    """What a person wants to know at the end; of the `unexplained` that did not finish, with the end of their log."""
+    """Print the tables, the failures among `unexplained` with the end of their logs, and what to do next."""
     console = Console()
     for part in (ranked_table(jobs, settings.rank_by), seeds_table(jobs, settings.rank_by), *failures(unexplained)):
         if part is not None:
@@ -148,7 +154,7 @@ def _tell(jobs: Sequence[Job], unexplained: Sequence[Job], settings: PoolSetting
 
 
 def _make_page(jobs: Sequence[Job], page: Path) -> bool:
-    """The report of the sweep's runs, those that failed too. Returns whether it could be made."""
+    """Write the report of all runs, also failed ones. Return whether it could be written."""
     from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
 
     places = [str(job.folder) for job in jobs if (job.folder / "status.json").exists()]
@@ -156,7 +162,7 @@ def _make_page(jobs: Sequence[Job], page: Path) -> bool:
         return False
     try:
         write_report(places, str(page), None, True)
-    except Exception as error:  # the runs are trained all the same
+    except Exception as error:  # the runs are trained nevertheless
         print(f"The page could not be made: {type(error).__name__}: {error}", file=sys.stderr)
         log.debug("report", exc_info=True)
         return False

@@ -1,4 +1,4 @@
-"""What is printed when a sweep has ended: its runs ranked, what a variant's seeds have in common, what went wrong."""
+"""Tables printed at the end of a sweep: ranked runs, statistics over seeds, and failures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pegasus_lightning.launch.jobs import Job, State
+from pegasus_lightning.runs.folder import RunName
 from pegasus_lightning.runs.scorecards import MEASURES, MODEL_MEASURES
 
 STYLES = {
@@ -28,7 +29,7 @@ STYLES = {
     State.FAILED: "red",
 }
 ENDED = (State.FINISHED, State.STOPPED, State.FAILED)
-# Shown beside the metric that ranks, where any run has them: head of the column, format.
+# Columns beside the ranking metric, if any run has them: head, format.
 OTHERS = {
     "final/psnr": ("PSNR\ndB", ".2f"),
     "final/excess_bce": ("excess\nBCE", ".1f"),
@@ -36,11 +37,10 @@ OTHERS = {
     "final/critic_real": ("critic\nreal", ".2f"),
     "final/critic_fake": ("critic\nfake", ".2f"),
 }
-BAD = ("bad", "fail", "failed", "unhealthy", "alarm")  # as the report has it
-NARROWEST = 16  # characters of a name that always stay
-TAIL_BYTES = 2**16  # of a log's end that are read; a log may be of any size
-STOPPED_LINES = 3  # of a log whose run was stopped: nothing is wrong with it
-HASH = re.compile(r"(?<=\d)-[0-9a-f]{8}$")  # of the configuration, in a run's name
+BAD = ("bad", "fail", "failed", "unhealthy", "alarm")  # as in the report
+NARROWEST = 16  # characters of a name that are always shown
+TAIL_BYTES = 2**16  # read from the end of a log, which may be of any size
+STOPPED_LINES = 3  # log lines shown for a stopped run, which did not fail
 CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor moves
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles, links
@@ -50,11 +50,11 @@ CONTROL = re.compile(
 
 
 class Shortened:
-    """A run's name in a column that may be narrow: it goes without its hash, and then without its middle.
+    """A run name in a column of any width: if too long, it loses its hash, then its middle.
 
     Args:
-        longest: characters of the column's longest name; where that does not fit, no name of the column has its hash.
-        remark: stands below it in lines of its own, in red.
+        longest: length of the column's longest name; if that does not fit, no name in the column shows its hash.
+        remark: written below the name, in red.
     """
 
     def __init__(self, name: str, longest: int, style: str = "", remark: str = "") -> None:
@@ -64,14 +64,14 @@ class Shortened:
         return Measurement(min(NARROWEST, len(self.name)), len(self.name))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        name = self.name if self.longest <= options.max_width else HASH.sub("", self.name)
+        name = self.name if self.longest <= options.max_width else RunName.parse(self.name).short
         yield Text(shortened(name, options.max_width), self.style, no_wrap=True, overflow="ellipsis")
         if self.remark:
             yield Text(self.remark, "red")
 
 
 class ShellCommand:
-    """Words of a command, broken between words where the line is full, so that it can be copied as it stands."""
+    """A command that is wrapped between words with backslashes, so that it can be copied and run."""
 
     def __init__(self, words: Sequence[str], indent: int = 0) -> None:
         self.words, self.indent = [shlex.quote(word) for word in words], indent
@@ -83,12 +83,12 @@ class ShellCommand:
                 lines[-1] += f" {word}"
             else:
                 lines.append(" " * (self.indent + 2) + word)
-        # No padding after a backslash, and a word longer than the line is folded rather than cut.
+        # Fold words longer than a line rather than cut them, and write no padding after a backslash.
         yield Text(" \\\n".join(lines), overflow="fold")
 
 
 def shortened(text: str, width: int) -> str:
-    """At most `width` characters: beginning and end, an ellipsis for the middle."""
+    """Return at most `width` characters of a text, with an ellipsis for its middle."""
     if len(text) <= width:
         return text
     head = max(0, width - 1) // 2
@@ -96,19 +96,19 @@ def shortened(text: str, width: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:07`, `12:40`, `1:02:33`: minutes (and hours) and seconds."""
+    """Return seconds as (hours,) minutes and seconds: `0:07`, `12:40`, `1:02:33`."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def taken(job: Job) -> float | None:
-    """Seconds that the job's process ran; None where it did not."""
+    """Return the seconds that the process of the job ran; None if it did not run or end."""
     return None if job.began is None or job.ended is None else job.ended - job.began
 
 
 def figure(status: dict[str, Any], name: str) -> float | None:
-    """A metric of a `status.json`; None where there is none, or it is no finite number."""
+    """Return a metric of a `status.json`; None if missing or not a finite number."""
     metrics = status.get("metrics")
     value = metrics.get(name) if isinstance(metrics, dict) else None
     if not isinstance(value, float) and type(value) is not int:
@@ -117,20 +117,20 @@ def figure(status: dict[str, Any], name: str) -> float | None:
 
 
 def epochs_of(status: dict[str, Any]) -> int | None:
-    """Epochs that a `status.json` says are done."""
+    """Return the number of epochs done according to a `status.json`; None if missing."""
     epochs = status.get("epochs")
     return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) else None
 
 
 def reason_of(job: Job, status: dict[str, Any]) -> str:
-    """Why it failed or stopped, one line with nothing but text in it; empty where nobody knows."""
+    """Return why a job failed or stopped, as one line of plain text; empty if unknown."""
     lines = plain_lines(str(job.reason or status.get("reason") or ""))
     return next((line.strip() for line in lines if line.strip()), "")
 
 
 def plain_lines(text: str) -> list[str]:
-    """Lines as a terminal would show them in the end: of what was overwritten after a carriage return the last
-    state, no colours, no control characters."""
+    """Return the lines that a terminal would show in the end: only the last state of lines rewritten after a carriage
+    return, without colours and control characters."""
     lines = []
     for line in text.split("\n"):
         states = [CONTROL.sub("", state).expandtabs().rstrip() for state in line.split("\r")]
@@ -139,7 +139,7 @@ def plain_lines(text: str) -> list[str]:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log, none blank at the end; empty where it cannot be read."""
+    """Return the last lines of a log without trailing blank lines; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -148,21 +148,21 @@ def last_lines(path: Path, count: int) -> list[str]:
     except OSError:
         return []
     if size > TAIL_BYTES and len(lines) > 1:
-        lines = lines[1:]  # its beginning was not read
+        lines = lines[1:]  # incomplete: its beginning was not read
     while lines and not lines[-1]:
         lines.pop()
     return lines[max(0, len(lines) - count) :]
 
 
 def lower_is_better(metric: str) -> bool:
-    """By the last part of a name such as `final/excess_bce`; losses are better low, what is not known better high."""
+    """Look up the last part of a name such as `final/excess_bce`. Unknown metrics: lower is better for losses only."""
     group, _, name = metric.rpartition("/")
     measure = (MEASURES | MODEL_MEASURES).get(name)
     return group == "loss" if measure is None else measure.better == "lower"
 
 
 def head_of(metric: str) -> tuple[str, str]:
-    """What heads a metric's column, and its format."""
+    """Return the head of a metric's column and the format of its values."""
     if metric in OTHERS:
         return OTHERS[metric]
     measure = (MEASURES | MODEL_MEASURES).get(metric.rpartition("/")[2])
@@ -170,7 +170,7 @@ def head_of(metric: str) -> tuple[str, str]:
 
 
 def plain_table(title: str = "") -> Table:
-    """A table with a rule under its head and nothing else, that looks the same in a log file."""
+    """Return an empty table whose only rule is below its head, so that it looks the same in a log file."""
     heading = Text(title, "bold") if title else None
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.title, table.title_justify = heading, "left"
@@ -178,9 +178,9 @@ def plain_table(title: str = "") -> Table:
 
 
 def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
-    """Ended runs, the best first by a metric of their `status.json`; what did not finish, or lacks the metric, last.
+    """Return ended runs ranked by a metric of their `status.json`; unfinished runs and those without it are last.
 
-    Columns without a figure are left out. Health checks with a bad verdict stand under the run's name.
+    Columns without values are left out. Health checks with a bad verdict are listed below the run name.
     """
     ended = [(job, job.status()) for job in jobs if job.state in ENDED]
     values = {job.number: figure(status, rank_by) for job, status in ended if job.state is State.FINISHED}
@@ -218,7 +218,7 @@ def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
 
 
 def seeds_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table | None:
-    """Mean and standard deviation (n - 1) over the finished seeds of each variant; None where no variant has two."""
+    """Return mean and standard deviation (n - 1) over the finished seeds of each variant; None if none has two."""
     variants = _variants([job for job in jobs if job.state is State.FINISHED])
     if all(len(members) < 2 for members in variants.values()):
         return None
@@ -244,10 +244,10 @@ def seeds_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table | Non
 
 
 def failures(jobs: Sequence[Job], lines: int = 12) -> list[RenderableType]:
-    """For each job that failed or was stopped: how and why it ended, the end of its log, how to run it alone.
+    """Return for each failed or stopped job how and why it ended, the end of its log, and how to run it alone.
 
     Args:
-        lines: of a failed job's log; of a stopped one's at most three.
+        lines: number of log lines for a failed job; at most three are shown for a stopped one.
     """
     return [_failure(job, lines) for job in jobs if job.state in (State.FAILED, State.STOPPED)]
 
@@ -267,18 +267,13 @@ def _failure(job: Job, lines: int) -> Group:
     )
     parts += [Text(f"    {line}", overflow="fold") for line in shown]
     parts.append(Text("  to run it alone:"))
-    return Group(
-        *parts, ShellCommand([*_variables(job), "python", "-m", "pegasus_lightning", *job.overrides], indent=4)
-    )
-
-
-def _variables(job: Job) -> list[str]:
-    """As a shell takes them: the number of threads decides the last bits of the weights."""
-    return [f"{name}={value}" for name, value in job.environment.items()]
+    # The number of threads is part of the command because it affects the last bits of the weights.
+    variables = [f"{name}={value}" for name, value in job.environment.items()]
+    return Group(*parts, ShellCommand([*variables, "python", "-m", "pegasus_lightning", *job.overrides], indent=4))
 
 
 def _exit(job: Job, reason: str) -> str:
-    """`exit code 137: killed by SIGKILL`, without what the reason says too."""
+    """Return a text such as `exit code 137: killed by SIGKILL`, without a signal that `reason` already names."""
     if job.exit_code is None:
         return "no exit code"
     number = job.exit_code - 128
@@ -316,19 +311,19 @@ def _epochs(job: Job, status: dict[str, Any]) -> str:
 
 
 def _unwell(status: dict[str, Any]) -> list[str]:
-    """Names of the health checks with a bad verdict."""
+    """Return the names of the health checks with a bad verdict."""
     health = status.get("health")
     entries = [entry for entry in health if isinstance(entry, dict)] if isinstance(health, list) else []
     return [str(entry.get("name")) for entry in entries if str(entry.get("verdict")).lower() in BAD]
 
 
 def _variants(jobs: Sequence[Job]) -> dict[str, list[Job]]:
-    """Jobs that differ in their seed alone, by their common name; where one name stands for several settings, these
-    follow it."""
+    """Group jobs that differ in their seed only, by their common name; if several groups share a name, the settings in
+    which they differ follow it."""
     found: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job in jobs:
         settings = tuple(sorted(text for text in job.overrides if text.partition("=")[0] != "seed"))
-        found.setdefault((re.sub(r"-s\d+$", "", HASH.sub("", job.shown)), settings), []).append(job)
+        found.setdefault((RunName.parse(job.shown).readable, settings), []).append(job)
     named = {}
     for (name, settings), members in found.items():
         common = set(settings).intersection(*(others for other, others in found if other == name))

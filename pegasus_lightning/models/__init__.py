@@ -1,4 +1,4 @@
-"""The registry: every variant by the name a config gives it. Nothing a user types is imported by path."""
+"""The registry of variants by name. Nothing that a user types is imported by path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS: dict[str, type[TwoPlayerModel]] = {
 
 
 def model_class(name: str) -> type[TwoPlayerModel]:
-    """The variant called `name`.
+    """Return the variant called `name`.
 
     Raises:
         UserError: there is none of that name.

@@ -1,4 +1,4 @@
-"""ACAI (Berthelot et al. 2018, arXiv 1807.07543): interpolations that a critic takes for real images."""
+"""ACAI (Berthelot et al. 2018, arXiv 1807.07543): interpolations that fool a critic of the mixing coefficient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ACAIWeights:
     adversarial: float = 0.5  # lambda
     critic_coefficient: float = 1.0
     critic_regulariser: float = 1.0
-    blend: float = 0.2  # gamma: how much of the image is in the regulariser's blend with its reconstruction
+    blend: float = 0.2  # gamma: share of the image in the regulariser's blend with its reconstruction
 
 
 @dataclass
@@ -33,14 +33,14 @@ class ACAIConfig(ModelConfig):
 
 
 class ACAI(TwoPlayerModel):
-    """The critic regresses how much of each parent is in a decoded mix; the autoencoder wants it to say 0.
+    """The critic regresses the mixing coefficient of a decoded mix; the autoencoder drives its output to 0.
 
     alpha = 0.5 - |u - 0.5|, u ~ U(0, 1); z_a = alpha z + (1 - alpha) z[reversed]
     autoencoder (eq. 1): reconstruction + KL + lambda * mean C(D(z_a))^2
     critic (eq. 2): mean (C(D(z_a)) - alpha)^2 + mean C(gamma x + (1 - gamma) x~)^2
 
-    The source document's variant: a VAE, its critic replaced by this one. The paper's own settings
-    are the preset `acai_paper`. The critic's output is a real number, no sigmoid.
+    This is the source document's variant, a VAE with this critic. The preset `acai_paper` has the paper's settings. The
+    critic's output is a real number, without a sigmoid.
     """
 
     Config = ACAIConfig
@@ -49,31 +49,30 @@ class ACAI(TwoPlayerModel):
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
         uniform = self.draw(Stream.MIXING, len(step.codes), uniform=True)
-        self._alpha = 0.5 - (uniform - 0.5).abs()
-        mixed = lerp(step.codes.flip(0), step.codes, self._alpha[:, None])
-        self._mixes = torch.sigmoid(self.decode_logits(mixed))
+        alpha = step.ratios = 0.5 - (uniform - 0.5).abs()
+        mixed = lerp(step.codes.flip(0), step.codes, alpha[:, None])
+        mixes = step.extra_images["mix"] = torch.sigmoid(self.decode_logits(mixed))
         return {
             "reconstruction": weights.reconstruction * self.pixel_term(step),
             "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * mean_square(self.critic(self.augment_for_critic(self._mixes, 0))),
+            "adversarial": weights.adversarial * mean_square(self.critic(self.augment_for_critic(mixes, 0))),
         }
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        mixes = self.critic(self.augment_for_critic(self._mixes.detach(), 1))
+        assert step.ratios is not None
+        mixes = self.critic(self.augment_for_critic(step.extra_images["mix"].detach(), 1))
         blend = lerp(step.reconstructions.detach(), step.images, weights.blend)
         blends = self.critic(self.augment_for_critic(blend, 2))
         self.log_mean("critic/real", blends)
         self.log_mean("critic/fake", mixes)
-        terms = {
-            "coefficient": weights.critic_coefficient * coefficient_error(mixes, self._alpha),
+        return {
+            "coefficient": weights.critic_coefficient * coefficient_error(mixes, step.ratios),
             "regulariser": weights.critic_regulariser * mean_square(blends),
         }
-        del self._mixes, self._alpha
-        return terms
 
     def blind_critic_loss(self) -> float | None:
-        """Minimum over c of w_c E(c - alpha)^2 + w_r c^2; alpha is uniform on [0, 0.5]: mean 1/4, variance 1/48.
+        """Return min over c of w_c E(c - alpha)^2 + w_r c^2; alpha is uniform on [0, 0.5]: mean 1/4, variance 1/48.
 
         1/48 + 1/32 at weights of 1, reached at c = 1/8.
         """
@@ -83,5 +82,5 @@ class ACAI(TwoPlayerModel):
         return coefficient / 48 + coefficient * regulariser / (coefficient + regulariser) / 16
 
     def critic_probability(self, critic_outputs: Tensor) -> Tensor:
-        """The mixing coefficient that the critic sees, as it is."""
+        """Return the outputs, which are mixing coefficients, unchanged."""
         return critic_outputs

@@ -1,4 +1,4 @@
-"""Adversarial VAE, the baseline of the source document: a VAE whose reconstructions must also pass a critic."""
+"""Adversarial VAE, the source document's baseline: a VAE with a critic of its reconstructions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AdversarialVAE(TwoPlayerModel):
     autoencoder: BCE_sum(D(z), x) + KL(q(z|x) || N(0, I)) + BCE_sum(C(D(z)), 1)
     critic: BCE_sum(C(D(z)), 0) + BCE_sum(C(x), 1)
 
-    (With `adversarial_loss=hinge` the hinge losses take the place of those of the critic.)
+    With `adversarial_loss=hinge`, hinge losses replace the three adversarial cross-entropies.
     """
 
     Config = AdversarialVAEConfig
@@ -59,6 +59,6 @@ class AdversarialVAE(TwoPlayerModel):
         }
 
     def blind_critic_loss(self) -> float | None:
-        """2 ln 2 at weights of 1; 2 for hinge losses."""
+        """Return 2 ln 2 at weights of 1; 2 for hinge losses."""
         weights = self.config.weights
         return blind_loss(self.config.adversarial_loss, weights.critic_real, weights.critic_fake)

@@ -1,4 +1,4 @@
-"""What a trained model is: encoder, decoder and critic, the averaged weights, and every draw made for it."""
+"""A trained model: encoder, decoder and critic, their averaged weights, and its random draws."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pegasus_lightning.models.networks import Critic, Decoder, Encoder
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 
-PARTS, PART_SHIFT = 8, 40  # draws of one stream for one batch are told apart by bits above any count of batches
-STATISTICS = ("running_mean", "running_var")  # of BatchNorm
+PARTS, PART_SHIFT = 8, 40  # the draws of one stream for one batch differ in bits above any batch count
+STATISTICS = ("running_mean", "running_var")  # buffers of BatchNorm
 
 
 class Autoencoder(pl.LightningModule):
-    """Encoder, decoder and (where a variant has one) critic, and what may be asked of them.
+    """Encoder, decoder and, unless the variant has none, critic, with the public operations on them.
 
     Args:
-        config: the variant's `Config` as a plain dict (it is saved in every checkpoint), partial or whole.
-        seed: of the initial weights and of every draw in training.
-        classes: names of the two classes, for captions.
+        config: the variant's `Config` as a plain dict, partial or whole. Checkpoints hold it.
+        seed: for the initial weights and every draw in training.
+        classes: names of the two classes.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -51,42 +51,42 @@ class Autoencoder(pl.LightningModule):
             self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)
             self.decoder = Decoder(self.config.networks)
             self.critic: Any = Critic(self.config.networks) if self.has_critic else None
-        self.mixer: Any = None  # what a variant has learned to mix codes with
+        self.mixer: Any = None  # a variant's learned mixing network
         self.averaged: nn.ModuleDict | None = None
         if self.config.ema_decay is not None:
             pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
             self.averaged = nn.ModuleDict(pair).requires_grad_(False)
 
-    # What everybody may call. Images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim).
+    # Public operations. Images are (B, 3, 32, 32) in [0, 1], codes (B, latent_dim).
 
     def encode(self, images: Tensor) -> Posterior:
-        """q(z|x). In eval mode with the averaged weights, where an average is kept."""
+        """Return q(z|x). In eval mode with the averaged weights, if an average is kept."""
         mean, log_variance = self._network("encoder")(images)
         return Posterior(mean, log_variance, deterministic=not self.config.sample_codes)
 
     def decode_logits(self, codes: Tensor) -> Tensor:
-        """Logits (B, 3, 32, 32) of the images that the codes stand for."""
+        """Return the logits (B, 3, 32, 32) of the decoded images."""
         return self._network("decoder")(codes)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images in [0, 1] for codes (B, latent_dim)."""
+        """Return the decoded images, in [0, 1]."""
         return torch.sigmoid(self.decode_logits(codes).float())
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """decode(posterior mean)."""
+        """Return decode(posterior mean)."""
         return self.decode(self.encode(images).mean)
 
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """`count` images decoded from z ~ N(0, I); the generator must live on the model's device."""
+        """Return `count` images decoded from z ~ N(0, I). The generator must be on the model's device."""
         latent_dim = self.config.networks.latent_dim
         return self.decode(torch.randn(count, latent_dim, generator=generator, device=self.device))
 
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
-        """Codes (B, latent_dim) on the way from `first` to `second`; ratios (B,), 0 `first`. A variant may learn it."""
+        """Return codes between `first` (ratio 0) and `second` (1); ratios (B,). A variant may learn the mixing."""
         return lerp(first, second, ratios[:, None])
 
     def interpolate(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
-        """Decoded mixes of codes (B, latent_dim) at ratios (R,), 0 `start` and 1 `end`: (B, R, 3, 32, 32)."""
+        """Return decoded mixes of codes (B, latent_dim) at all ratios (R,): (B, R, 3, 32, 32)."""
         count = len(ratios)
         first, second = (codes.repeat_interleave(count, 0) for codes in (start, end))
         mixed = self.mix(first, second, ratios.to(start).repeat(len(start)))
@@ -94,7 +94,7 @@ class Autoencoder(pl.LightningModule):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Eval mode and no gradients inside; the former mode comes back."""
+        """Use eval mode without gradients inside, and restore the former mode."""
         was_training = self.training
         self.eval()
         try:
@@ -114,10 +114,10 @@ class Autoencoder(pl.LightningModule):
         return [] if self.critic is None else list(self.critic.parameters())
 
     def draw(self, stream: Stream, *shape: int, uniform: bool = False, part: int = 0) -> Tensor:
-        """Noise for this batch, (B, *shape): normal, or uniform on [0, 1). A function of seed, stream, batch and part.
+        """Return noise of `shape` for this batch, normal or uniform on [0, 1): a function of seed, stream, batch, part.
 
-        `part`, below PARTS, tells several draws for one batch apart. `shape` starts with this process's batch size. The
-        draw is made for the global batch and cut, so it does not depend on the number of processes.
+        `part`, below PARTS, distinguishes draws of one batch. `shape` starts with this process's batch size. The draw
+        is made for the global batch and cut, so it does not depend on the number of processes.
         """
         local, rest = shape[0], shape[1:]
         source = generator(self.seed, stream, self.batches_done + (part << PART_SHIFT), self.device)
@@ -127,24 +127,24 @@ class Autoencoder(pl.LightningModule):
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """The averaged weights come a little nearer to the present ones, BatchNorm's statistics too.
+        """Update the averages of weights and BatchNorm statistics.
 
-        Those are first made the same in all processes (each has seen its own part of the batch; only one saves them).
+        The statistics are first averaged over the processes: each has its own part of the batch, and one saves them.
         """
         if self._world_size > 1:
             buffers = [item for network in (self.encoder, self.decoder) for item in network.named_buffers()]
             average_over_processes([buffer for name, buffer in buffers if name.endswith(STATISTICS)])
         if self.averaged is None:
             return
-        # The usual warm-up: the average forgets the random start within the first batches.
+        # Warm-up, so that the average forgets the random initial weights within the first batches.
         decay = min(self.config.ema_decay, (1 + self.batches_done) / (10 + self.batches_done))
         for name, average in self.averaged.items():
             network = getattr(self, name)
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
             for (key, kept), buffer in zip(average.named_buffers(), network.buffers(), strict=True):
-                if key.endswith(STATISTICS):  # those of this batch's weights fit no average
+                if key.endswith(STATISTICS):  # the statistics of this batch's weights do not fit averaged weights
                     kept.lerp_(buffer, 1 - decay)
-                else:  # spectral norm's vectors, say: the mean of unit vectors is none
+                else:  # such as spectral norm's vectors: a mean of unit vectors is not one
                     kept.copy_(buffer)
 
     def _network(self, name: str) -> nn.Module:

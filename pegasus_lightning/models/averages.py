@@ -1,4 +1,4 @@
-"""Running means of named scalars, kept on the device and read back once an interval; means over processes."""
+"""Running means of named scalars, kept on the device and read back once per interval, and means over processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @torch.no_grad()
 def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Put the mean over all processes into each tensor, in place: one transfer for all of them.
+    """Replace each tensor in place by its mean over all processes, in one transfer.
 
-    Shapes and order must be the same in every process, and the process group initialised.
+    Shapes and order must be equal in all processes, and the process group must be initialised.
     """
     if not tensors:
         return
@@ -27,8 +27,7 @@ def average_over_processes(tensors: Sequence[Tensor]) -> None:
 class Averages:
     """Means of named scalar tensors since the last `flush`.
 
-    `add` launches no synchronisation: the values stay on their device until `flush` reads all of
-    them back in one transfer.
+    `add` does not synchronise: values stay on their device until `flush` reads all of them in one transfer.
     """
 
     def __init__(self) -> None:
@@ -36,7 +35,7 @@ class Averages:
         self._counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add one batch's scalars (0-dimensional tensors; detached here)."""
+        """Add the scalars of one batch (0-dimensional tensors, detached here)."""
         for name, value in values.items():
             value = value.detach().float()
             if name in self._sums:
@@ -47,15 +46,15 @@ class Averages:
                 self._counts[name] = 1
 
     def state(self) -> dict[str, Any]:
-        """What was added since the last flush, to be saved; `restore` takes it back."""
+        """Return the values added since the last flush, for `restore`."""
         return {"sums": {name: value.clone() for name, value in self._sums.items()}, "counts": dict(self._counts)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved `state`."""
+        """Continue from a saved `state`."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
     def flush(self) -> dict[str, float]:
-        """The mean of each name since the last flush, over all processes; empties the accumulator."""
+        """Return the mean of each name since the last flush, over all processes, and reset the accumulator."""
         if not self._sums:
             return {}
         names = sorted(self._sums)

@@ -1,4 +1,4 @@
-"""Whether the terms of a loss are finite, batch by batch, without making the device wait."""
+"""A check that loss terms are finite, batch by batch, without blocking the device."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ class _Look(NamedTuple):
     batch: int
     names: list[str]
     values: Tensor  # on the host
-    arrived: torch.Event | None  # None: they are there
+    arrived: torch.Event | None  # None: the values are on the host already
 
 
 class FiniteWatch:
-    """Stops training at the batch in which a term of the loss becomes NaN or infinite.
+    """Watcher that stops training when a loss term becomes NaN or infinite.
 
-    On the CPU terms are judged at once, before anything is learnt from them. An accelerator copies them to the host
-    in the background and they are judged when they have arrived, usually during the next batch; before anything is
-    saved, `check(wait=True)` waits for them, so that no checkpoint holds what was learnt from a NaN.
+    On the CPU, terms are checked at once, before the optimizer step. An accelerator copies them to the host in the
+    background, and they are checked on arrival, usually during the next batch. `check(wait=True)` before each save
+    waits for them, so no checkpoint holds weights updated from a NaN.
     """
 
     def __init__(self) -> None:
         self._pending: deque[_Look] = deque()
 
     def look(self, terms: Mapping[str, Tensor], batch: int) -> None:
-        """Judge scalar terms of one batch, now or when they have arrived.
+        """Check the scalar terms of one batch, now or on arrival.
 
         Args:
-            terms: 0-dimensional tensors on one device; in data-parallel training every process judges their sum over
+            terms: 0-dimensional tensors on one device. In data-parallel training every process checks their sum over
                 the processes, so that all stop at the same batch.
-            batch: counted from 1; named in the error.
+            batch: the batch's number, counted from 1, for the error.
 
         Raises:
-            NonFiniteLoss: one of these terms, or of those of an earlier batch that have arrived since, is not finite.
+            NonFiniteLoss: one of these terms, or of the terms that arrived since the last check, is not finite.
         """
         values = torch.stack([value.detach().float() for value in terms.values()])
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         if together:
-            self.check(wait=True)  # when something arrives differs between processes: all judge the last look now
+            self.check(wait=True)  # arrival times differ between processes, so all of them wait
             torch.distributed.all_reduce(values)
         arrived = None
         if values.device.type != "cpu":
@@ -57,10 +57,10 @@ class FiniteWatch:
             self.check()
 
     def check(self, *, wait: bool = False) -> None:
-        """Judge what has arrived; with `wait` everything that was looked at.
+        """Check the terms that have arrived; with `wait`, wait for all pending terms.
 
         Raises:
-            NonFiniteLoss: naming the terms and the batch.
+            NonFiniteLoss: names the non-finite terms and the batch.
         """
         while self._pending:
             oldest = self._pending[0]

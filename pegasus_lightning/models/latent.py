@@ -1,6 +1,6 @@
-"""Codes: the posterior they are drawn from, and mixing two of them.
+"""The posterior of codes, and functions that mix two codes.
 
-A ratio says how far a mix is on its way: 0 is the first parent (the horse), 1 the second (the bird).
+A ratio of 0 is the first parent (the horse), 1 the second (the bird).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 class Posterior:
     """The diagonal Gaussian q(z|x): `mean` and `log_variance`, each (B, latent_dim).
 
-    A plain autoencoder's posterior is `deterministic`: its samples are its mean.
+    The posterior of a plain autoencoder is `deterministic`: its samples equal its mean.
     """
 
     mean: Tensor
@@ -24,25 +24,25 @@ class Posterior:
     deterministic: bool = False
 
     def take(self, indices: Tensor) -> Posterior:
-        """Those of the images at `indices`, in that order."""
+        """Return the posterior of the images at `indices`, in that order."""
         return Posterior(self.mean[indices], self.log_variance[indices], self.deterministic)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One code an image, (B, latent_dim)."""
+        """Draw one code per image, (B, latent_dim)."""
         if self.deterministic:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=torch.float32)
         return self.sample_with(noise)
 
     def sample_with(self, noise: Tensor) -> Tensor:
-        """Reparameterisation (Kingma & Welling 2014, eq. 10): z = mean + exp(log_variance / 2) * noise."""
+        """Return z = mean + exp(log_variance / 2) * noise (reparameterisation: Kingma & Welling 2014, eq. 10)."""
         if self.deterministic:
             return self.mean
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
 def lerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
-    """(1 - ratio) * start + ratio * end: ratio 0 is `start`, 1 is `end`.
+    """Return (1 - ratio) * start + ratio * end.
 
     Args:
         start, end: codes (B, latent_dim).
@@ -52,11 +52,11 @@ def lerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
-    """Along the great circle (Shoemake 1985; for codes White 2016, arXiv 1609.04468): ratio 0 is `start`, 1 is `end`.
+    """Interpolate along the great circle (Shoemake 1985; for codes: White 2016, arXiv 1609.04468).
 
-    sin((1 - ratio) w) / sin(w) * start + sin(ratio w) / sin(w) * end, w the angle between the two. A mix of
-    two Gaussian codes keeps the length that such codes have, where `lerp`'s is shorter. Falls back to `lerp`
-    where the angle, or its sine, vanishes (parallel, opposite or zero codes).
+    Returns sin((1 - ratio) w) / sin(w) * start + sin(ratio w) / sin(w) * end, where w is the angle between the codes. A
+    mix of two Gaussian codes keeps their typical length, while `lerp` shortens it. Falls back to `lerp` where the sine
+    of the angle vanishes (parallel, opposite or zero codes).
 
     Args:
         start, end: codes (B, latent_dim).
@@ -65,15 +65,15 @@ def slerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
     lengths = start.norm(dim=-1, keepdim=True) * end.norm(dim=-1, keepdim=True)
     cosine = (start * end).sum(-1, keepdim=True) / lengths.clamp_min(1e-12)
     curved = (lengths > 1e-12) & (cosine.abs() < 1 - 1e-6)  # the sine is above 1e-3
-    angle = torch.acos(torch.where(curved, cosine, torch.zeros_like(cosine)))  # a right angle where nothing is used
+    angle = torch.acos(torch.where(curved, cosine, torch.zeros_like(cosine)))  # a right angle where it is unused
     arc = (torch.sin((1 - ratio) * angle) * start + torch.sin(ratio * angle) * end) / torch.sin(angle)
     return torch.where(curved, arc, lerp(start, end, ratio))
 
 
 def class_direction(first: Tensor, second: Tensor) -> Tensor:
-    """mean(second) - mean(first) over codes (N, latent_dim), (M, latent_dim): (latent_dim,).
+    """Return mean(second) - mean(first) of codes (N, latent_dim) and (M, latent_dim): (latent_dim,).
 
-    The way from one class to the other (attribute vectors: Larsen et al. 2016, sec. 4.3).
+    The direction from one class to the other, an attribute vector (Larsen et al. 2016, sec. 4.3).
     """
     return second.mean(0) - first.mean(0)
 
@@ -90,18 +90,17 @@ def mix(
     direction: Tensor | None = None,
     learned: Mix | None = None,
 ) -> Tensor:
-    """Mixed codes: `lerp`, `slerp`, `direction`, which is start + ratio * direction and takes nothing of `end`, or
-    `learned`, as a model has learned it.
+    """Return mixed codes (B, latent_dim).
 
     Args:
         start, end: codes (B, latent_dim).
         ratio: 0 is `start`; a number, or anything that broadcasts against the codes, such as (B, 1).
-        how: one of MIXINGS.
-        direction: a `class_direction` (latent_dim,), for `direction` alone.
-        learned: a model's `mix`, for `learned` alone; the codes are (B, latent_dim) then, the ratios (B, 1).
+        how: one of MIXINGS; `direction` is start + ratio * direction and ignores `end`.
+        direction: a `class_direction` (latent_dim,), used by `direction` only.
+        learned: a model's `mix`, used by `learned` only, with codes (B, latent_dim) and ratios (B, 1).
 
     Raises:
-        ValueError: no such mixing, or no direction or model for it.
+        ValueError: unknown mixing, or its direction or model is missing.
     """
     if how == "lerp":
         return lerp(start, end, ratio)

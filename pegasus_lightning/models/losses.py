@@ -1,8 +1,8 @@
-"""Loss terms and figures of merit: pure functions of tensors.
+"""Loss terms and quality measures: pure functions of tensors.
 
-Every term is summed over the elements (pixels, latents, logits, features) of one image and averaged
-over the batch: the source document's summed losses, at a learning rate that does not depend on the
-batch size. Terms are computed in float32 at least, whatever the networks ran in.
+Each term is summed over the elements (pixels, latents, logits, features) of an image and averaged over the batch. These
+are the source document's summed losses, with a learning rate independent of the batch size. Terms are computed in
+float32 or higher precision, whatever the precision of the networks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _float(tensor: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """BCE_sum(sigmoid(logits), targets), mean over the batch, in nats an image.
+    """Return BCE_sum(sigmoid(logits), targets) in nats per image, averaged over the batch.
 
     Args:
         logits: (B, ...), before the sigmoid.
@@ -30,60 +30,60 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Sum of (predictions - targets)^2 over one image, mean over the batch."""
+    """Return the sum of (predictions - targets)^2 over an image, averaged over the batch."""
     predictions = _float(predictions)
     return F.mse_loss(predictions, targets.to(predictions.dtype), reduction="sum") / len(predictions)
 
 
 def label_cross_entropy(logits: Tensor, label: float) -> Tensor:
-    """BCE_sum(C(.), label) for a critic's logits (B,) or (B, n): `label` 1 says real, 0 says fake."""
+    """Return BCE_sum(C(.), label) for a critic's logits (B,) or (B, n); `label` is 1 for real, 0 for fake."""
     logits = _float(logits)
     return binary_cross_entropy(logits, torch.full_like(logits, label))
 
 
 def hinge_real(outputs: Tensor) -> Tensor:
-    """mean max(0, 1 - C(x)) (Miyato et al. 2018, arXiv 1802.05957, eq. 16, first term); outputs (B,)."""
+    """Return mean max(0, 1 - C(x)) (Miyato et al. 2018, arXiv 1802.05957, eq. 16, first term); outputs (B,)."""
     return F.relu(1 - _float(outputs)).mean()
 
 
 def hinge_fake(outputs: Tensor) -> Tensor:
-    """mean max(0, 1 + C(x~)) (Miyato et al. 2018, eq. 16, second term); outputs (B,)."""
+    """Return mean max(0, 1 + C(x~)) (Miyato et al. 2018, eq. 16, second term); outputs (B,)."""
     return F.relu(1 + _float(outputs)).mean()
 
 
 def critic_loss_real(outputs: Tensor, kind: str) -> Tensor:
-    """What the critic minimises over real images' outputs (B,): BCE(C(x), 1), or for kind `hinge` `hinge_real`."""
+    """Return the critic's loss for outputs (B,) of real images: BCE(C(x), 1), or `hinge_real` for kind `hinge`."""
     return hinge_real(outputs) if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
 
 def critic_loss_fake(outputs: Tensor, kind: str) -> Tensor:
-    """What the critic minimises over fakes' outputs (B,): BCE(C(x~), 0), or for kind `hinge` `hinge_fake`."""
+    """Return the critic's loss for outputs (B,) of fakes: BCE(C(x~), 0), or `hinge_fake` for kind `hinge`."""
     return hinge_fake(outputs) if kind == "hinge" else label_cross_entropy(outputs, 0.0)
 
 
 def generator_loss(outputs: Tensor, kind: str) -> Tensor:
-    """What the autoencoder minimises over its fakes' outputs (B,): BCE(C(x~), 1), or for kind `hinge` -mean C(x~)."""
+    """Return the autoencoder's loss for outputs (B,) of its fakes: BCE(C(x~), 1), or -mean C(x~) for kind `hinge`."""
     return -_float(outputs).mean() if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
 
 def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
-    """R1: 1/2 E ||grad_x C(x)||^2 over real images (Mescheder et al. 2018, arXiv 1801.04406, eq. 9, gamma left out).
+    """Return R1, 1/2 E ||grad_x C(x)||^2 over real images (Mescheder et al. 2018, arXiv 1801.04406, eq. 9, no gamma).
 
     Args:
-        outputs: (B,), the critic's, computed from `images`.
-        images: (B, 3, H, W), which take a gradient.
+        outputs: (B,), the critic's outputs for `images`.
+        images: (B, 3, H, W), which require gradients.
     """
     (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
     return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
 
 
 def softplus_margin(logits: Tensor, margin: float) -> Tensor:
-    """softplus(margin - logit), (B,): a smooth reluctance that vanishes once a logit is well above the margin."""
+    """Return softplus(margin - logit), (B,): a smooth penalty that vanishes for logits well above the margin."""
     return F.softplus(margin - _float(logits))
 
 
 def kl_per_image(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B,) (Kingma & Welling 2014, appendix B).
+    """Return KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B,) (Kingma & Welling 2014, appendix B).
 
     0.5 * sum(mean^2 + variance - 1 - log_variance) over the latents (B, latent_dim).
     """
@@ -92,53 +92,49 @@ def kl_per_image(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """`kl_per_image`, mean over the batch."""
+    """Return `kl_per_image` averaged over the batch."""
     return kl_per_image(mean, log_variance).mean()
 
 
 def feature_distance(real: Tensor, reconstructed: Tensor) -> Tensor:
-    """-log N(C_l(x) | C_l(x~), I) up to a constant (Larsen et al. 2016, eq. 7): 0.5 * sum (C_l(x) - C_l(x~))^2."""
+    """Return 0.5 * sum (C_l(x) - C_l(x~))^2, or -log N(C_l(x) | C_l(x~), I) + constant (Larsen et al. 2016, eq. 7)."""
     return 0.5 * squared_error(reconstructed, real)
 
 
 def mean_square(outputs: Tensor) -> Tensor:
-    """mean(C^2), squared per sample and then averaged (Berthelot et al. 2018, eq. 1; not mean(C)^2).
-
-    Args:
-        outputs: the critic's real-valued output, (B,).
-    """
+    """Return mean(C^2), not mean(C)^2, over the critic's outputs (B,) (Berthelot et al. 2018, eq. 1)."""
     return _float(outputs).square().mean()
 
 
 def coefficient_error(outputs: Tensor, alpha: Tensor) -> Tensor:
-    """mean (C(x_alpha) - alpha)^2 (Berthelot et al. 2018, eq. 2, first term); both (B,)."""
+    """Return mean (C(x_alpha) - alpha)^2 (Berthelot et al. 2018, eq. 2, first term); both (B,)."""
     return mean_square(_float(outputs) - alpha.reshape(outputs.shape))
 
 
 def excess_bce(logits: Tensor, images: Tensor) -> Tensor:
-    """BCE_sum(sigmoid(logits), images) above its floor, nats an image, (B,).
+    """Return BCE_sum(sigmoid(logits), images) minus its minimum, in nats, (B,).
 
-    The floor is the images' own Bernoulli entropy, which no reconstruction undercuts; the excess is
-    sum KL(Bernoulli(image) || Bernoulli(sigmoid(logit))), at least 0.
+    The minimum is the Bernoulli entropy of the images, so the excess is
+    sum KL(Bernoulli(image) || Bernoulli(sigmoid(logit))) >= 0.
 
     Args:
         logits: (B, C, H, W). images: (B, C, H, W) in [0, 1].
     """
     logits, images = _float(logits), _float(images)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
-    # xlogy(0, 0) is 0, as the entropy wants at pixels that are exactly 0 or 1.
+    # xlogy(0, 0) is 0, the correct entropy of pixels that are exactly 0 or 1.
     entropy = -(torch.xlogy(images, images) + torch.xlogy(1 - images, 1 - images))
     return (cross_entropy - entropy).flatten(1).sum(1)
 
 
 def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (B,): -10 log10(mean squared error), peak 1."""
+    """Return the peak signal-to-noise ratio in dB, (B,): -10 log10(mean squared error) for peak 1."""
     error = (_float(predictions) - _float(targets)).square().flatten(1).mean(1)
     return -10 * torch.log10(error.clamp_min(1e-10))
 
 
 def active_dimensions(means: Tensor, threshold: float = 0.01) -> Tensor:
-    """How many latents vary with the image: Var_x(E[z|x]) > 0.01 (Burda et al. 2016, sec. 5.2).
+    """Return the number of latents with Var_x(E[z|x]) > threshold (Burda et al. 2016, sec. 5.2).
 
     Args:
         means: posterior means of a data set, (N, latent_dim).
@@ -147,13 +143,13 @@ def active_dimensions(means: Tensor, threshold: float = 0.01) -> Tensor:
 
 
 def blind_cross_entropy(real: float, fake: float) -> float:
-    """Minimum over p of -(real ln p + fake ln(1 - p)), in nats, reached at p = real / (real + fake).
+    """Return the minimum over p of -(real ln p + fake ln(1 - p)) in nats, attained at p = real / (real + fake).
 
-    A blind critic's loss: it says p to all, against the label 1 weighted `real` and 0 weighted `fake`.
+    It is the loss of a critic with constant output p, where label 1 has weight `real` and label 0 weight `fake`.
     """
     return -sum(weight * math.log(weight / (real + fake)) for weight in (real, fake) if weight)
 
 
 def blind_loss(kind: str, real: float, fake: float) -> float:
-    """`blind_cross_entropy`, or for hinge losses 2 min(real, fake), reached at an output of 1 or -1 for all."""
+    """Return `blind_cross_entropy`, or for kind `hinge` 2 min(real, fake), attained at a constant output of 1 or -1."""
     return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)

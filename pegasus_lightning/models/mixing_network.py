@@ -1,4 +1,4 @@
-"""The learned mixing of two codes: which parent each latent of the chimera is taken from, place by place."""
+"""Learned mixing of two codes: a gate per latent chooses between the parents."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pegasus_lightning.models.networks import SLOPE, final_side
 from pegasus_lightning.models.settings import NetworksConfig
 
 HIDDEN = 96
-REACH = 2.0  # at a ratio of 1/2 a gate lies within 0.12 and 0.88: no latent is one parent's alone
-CHANGE = 1.0  # at a ratio of 1/2 no latent moves farther than this from between its parents'
+REACH = 2.0  # at ratio 1/2 a gate lies between 0.12 and 0.88, so no latent comes from one parent only
+CHANGE = 1.0  # at ratio 1/2 a latent lies at most this far outside the interval between its parents
 
 
 class MixNetwork(nn.Module):
-    """Codes of two parents (B, latent_dim) each and a ratio (B,) to the code of their chimera, (B, latent_dim).
+    """Codes of two parents, each (B, latent_dim), and ratios (B,) to codes of their chimeras, (B, latent_dim).
 
         gate = r e^g / (r e^g + 1 - r);   z = first + gate * (second - first) + 4 r (1 - r) c
 
-    g, from -REACH to REACH, and c, from -CHANGE to CHANGE, come from a small convolutional network that sees both codes
-    and the ratio; it begins with zeros, so that the first mixes are `lerp`'s. r = 0 and r = 1 are the parents
-    themselves, whatever was learned. With a spatial latent the gate is a soft mask over the image (wings where the one
-    parent's back is), and c what neither parent has there. Bounded, since a free c soon makes one and the same chimera
-    out of every pair. Own design.
+    A small convolutional network computes g in [-REACH, REACH] and c in [-CHANGE, CHANGE] from both codes and the
+    ratio. Its last layer is initialised to zero, so training starts at `lerp`. r = 0 and r = 1 always give the parents.
+    With a spatial latent the gate is a soft mask over the image (wings at one parent's back), and c adds what neither
+    parent has there. c is bounded because an unbounded c maps all pairs to the same chimera. Own design.
     """
 
     def __init__(self, config: NetworksConfig) -> None:
@@ -43,8 +42,8 @@ class MixNetwork(nn.Module):
     def forward(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
         share = ratios.clamp(0, 1).reshape(-1, 1, 1, 1).to(first)
         start, end = (codes.unflatten(1, (-1, self.side, self.side)) for codes in (first, second))
-        seen = torch.cat([start, end, share.expand(-1, 1, self.side, self.side)], 1)
-        lean, change = self.layers(seen).tanh().chunk(2, 1)
+        inputs = torch.cat([start, end, share.expand(-1, 1, self.side, self.side)], 1)
+        lean, change = self.layers(inputs).tanh().chunk(2, 1)
         weight = share * (REACH * lean).exp()
         gate = weight / (weight + (1 - share))
         return (start + gate * (end - start) + 4 * CHANGE * share * (1 - share) * change).flatten(1)

@@ -1,9 +1,9 @@
-"""The backbone: encoder, decoder, critic. Plain modules; every method takes every combination of their fields.
+"""Encoder, decoder and critic, and context managers that run them without side effects.
 
-Shapes, for 32x32 images and 3 convolutions of 64 channels (kernel 4, stride 2, padding 1):
-encoder (B, 3, 32, 32) -> (B, 64, 16, 16) -> (B, 128, 8, 8) -> (B, 256, 4, 4) -> two heads (B, latent_dim);
-the decoder is the reverse, and ends in logits; the critic is the encoder without its heads, and one
-convolution more that ends in a number.
+Every method accepts every combination of NetworksConfig. Shapes for 3 convolutions and 64 channels (kernel 4, stride
+2, padding 1): encoder (B, 3, 32, 32) -> (B, 64, 16, 16) -> (B, 128, 8, 8) -> (B, 256, 4, 4) -> two heads
+(B, latent_dim). The decoder is the reverse and ends in logits. The critic is the encoder without heads, followed by a
+convolution to one number.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ def _normalise_and_activate(channels: int, batch_norm: bool) -> list[nn.Module]:
 
 
 def widths(config: NetworksConfig, channels: int | None = None) -> list[int]:
-    """Channels after each convolution: [c, 2c, 4c, ...]; c is the config's unless another is given."""
+    """Return the channels after each convolution, [c, 2c, 4c, ...]; c is `channels`, by default config.channels."""
     if not MIN_CONV_LAYERS <= config.conv_layers <= MAX_CONV_LAYERS:
         raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {config.conv_layers}")
     return [(channels or config.channels) * 2**layer for layer in range(config.conv_layers)]
 
 
 def final_side(config: NetworksConfig) -> int:
-    """Side of the last feature map: 32 / 2^conv_layers."""
+    """Return the side of the last feature map, 32 / 2^conv_layers."""
     return IMAGE_SIZE // 2**config.conv_layers
 
 
 def convolutions(
     config: NetworksConfig, channels_of: list[int], *, batch_norm: bool, spectral: bool, stem: bool = False
 ) -> nn.Sequential:
-    """(B, 3, 32, 32) -> (B, c * 2^(L-1), 32 / 2^L, 32 / 2^L), each convolution followed by BatchNorm and LeakyReLU."""
+    """Return convolutions (B, 3, 32, 32) -> (B, c * 2^(L-1), 32 / 2^L, 32 / 2^L), each with BatchNorm and LeakyReLU."""
     layers: list[nn.Module] = []
     channels = 3
     if stem:
@@ -59,7 +59,7 @@ def convolutions(
         first = nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=not batch_norm)
         layers += [_maybe_spectral(first, spectral), *_normalise_and_activate(channels, batch_norm)]
     for width in channels_of:
-        # BatchNorm subtracts the mean, and with it any bias of the convolution before it.
+        # BatchNorm subtracts the mean and would cancel a bias.
         convolution = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
         layers += [_maybe_spectral(convolution, spectral), *_normalise_and_activate(width, batch_norm)]
         channels = width
@@ -67,7 +67,7 @@ def convolutions(
 
 
 def fully_connected(sizes: list[int], *, spectral: bool) -> nn.Sequential:
-    """Linear layers of the given sizes with LeakyReLU between them (none after the last)."""
+    """Return linear layers of the given sizes with LeakyReLU between them (none after the last)."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         if layers:
@@ -77,7 +77,7 @@ def fully_connected(sizes: list[int], *, spectral: bool) -> nn.Sequential:
 
 
 def map_layers(sizes: list[int], *, spectral: bool) -> list[nn.Module]:
-    """3 x 3 convolutions of the given sizes, which keep the map's side, with LeakyReLU between them."""
+    """Return 3 x 3 convolutions of the given sizes that keep the side, with LeakyReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         if layers:
@@ -87,11 +87,11 @@ def map_layers(sizes: list[int], *, spectral: bool) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, 32, 32) to mean and log-variance of q(z|x): convolutions, then two separate, identical heads.
+    """Images (B, 3, 32, 32) to mean and log-variance of q(z|x), each (B, latent_dim), by two heads of equal structure.
 
-    The heads are fully connected, or for a spatial latent convolutions with the same reach at every place, so that
-    the code (B, latent_dim) is a map (latent_dim / S^2, S, S) laid flat. A `deterministic` encoder has no second head;
-    its log-variances are zeros, for a posterior that ignores them.
+    The heads are fully connected or, for a spatial latent, convolutional: the code is then a flattened map
+    (latent_dim / S^2, S, S). A `deterministic` encoder has no second head; its log-variances are zeros, which its
+    posterior ignores.
     """
 
     def __init__(self, config: NetworksConfig, *, deterministic: bool = False) -> None:
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         return fully_connected(sizes, spectral=spectral)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # The decoder and this flatten in channels-first order, so a checkpoint does not depend on the memory format.
+        # Flattening is channels-first here and in the decoder, so checkpoints do not depend on the memory format.
         features = self.convolutions(images).flatten(1)
         mean = self.mean(features).flatten(1).float()
         if self.log_variance is None:
@@ -120,17 +120,17 @@ class Encoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """(B, inputs, S, S) to (B, outputs, 2S, 2S): maps + two 3 x 3 convolutions of them (He et al. 2016).
+    """(B, inputs, S, S) to (B, outputs, 2S, 2S): a skip connection plus two 3 x 3 convolutions (He et al. 2016).
 
-    The first convolution works before the nearest-neighbour upsampling, at a quarter of the cost, the second after it,
-    where it smooths the steps (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    The first convolution precedes the nearest-neighbour upsampling, at a quarter of the cost. The second follows it and
+    smooths the steps (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
     """
 
     def __init__(self, inputs: int, outputs: int, config: NetworksConfig) -> None:
         super().__init__()
         spectral = config.spectral_norm == "all"
         first = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=not config.batch_norm)
-        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip has one
+        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip has a bias
         layers = [*_normalise_and_activate(inputs, config.batch_norm), _maybe_spectral(first, spectral)]
         layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_normalise_and_activate(outputs, config.batch_norm)]
         self.main = nn.Sequential(*layers, _maybe_spectral(second, spectral))
@@ -138,14 +138,14 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Sequential(skip, nn.Upsample(scale_factor=2, mode="nearest"))
 
     def forward(self, maps: Tensor) -> Tensor:
-        # A copy where the main way begins with an activation in place, which would alter what the skip has seen.
+        # Without BatchNorm the main path begins with an in-place activation, which would alter the input of the skip.
         return self.skip(maps) + self.main(maps if isinstance(self.main[0], nn.BatchNorm2d) else maps.clone())
 
 
 class Decoder(nn.Module):
-    """Codes (B, latent_dim) to image logits (B, 3, 32, 32): the encoder reversed, or residual blocks.
+    """Codes (B, latent_dim) to image logits (B, 3, 32, 32): the reversed encoder, or residual blocks.
 
-    The residual one goes through widths 4c, 2c, c, c/2 (from 4 x 4 to 32 x 32), then one convolution to the colours.
+    The residual blocks have widths 4c, 2c, c, c/2 (from 4 x 4 to 32 x 32); a convolution to three channels follows.
     """
 
     def __init__(self, config: NetworksConfig) -> None:
@@ -168,13 +168,13 @@ class Decoder(nn.Module):
 
     @property
     def last_weight(self) -> nn.Parameter:
-        """The weight of the layer that makes the logits."""
+        """The weight of the layer that outputs the logits."""
         layer: Any = self.convolutions[-1]
         return layer.parametrizations.weight.original if is_parametrized(layer) else layer.weight
 
 
 def plain_layers(config: NetworksConfig) -> list[nn.Module]:
-    """From (B, 4c, 4, 4) to logits (B, 3, 32, 32), an upsampling convolution for each convolution of the encoder."""
+    """Return layers (B, 4c, 4, 4) -> logits (B, 3, 32, 32): one upsampling convolution per encoder convolution."""
     channels = widths(config)[-1]
     layers = _normalise_and_activate(channels, config.batch_norm)
     for width in [*reversed(widths(config)[:-1]), None]:
@@ -186,7 +186,7 @@ def plain_layers(config: NetworksConfig) -> list[nn.Module]:
 
 
 def residual_layers(config: NetworksConfig) -> list[nn.Module]:
-    """From (B, 4c, 4, 4) to logits (B, 3, 32, 32), a residual block for each convolution of the encoder."""
+    """Return layers (B, 4c, 4, 4) -> logits (B, 3, 32, 32): one residual block per encoder convolution."""
     steps = [*reversed(widths(config)), max(1, config.channels // 2)]
     blocks: list[nn.Module] = [ResidualBlock(*pair, config) for pair in itertools.pairwise(steps)]
     last = _maybe_spectral(nn.Conv2d(steps[-1], 3, kernel_size=3, padding=1), config.spectral_norm == "all")
@@ -203,11 +203,10 @@ def _upsample(inputs: int, outputs: int, config: NetworksConfig, *, bias: bool) 
 
 
 class Critic(nn.Module):
-    """Images (B, 3, 32, 32) to one real number an image, (B,).
+    """Images (B, 3, 32, 32) to one real number per image, (B,): a logit, or ACAI's coefficient.
 
-    `features` is the encoder without its heads; `last`, kept apart, is a convolution to one channel
-    whose input is the penultimate layer (VAE/GAN's C_l). The output is the mean of its feature map
-    (a single pixel from 3 convolutions up): a logit, or ACAI's coefficient.
+    `features` is an encoder without heads; its output is the penultimate layer (VAE/GAN's C_l). `last` is a
+    convolution to one channel. The output is the mean of its map, a single pixel with 3 or more convolutions.
     """
 
     def __init__(self, config: NetworksConfig) -> None:
@@ -220,8 +219,9 @@ class Critic(nn.Module):
         last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
         self.last = _maybe_spectral(last, spectral)
         if config.critic_start == "he":
-            # Where no norm rescales what PyTorch's own start shrinks at every layer, a critic of real and fake sleeps
-            # for hundreds of batches. (One that tells ACAI's small coefficient had better begin with small outputs.)
+            # PyTorch's default initialisation shrinks activations at each layer. Without normalisation, a critic of
+            # real and fake then learns nothing for hundreds of batches. ACAI's critic predicts a small coefficient and
+            # is better off with small initial outputs.
             for layer in self.features:
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
@@ -230,16 +230,16 @@ class Critic(nn.Module):
         return self.score(self.features(images))
 
     def score(self, features: Tensor) -> Tensor:
-        """The output for penultimate features (B, C, S, S): (B,), float32."""
+        """Return the output (B,), float32, for penultimate features (B, C, S, S)."""
         return self.last(features).flatten(1).float().mean(1)
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through `network` but leave no trace in it.
+    """Let gradients pass through `network` without changing it.
 
-    Inside, its parameters take no gradient, its BatchNorm normalises by the batch as in training but
-    keeps its running statistics, and its spectral norms keep their power-iteration vectors.
+    Inside, its parameters receive no gradient. In training mode BatchNorm uses batch statistics without updating the
+    running ones, and spectral norms keep their power-iteration vectors.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -263,10 +263,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_in_inference(network: nn.Module) -> Iterator[None]:
-    """In eval mode and `frozen`: gradients pass through the very function that inference uses.
+    """Put `network` into eval mode and `frozen`: gradients pass through the function used in inference.
 
-    BatchNorm's backward pass reads the running statistics anew: nothing may change them between what is computed in
-    here and its backward pass, no forward in training mode and no update of an average.
+    BatchNorm's backward pass reads the running statistics again. They must not change before it, neither by a forward
+    pass in training mode nor by an update of averaged weights.
     """
     was_training = network.training
     network.eval()
@@ -278,31 +278,30 @@ def as_in_inference(network: nn.Module) -> Iterator[None]:
 
 
 def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
-    """A frozen copy of `critic` whose BatchNorm normalises by the statistics of `images` (B, 3, 32, 32).
+    """Return a frozen copy of `critic` whose BatchNorm normalises by the statistics of `images` (B, 3, 32, 32).
 
-    Fed with fakes, it judges an image as it does in training within a batch of fakes, yet each on its own:
-    its verdict does not depend on what else is in the batch (see `as_in_training` for the running statistics).
-    Running variances are unbiased where a batch's own are not: n / (n - 1) of them, n pixels of a map times images.
+    With fakes as `images`, its output for one image is the output in training within a batch of fakes, but independent
+    of the rest of the batch (see `as_in_training` for the original running statistics). Running variances are unbiased,
+    n / (n - 1) times the batch variance, where n is the number of images times the pixels of a map.
     """
-    judge = copy.deepcopy(critic).requires_grad_(False).train()
-    norms = [module for module in judge.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    fixed = copy.deepcopy(critic).requires_grad_(False).train()
+    norms = [module for module in fixed.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for norm in norms:
         norm.momentum = 1.0  # the running statistics become those of the next batch
-    for module in judge.modules():
+    for module in fixed.modules():
         if isinstance(module, _SpectralNorm):
             module.eval()
     if norms:
         with torch.no_grad():
-            judge(images)
-    return judge.eval()
+            fixed(images)
+    return fixed.eval()
 
 
 @contextmanager
 def as_in_training(critic: nn.Module) -> Iterator[None]:
-    """A critic in eval mode judges as the players meet it, each batch normalised by itself, and is left untouched.
+    """Put `critic` into training mode and `frozen`: each batch is normalised by its own statistics, as in training.
 
-    BatchNorm's running statistics are averages over reals and fakes together: with them a critic can
-    hardly tell the two apart.
+    BatchNorm's running statistics are averages over real and fake images. With them a critic hardly separates the two.
     """
     was_training = critic.training
     critic.train()

@@ -1,4 +1,4 @@
-"""Our own: an adversarial VAE with a learned mixing that is trained on the chimeras themselves."""
+"""The model `pegasus` of this project: an adversarial VAE that is trained on decoded mixes, too."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 
-GUIDED_BY = tuple(OPERATIONS)  # what the guide is shown is altered by all of them, as what it learned from
-THUMBNAIL = 4  # side of what parents are compared by, and of what their mix keeps of them
+GUIDED_BY = tuple(OPERATIONS)  # augmentations of the guide's inputs: all of them, as in its training
+THUMBNAIL = 4  # side of the thumbnails by which images are compared
 
 
 class Guide(Protocol):
-    """What a model is trained by beside its critic: frozen networks that know the two classes, taken in turn."""
+    """Frozen networks that recognise the two classes, used in turn: a model is trained by them beside its critic."""
 
     def to(self, device: torch.device) -> Any:
-        """Move there."""
+        """Move to a device."""
 
     def logits(self, images: Tensor, turn: int) -> Tensor:
-        """Is the first class in each image, is the second? (B, 2), differentiable in the images."""
+        """Return logits of the two classes (B, 2), differentiable in the images."""
 
     def distance(self, images: Tensor, others: Tensor, turn: int) -> Tensor:
-        """How unlike each image is to the other at its place, in features: (B,), differentiable in `others`."""
+        """Return the feature distance of each image to its counterpart, (B,), differentiable in `others`."""
 
 
 @dataclass
@@ -43,15 +43,15 @@ class PegasusWeights:
     reconstruction: float = 1.0  # the pixel term
     kl: float = 1.0
     feature: float = 0.0  # distance of image and reconstruction in the critic's penultimate layer
-    perceptual: float = 0.0  # the same in the layers of the guide
+    perceptual: float = 0.0  # distance of the same in the layers of the guide
     adversarial: float = 1.0
-    guidance: float = 0.0  # chimeras that the guide does not take for both classes
-    layout: float = 0.0  # chimeras whose thumbnails are not the blend of their parents'
-    stay: float = 0.0  # learned mixing: its way from the straight line
-    chimera: float = 0.3  # learned mixing: chimeras that the critic does not take for real
+    guidance: float = 0.0  # chimeras in which the guide does not recognise both classes
+    layout: float = 0.0  # distance of a chimera's thumbnail from the blend of its parents'
+    stay: float = 0.0  # learned mixing: distance from the linear mix
+    chimera: float = 0.3  # learned mixing: -log C(chimera)
     critic_real: float = 1.0
     critic_fake: float = 1.0
-    fake_reconstruction: float = 1.0  # these four: shares in the fakes, of both players' terms
+    fake_reconstruction: float = 1.0  # these four: shares of the kinds of fakes in both players' terms
     fake_mix: float = 0.5
     fake_sample: float = 0.25
     fake_chimera: float = 0.25
@@ -59,25 +59,25 @@ class PegasusWeights:
 
 @dataclass
 class GuideConfig:
-    """The recognisers that guide: trained once for the data, then kept (`evaluation/recogniser_store.py`)."""
+    """The recognisers that guide a model, trained once for its data (`recognisers/store.py`)."""
 
     architectures: list[str] = field(default_factory=lambda: ["plain", "averaging"])
-    images: int | None = None  # shown to each while it learns; null: as many as its recipe says
+    images: int | None = None  # training images shown to each, repeats counted; null: as its recipe says
 
 
 @dataclass
 class PegasusModelConfig(ModelConfig):
     name: str = "pegasus"
-    learned_mixing: bool = False  # chimeras by a MixNetwork, which nothing else learns from; else the mixes themselves
-    mix_ratio: list[float] = field(default_factory=lambda: [0.3, 0.7])  # of mixes in training
-    mix_pairs: str = "random"  # random, or alike: the bird in the batch that most resembles the horse
-    margin: float = 2.0  # logit from which the guide is content
+    learned_mixing: bool = False  # chimeras are mixed by a MixNetwork; else they are the linear mixes
+    mix_ratio: list[float] = field(default_factory=lambda: [0.3, 0.7])  # range of mixing ratios in training
+    mix_pairs: str = "random"  # random, or alike: each horse with the most similar bird of the batch
+    margin: float = 2.0  # guide logit above which guidance fades
     guide: GuideConfig = field(default_factory=GuideConfig)
     weights: PegasusWeights = field(default_factory=PegasusWeights)
 
 
-class _Pairs(NamedTuple):
-    """Indices into the batch, (P,) each, and 1 where they are first and second class: a batch may lack one."""
+class BatchPairs(NamedTuple):
+    """Pairs of a batch: indices into it, (P,) each, and 1 where the classes differ (a batch may lack one class)."""
 
     first: Tensor
     second: Tensor
@@ -85,14 +85,22 @@ class _Pairs(NamedTuple):
 
 
 def _thumbnails(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) averaged in THUMBNAIL x THUMBNAIL cells, (B, 3 THUMBNAIL^2)."""
+    """Return images (B, 3, H, W) averaged in THUMBNAIL x THUMBNAIL cells, (B, 3 THUMBNAIL^2)."""
     return F.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
+
+
+@dataclass
+class PegasusStep(Step):
+    """A step with the pairs of the batch; `offset` (P, latent_dim) is the learned mix minus the linear mix."""
+
+    pairs: BatchPairs | None = None
+    offset: Tensor | None = None
 
 
 class Pegasus(TwoPlayerModel):
     """An adversarial VAE whose fakes are reconstructions, mixes of a first-class and a second-class code, and samples.
 
-    M: mixes z_m = (1 - r) z_1 + r z_2, one for two images; A: the recogniser that guides (never the one that reports);
+    M: mixes z_m = (1 - r) z_1 + r z_2, one for two images; A: the guide, never the reporting recogniser;
     K: the chimeras, which are D(M), or with learned mixing D(MixNetwork(z_1, z_2, r)).
 
     autoencoder: pixel term + KL + feature distance of x and x~, perceptual distance of every second x and its x~
@@ -102,20 +110,19 @@ class Pegasus(TwoPlayerModel):
     with learned mixing also: stay * mean |MixNetwork(z_1, z_2, r) - z_m|^2 + chimera * (-log C(chimera))
     critic: real from fake, by cross-entropies or hinge losses, each kind of fake with its share
 
-    With it K are decoded as in inference: by the averaged weights, with the running statistics.
+    With it, K are decoded as in inference, with the averaged weights and the running statistics.
 
-    Without learned mixing the terms for the chimeras teach the decoder; with it they teach the mixing alone, and
-    the decoder stays honest: one that is guided itself soon draws one pattern over all mixes, which the guide takes for
-    both classes, and nobody else does.
+    Without learned mixing the chimera terms train the decoder. With it they train the mixing network alone: a guided
+    decoder soon draws one pattern over all mixes, in which the guide recognises both classes and no other network does.
 
-    Critics that see mixes: Beckham et al. 2019 (arXiv 1903.02709). Guidance by a classifier while the generator trains:
-    Odena et al. 2017 (arXiv 1610.09585), here towards two classes at once, which no image it learns from shows. Mixes
-    teach the decoder; the encoder's codes are taken as they are (it feels them through the decoder's BatchNorm).
+    Mixes among the critic's fakes: Beckham et al. 2019 (arXiv 1903.02709). Guidance by a classifier during training:
+    Odena et al. 2017 (arXiv 1610.09585), here towards two classes at once, which no training image shows. The codes of
+    mixes are detached, so the encoder is affected by mixes through the decoder's BatchNorm alone.
     """
 
     Config = PegasusModelConfig
     guide: Guide | None = None
-    guide_identity: list[str] | None = None  # which guide it is: kept in checkpoints
+    guide_identity: list[str] | None = None  # SHA-256 of the guide's members, kept in checkpoints
 
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
@@ -128,25 +135,25 @@ class Pegasus(TwoPlayerModel):
 
     @cached_property
     def autoencoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of encoder, decoder and mixing."""
+        """Parameters of encoder, decoder and mixing network."""
         more = [] if self.mixer is None else list(self.mixer.parameters())
         return [*self.encoder.parameters(), *self.decoder.parameters(), *more]
 
     @property
     def needs_guide(self) -> bool:
-        """Whether any term asks the guide."""
+        """Whether any loss term uses the guide."""
         return self.config.weights.guidance > 0 or self.config.weights.perceptual > 0
 
     def on_fit_start(self) -> None:
-        """The guide follows the model to its device.
+        """Move the guide to the model's device.
 
         Raises:
-            RuntimeError: a term asks the guide, and nobody has given one (`training.give_guide`).
+            RuntimeError: a loss term uses a guide, and the model has none (see `train.guide.give_guide`).
         """
         if self.guide is not None:
             self.guide.to(self.device)
         elif self.needs_guide:
-            raise RuntimeError("guidance and the perceptual term ask a guide, and the model has none")
+            raise RuntimeError("guidance and the perceptual term need a guide, and the model has none")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -163,28 +170,29 @@ class Pegasus(TwoPlayerModel):
         posterior = self.encode(images)
         codes = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
-        pairs = self._pairs = self._opposites(images, labels)
+        pairs = self._opposites(images, labels)
         low, high = self.config.mix_ratio
-        self._ratios = low + (high - low) * self.draw(Stream.MIXING, len(pairs.first), uniform=True)
+        ratios = low + (high - low) * self.draw(Stream.MIXING, len(pairs.first), uniform=True)
         first, second = (codes.detach()[chosen] for chosen in (pairs.first, pairs.second))
-        parts = {"reconstruction": codes, "mix": lerp(first, second, self._ratios[:, None])}
+        parts = {"reconstruction": codes, "mix": lerp(first, second, ratios[:, None])}
         if self.config.weights.fake_sample:
             parts["sample"] = self.draw(Stream.PRIOR, max(1, len(images) // 4), codes.shape[1])
         logits = self.decode_logits(torch.cat(list(parts.values()))).split([len(part) for part in parts.values()])
         decoded = dict(zip(parts, logits, strict=True))
-        further = {name: torch.sigmoid(decoded[name]) for name in parts if name != "reconstruction"}
+        extra = {name: torch.sigmoid(decoded[name]) for name in parts if name != "reconstruction"}
+        offset = None
         if self.mixer is not None:
-            learned = self.mixer(first, second, self._ratios)
-            self._way = learned - parts["mix"]
-            # A batch of chimeras has other BatchNorm statistics than the running ones: mixes that are learned with
-            # their own look worse with those.
+            learned = self.mixer(first, second, ratios)
+            offset = learned - parts["mix"]
+            # The BatchNorm statistics of a batch of chimeras differ from the running ones, and a mixing that is trained
+            # with the former looks worse in inference.
             decoder = self.decoder if self.averaged is None else self.averaged["decoder"]
             with as_in_inference(decoder):
-                further["chimera"] = torch.sigmoid(decoder(learned))
-        return Step(images, posterior, codes, decoded["reconstruction"], labels, further)
+                extra["chimera"] = torch.sigmoid(decoder(learned))
+        return PegasusStep(images, posterior, codes, decoded["reconstruction"], labels, extra, ratios, pairs, offset)
 
-    def _opposites(self, images: Tensor, labels: Tensor) -> _Pairs:
-        """Half as many pairs as images; each class is not counted, since that would wait for a GPU."""
+    def _opposites(self, images: Tensor, labels: Tensor) -> BatchPairs:
+        """Return half as many pairs as images. Classes are not counted, because that would synchronise a GPU."""
         order = labels.argsort(stable=True)
         half = max(1, len(order) // 2)
         first, second = order[:half], order.flip(0)[:half]
@@ -192,10 +200,10 @@ class Pegasus(TwoPlayerModel):
             small = _thumbnails(images)
             same = labels[first][:, None] == labels
             second = (torch.cdist(small[first], small) + 1e3 * same).argmin(1)
-        return _Pairs(first, second, (labels[first] < labels[second]).float())
+        return BatchPairs(first, second, (labels[first] < labels[second]).float())
 
     def _shares(self, step: Step) -> dict[str, float]:
-        """Of each kind of fake that there is, by name; they sum to 1."""
+        """Return the share of each kind of fake in use, by name; they sum to 1."""
         weights = self.config.weights
         own = {name: getattr(weights, f"fake_{name}") for name in ("reconstruction", *step.extra_images)}
         return {name: share / sum(own.values()) for name, share in own.items() if share}
@@ -214,32 +222,33 @@ class Pegasus(TwoPlayerModel):
         if weights.feature:
             both = torch.cat(
                 [self.augment_for_critic(step.reconstructions, 1), self.augment_for_critic(step.images, 1)]
-            )  # altered alike
+            )  # with the same draws
             found, real = self.critic.features(both).chunk(2)
             terms["feature"] = weights.feature * losses.feature_distance(real.detach(), found)
         if weights.perceptual and self.guide is not None:
-            # Every second image: the guide's first layers cost as much as the whole critic.
+            # Every second image, because the guide's first layers cost as much as the whole critic.
             distance = self.guide.distance(step.images[::2], step.reconstructions[::2], self.batches_done)
             terms["perceptual"] = weights.perceptual * distance.mean()
         return terms | self._chimera_losses(step)
 
     def _chimera_losses(self, step: Step) -> dict[str, Tensor]:
-        """The terms that the chimeras are judged by: see the class."""
-        weights, valid, terms = self.config.weights, self._pairs.valid, {}
+        """Return the loss terms of the chimeras; see the class."""
+        assert isinstance(step, PegasusStep) and step.pairs is not None and step.ratios is not None
+        weights, pairs, terms = self.config.weights, step.pairs, {}
         chimeras = step.extra_images["mix" if self.mixer is None else "chimera"]
         if weights.guidance and self.guide is not None:
             uniforms = self.draw(Stream.AUGMENTATION, len(chimeras), NUMBERS, uniform=True, part=4)
             logits = self.guide.logits(augment(chimeras, uniforms, GUIDED_BY), self.batches_done)
             reluctance = losses.softplus_margin(logits, self.config.margin).sum(1)
-            terms["guidance"] = weights.guidance * (valid * reluctance).mean()
+            terms["guidance"] = weights.guidance * (pairs.valid * reluctance).mean()
             self.log_mean("guide/both", (logits > 0).all(1).float())
         if weights.layout:
             small = _thumbnails(step.images)
-            blend = lerp(small[self._pairs.first], small[self._pairs.second], self._ratios[:, None])
+            blend = lerp(small[pairs.first], small[pairs.second], step.ratios[:, None])
             apart = (_thumbnails(chimeras) - blend).square().sum(1)
-            terms["layout"] = weights.layout * (valid * apart).mean()
-        if self.mixer is not None:
-            terms["stay"] = weights.stay * self._way.square().sum(1).mean()
+            terms["layout"] = weights.layout * (pairs.valid * apart).mean()
+        if step.offset is not None:
+            terms["stay"] = weights.stay * step.offset.square().sum(1).mean()
             outputs = self.critic(self.augment_for_critic(chimeras, 5))
             terms["chimera"] = weights.chimera * losses.generator_loss(outputs, self.config.adversarial_loss)
         return terms
@@ -268,6 +277,6 @@ class Pegasus(TwoPlayerModel):
         return terms
 
     def blind_critic_loss(self) -> float | None:
-        """2 ln 2 at weights of 1; 2 for hinge losses."""
+        """Return 2 ln 2 at weights of 1; 2 for hinge losses."""
         weights = self.config.weights
         return blind_loss(self.config.adversarial_loss, weights.critic_real, weights.critic_fake)

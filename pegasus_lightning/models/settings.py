@@ -1,4 +1,4 @@
-"""What a configuration may say: the checks that every command makes before it touches anything."""
+"""Settings of the models: dataclass schemas for Hydra, and their checks. Each variant derives its own schema."""
 
 from __future__ import annotations
 
@@ -26,12 +26,64 @@ LATENTS = ("flat", "spatial")
 STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
 MIX_PAIRS = ("random", "alike")
-GUIDES = ("plain", "averaging")  # evaluation.recogniser.ARCHITECTURES, which lies above, but for the one that reports
-REAL = "real from fake"  # what a critic tells, where its variant says nothing else
+GUIDES = ("plain", "averaging")  # of recognisers.network.ARCHITECTURES, without the reporting one
+REAL = "real from fake"  # what a critic tells, unless its variant's schema has `critic_tells`
 RECONSTRUCTION = ("bce", "mse")
+MIN_CONV_LAYERS = 2
+MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth one would leave a single pixel
 
 
-def _validate_model(model: Any) -> None:
+@dataclass
+class NetworksConfig:
+    """The backbone of all variants (`models/networks.py`)."""
+
+    latent_dim: int = 128
+    channels: int = 64  # of the first convolution; each further one doubles them
+    conv_layers: int = 3  # kernel 4, stride 2: each halves the side of the maps
+    fc_layers: int = 1  # of each head, and of the decoder's input
+    fc_width: int = 512  # of hidden layers, if fc_layers > 1
+    batch_norm: bool = True  # in encoder and decoder
+    critic_batch_norm: bool = True
+    spectral_norm: str = "none"
+    upsampling: str = "transposed"  # transposed or nearest, in the plain decoder
+    decoder: str = "plain"  # plain: the encoder reversed; residual: residual blocks with nearest upsampling
+    latent: str = "flat"  # flat; spatial: the code is a map of latent_dim / side^2 channels
+    critic_channels: int | None = None  # of the critic's first convolution; null: the encoder's
+    critic_start: str = "default"  # initial weights of the critic: default (PyTorch's) or he (He et al. 2015)
+    critic_stem: bool = False  # a 3 x 3 convolution at full resolution, half as wide, before the critic
+
+
+@dataclass
+class AdamConfig:
+    """Adam of one player. `clip` is the largest gradient norm; null: no clipping."""
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float | None = None
+
+
+@dataclass
+class ModelConfig:
+    """Fields of every variant. A variant's schema adds the weights of its loss terms."""
+
+    name: str = MISSING  # the key in models.MODELS
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
+    autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
+    critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
+    reconstruction: str = "bce"  # pixel term: bce or mse, summed over an image
+    sample_codes: bool = True  # false: the code is the posterior mean, as in a plain autoencoder
+    # EMA decay of encoder, decoder and mixing weights; the average is used for inference; null: no average
+    ema_decay: float | None = None
+    critic_augmentation: list[str] = field(default_factory=list)  # of the critic's inputs: names of OPERATIONS
+    adversarial_loss: str = "bce"  # bce (non-saturating) or hinge
+    adaptive_adversarial: bool = False  # scale adversarial terms to the gradient of the other terms
+    r1: float = 0.0  # gamma of the critic's gradient penalty on real images
+    weights: Any = MISSING
+
+
+def validate_model(model: Any) -> None:
+    """Check ranges and combinations of a variant's settings. Raise UserError with what to type instead."""
     check_fixed(model, "model", "name")
     networks = model.networks
     if not MIN_CONV_LAYERS <= networks.conv_layers <= MAX_CONV_LAYERS:
@@ -85,7 +137,7 @@ def _validate_model(model: Any) -> None:
 
 
 def _validate_mixes(model: Any) -> None:
-    """What model=pegasus has beside."""
+    """Check the fields that model=pegasus adds."""
     check_choice("model.mix_pairs", model.mix_pairs, MIX_PAIRS)
     ratio = list(model.mix_ratio)
     if len(ratio) != 2 or not 0 <= ratio[0] <= ratio[1] <= 1:
@@ -101,55 +153,3 @@ def _validate_mixes(model: Any) -> None:
     for name in model.guide.architectures:
         check_choice("model.guide.architectures", name, GUIDES)
     check_at_least("model.guide.images", model.guide.images, 1)
-
-
-MIN_CONV_LAYERS = 2
-MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth convolution would leave a single pixel
-
-
-@dataclass
-class NetworksConfig:
-    """The backbone that all variants share (`networks.py`)."""
-
-    latent_dim: int = 128
-    channels: int = 64  # of the first convolution; doubled by each further one
-    conv_layers: int = 3  # kernel 4, stride 2: each halves the side
-    fc_layers: int = 1  # of each head, and of the decoder's entrance
-    fc_width: int = 512  # of the hidden layers, where fc_layers > 1
-    batch_norm: bool = True  # in encoder and decoder
-    critic_batch_norm: bool = True
-    spectral_norm: str = "none"
-    upsampling: str = "transposed"  # of the plain decoder
-    decoder: str = "plain"  # plain: the encoder reversed; residual: blocks with nearest-neighbour upsampling
-    latent: str = "flat"  # spatial: the code is laid out like the last feature map, latent_dim / side^2 channels of it
-    critic_channels: int | None = None  # of the critic's first convolution; null: as the encoder's
-    critic_start: str = "default"  # of the critic's weights: default (PyTorch's) or he (features as large as the image)
-    critic_stem: bool = False  # begin the critic with a 3 x 3 convolution at full resolution, half as wide
-
-
-@dataclass
-class AdamConfig:
-    """One player's Adam; `clip` is the largest gradient norm allowed (null: no clipping)."""
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float | None = None
-
-
-@dataclass
-class ModelConfig:
-    """What every variant has; a variant's own schema adds the weights of its loss terms."""
-
-    name: str = MISSING  # the key in models.MODELS
-    networks: NetworksConfig = field(default_factory=NetworksConfig)
-    autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
-    critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
-    reconstruction: str = "bce"  # the pixel term: bce or mse, summed over the pixels of an image
-    sample_codes: bool = True  # false: the code is the posterior's mean (a plain autoencoder)
-    ema_decay: float | None = None  # of encoder, decoder and mixing, for all but training (and chimeras); null: none
-    critic_augmentation: list[str] = field(default_factory=list)  # of all that the critic sees: augmentation.OPERATIONS
-    adversarial_loss: str = "bce"  # bce (the source document's, non-saturating) or hinge
-    adaptive_adversarial: bool = False  # scale the adversarial terms to the other terms' gradient
-    r1: float = 0.0  # gamma of the critic's gradient penalty on real images
-    weights: Any = MISSING

@@ -1,8 +1,8 @@
-"""The alternation of autoencoder and critic, once, for every variant.
+"""The alternating training of autoencoder and critic, for all variants.
 
-A batch goes so: one forward of encoder and decoder; the autoencoder's terms (the critic frozen), their
-backward and step; the critic's terms on the same, detached, reconstructions, their backward and step.
-A variant says what the terms are, in `autoencoder_losses` and `critic_losses`.
+Each batch takes one forward pass of encoder and decoder, then two steps: the autoencoder's loss terms, their backward
+pass and the optimizer step, with the critic frozen; then the critic's terms on the same reconstructions, detached.
+A variant defines the terms in `autoencoder_losses` and `critic_losses`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,16 @@ BALANCE_EVERY, R1_EVERY = 8, 4  # batches
 
 @dataclass
 class Step:
-    """One batch on its way through the autoencoder; both players read it.
+    """A batch and its forward pass, shared by both players.
 
-    images (B, 3, 32, 32) in [0, 1]; codes (B, latent_dim); logits (B, 3, 32, 32) of the reconstructions;
-    labels (B,), 0 the first class, 1 the second; further, decoded with the same forward: a variant's own images.
+    Args:
+        images: (B, 3, 32, 32) in [0, 1].
+        posterior: q(z|x), (B, latent_dim).
+        codes: samples of it, (B, latent_dim).
+        logits: of the reconstructions, (B, 3, 32, 32).
+        labels: (B,), 0 the first class, 1 the second.
+        extra_images: other decoded images that a variant's terms use, by name.
+        ratios: mixing ratios of the mixes among them, (M,).
     """
 
     images: Tensor
@@ -46,6 +52,7 @@ class Step:
     logits: Tensor
     labels: Tensor | None = None
     extra_images: dict[str, Tensor] = field(default_factory=dict)
+    ratios: Tensor | None = None
 
     @cached_property
     def reconstructions(self) -> Tensor:
@@ -54,57 +61,59 @@ class Step:
 
 
 class TwoPlayerModel(Autoencoder):
-    """An autoencoder and its critic, trained in turns: the arguments are those of `Autoencoder`."""
+    """An autoencoder and its critic, trained in turns. The arguments are those of `Autoencoder`."""
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, *, seed: int = 0, classes: Sequence[str] = ("horse", "bird")
     ) -> None:
         super().__init__(config, seed=seed, classes=classes)
         self.automatic_optimization = False
-        self.validated_at = -1  # batches done then
+        self.validated_at = -1  # batches done at the last validation
         if self.config.adaptive_adversarial:
             self.adversarial_scale: Tensor
             self.register_buffer("adversarial_scale", torch.ones(()))
         self.averages = Averages()
         self.finite = FiniteWatch()
         self.latest: dict[str, float] = {}
-        self._watched: dict[str, Tensor] = {}
+        self._logged_means: dict[str, Tensor] = {}
         self._evaluated: list[dict[str, Tensor]] = []
         self._clock = time.perf_counter()
         self._images_since = 0
 
-    # What a variant gives.
+    # A variant implements these.
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
-        """Named terms, weighted, whose sum the autoencoder minimises (or as `routes` has it); the critic is frozen."""
+        """Return weighted loss terms by name. The autoencoder minimises their sum unless `routes` says otherwise.
+
+        The critic is frozen meanwhile.
+        """
         raise NotImplementedError
 
     def critic_losses(self, step: Step) -> dict[str, Tensor]:
-        """Named terms, weighted, whose sum the critic minimises; what it is shown must be detached."""
+        """Return weighted loss terms by name, whose sum the critic minimises. Its inputs must be detached."""
         raise NotImplementedError
 
     def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
-        """Which loss reaches which parameters of the autoencoder; by default the sum of all terms reaches all."""
+        """Return (loss, parameters that get its gradient) pairs; by default the sum of all terms and all parameters."""
         adversarial = [value for name, value in terms.items() if name.startswith("adversarial")]
         others = [value for name, value in terms.items() if not name.startswith("adversarial")]
         return [(self.balance_adversarial(others, adversarial), self.autoencoder_parameters)]
 
     def critic_probability(self, critic_outputs: Tensor) -> Tensor:
-        """The critic's outputs (B,) as they are logged: by default the probability of 'real'."""
+        """Return the critic's outputs (B,) as they are logged: by default sigmoids, the probabilities of 'real'."""
         return torch.sigmoid(critic_outputs)
 
     def blind_critic_loss(self) -> float | None:
-        """The least that the sum of `critic_losses` can be for a critic that gives every image the same output.
+        """Return the smallest sum of `critic_losses` that a critic with a constant output can reach.
 
-        None: not known (or there is no critic). Who overrides `critic_losses` overrides this.
+        None: unknown, or no critic. Override it together with `critic_losses`.
         """
         return None
 
-    # Randomness and bookkeeping for the variants.
+    # Helpers for the variants.
 
     def augment_for_critic(self, images: Tensor, part: int) -> Tensor:
-        """`images` (B, 3, 32, 32) as the critic is shown them: augmented where the config says so; the same `part`
-        alters two batches in the same way."""
+        """Return `images` (B, 3, 32, 32) with the configured augmentation; the same `part` gives the same draws."""
         policy = self.config.critic_augmentation
         if not policy:
             return images
@@ -112,10 +121,10 @@ class TwoPlayerModel(Autoencoder):
         return augment(images, uniforms, policy)
 
     def balance_adversarial(self, others: list[Tensor], adversarial: list[Tensor]) -> Tensor:
-        """The sum of all terms, the adversarial ones scaled where `adaptive_adversarial` says so.
+        """Return the sum of all terms, with the adversarial ones scaled if `adaptive_adversarial` is set.
 
-        The scale is |gradient of the others| / |gradient of the adversarial ones|, at the weight that makes the
-        logits (Esser et al. 2021, arXiv 2012.09841, eq. 7), measured every BALANCE_EVERY batches and smoothed.
+        The scale is |gradient of the others| / |gradient of the adversarial terms| at the decoder's last weight (Esser
+        et al. 2021, arXiv 2012.09841, eq. 7), measured every BALANCE_EVERY batches and smoothed.
         """
         total = torch.stack(others).sum()
         if not adversarial:
@@ -134,23 +143,23 @@ class TwoPlayerModel(Autoencoder):
         return total + self.adversarial_scale.clone() * wanted
 
     def log_mean(self, name: str, values: Tensor) -> None:
-        """Log the mean of `values` (detached) beside the losses."""
-        self._watched[name] = values.detach().float().mean()
+        """Log the mean of `values`, detached, beside the losses."""
+        self._logged_means[name] = values.detach().float().mean()
 
     def pixel_term(self, step: Step) -> Tensor:
-        """The reconstruction error, unweighted: BCE_sum(D(z), x), or the summed squared error, an image."""
+        """Return the unweighted reconstruction error an image: BCE_sum(D(z), x), or the summed squared error."""
         if self.config.reconstruction == "bce":
             return losses.binary_cross_entropy(step.logits, step.images)
         return losses.squared_error(step.reconstructions, step.images)
 
     def kl_term(self, step: Step) -> Tensor:
-        """KL(q(z|x) || N(0, I)) in nats an image, unweighted."""
+        """Return the unweighted KL(q(z|x) || N(0, I)), in nats an image."""
         return losses.kl_divergence(step.posterior.mean, step.posterior.log_variance)
 
-    # The alternation.
+    # Training.
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
-        """The batch's one forward of encoder and decoder."""
+        """Return the batch with its forward pass through encoder and decoder."""
         posterior = self.encode(images)
         codes = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
         return Step(images, posterior, codes, self.decode_logits(codes), labels)
@@ -182,7 +191,9 @@ class TwoPlayerModel(Autoencoder):
                 images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
                 penalty = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
                 self.finite.look({"critic_penalty/r1": penalty}, self.batches_done + 1)
-                penalties["r1"] = R1_EVERY * penalty  # as if at every batch (Karras et al. 2020, sec. 3.1: lazily)
+                penalties["r1"] = (
+                    R1_EVERY * penalty
+                )  # as if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1)
                 self.log_mean("critic/r1", penalty)
             others[0].zero_grad()
             total = torch.stack([*critic_terms.values(), *penalties.values()]).sum()
@@ -190,15 +201,15 @@ class TwoPlayerModel(Autoencoder):
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
 
         self.update_average()
-        self.averages.add(logged | self._watched)
-        self._watched = {}
+        self.averages.add(logged | self._logged_means)
+        self._logged_means = {}
         self.batches_done += 1
         self._images_since += len(images) * self._world_size
         if measure_norms or self.trainer.is_last_batch:
             self._log_averages()
 
     def _step_player(self, optimizer: Any, player: str, parameters: list[nn.Parameter], measure_norm: bool) -> None:
-        """Average the gradients over the processes, clip, step."""
+        """Average the gradients over the processes, clip them, and step."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self._world_size > 1:
             average_over_processes(gradients)
@@ -206,7 +217,7 @@ class TwoPlayerModel(Autoencoder):
         if clip is not None or measure_norm:
             norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
             if measure_norm:
-                self._watched[f"gradient_norm/{player}"] = norm
+                self._logged_means[f"gradient_norm/{player}"] = norm
             if clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm, foreach=True)
         optimizer.step()
@@ -217,12 +228,12 @@ class TwoPlayerModel(Autoencoder):
             players.append((self.critic_parameters, self.config.critic_optimizer))
         return [_adam(parameters, config) for parameters, config in players]
 
-    # Logging: on the one axis of batches done.
+    # Logging, with batches done as the only axis.
 
     def _log_averages(self) -> None:
         metrics = self.averages.flush()
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:  # a gradient's norm, say: the terms themselves are watched batch by batch
+        if bad:  # a gradient norm, for instance; the loss terms are checked batch by batch
             raise NonFiniteLoss(bad, self.batches_done)
         now = time.perf_counter()
         if self._images_since:
@@ -231,7 +242,7 @@ class TwoPlayerModel(Autoencoder):
         self.publish(metrics)
 
     def publish(self, metrics: dict[str, float]) -> None:
-        """Hand metrics to the logger at the present batch, and keep them as `latest`."""
+        """Log metrics at the present batch, and keep them as `latest`."""
         self.latest |= metrics
         if self.logger is not None:
             self.logger.log_metrics(metrics, step=self.batches_done)
@@ -240,7 +251,7 @@ class TwoPlayerModel(Autoencoder):
         self._clock, self._images_since = time.perf_counter(), 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.finite.check(wait=True)  # nothing that was learnt from a NaN is kept
+        self.finite.check(wait=True)  # a checkpoint holds nothing that was learnt from a NaN
         state = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point()]
         finite = torch.stack([tensor.isfinite().all() for tensor in state]).all().float()
         if self._world_size > 1:
@@ -257,11 +268,11 @@ class TwoPlayerModel(Autoencoder):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_done = checkpoint["batches_done"]
         logged = checkpoint.get("logged")
-        if logged is not None:  # older checkpoints have none
+        if logged is not None:  # the first checkpoints of 0.1 have none
             self.latest, self.validated_at = dict(logged["latest"]), logged["validated_at"]
             self.averages.restore(logged["averages"])
 
-    # Evaluation: the same figures on the validation and on the test split.
+    # Evaluation, the same on the validation and the test split.
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluated.append(self.evaluate_batch(batch[0]))
@@ -270,7 +281,7 @@ class TwoPlayerModel(Autoencoder):
         self._evaluated.append(self.evaluate_batch(batch[0]))
 
     def evaluate_batch(self, images: Tensor) -> dict[str, Tensor]:
-        """Per-image figures (B,) of one batch, and its posterior means (B, latent_dim)."""
+        """Return figures of each image (B,), and the posterior means (B, latent_dim)."""
         posterior = self.encode(images)
         logits = self.decode_logits(posterior.mean)
         reconstructions = torch.sigmoid(logits.float())
@@ -293,7 +304,7 @@ class TwoPlayerModel(Autoencoder):
         metrics = {f"{split}/{name}": values.float().mean().item() for name, values in columns.items()}
         if self.config.sample_codes:
             metrics[f"{split}/active_dimensions"] = float(active)
-        else:  # a plain autoencoder has no posterior to measure
+        else:  # a plain autoencoder has no posterior
             del metrics[f"{split}/kl"]
         self.publish(metrics)
 

@@ -1,4 +1,4 @@
-"""Plain VAE (Kingma & Welling 2014): the comparator that the adversarial variants argue against."""
+"""Plain VAE (Kingma & Welling 2014), for comparison with the adversarial variants."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VAEConfig(ModelConfig):
 
 
 class VAE(TwoPlayerModel):
-    """No critic:
+    """A VAE without a critic:
 
     L = reconstruction * BCE_sum(D(z), x) + kl * KL(q(z|x) || N(0, I))
     """

@@ -25,8 +25,8 @@ class VAEGANWeights:
     feature: float = 1.0  # in the encoder's loss
     decoder_feature: float = 0.1  # gamma: the feature term in the decoder's loss
     reconstruction: float = 0.0  # an optional pixel term for both; none in the paper
-    adversarial_reconstruction: float = 1.0  # decoder: its reconstructions should pass as real
-    adversarial_noise: float = 1.0  # decoder: its prior samples should pass as real
+    adversarial_reconstruction: float = 1.0  # decoder: weight of -log C(x~)
+    adversarial_noise: float = 1.0  # decoder: weight of -log C(x_p)
     critic_real: float = 1.0
     critic_reconstruction: float = 1.0
     critic_noise: float = 1.0
@@ -53,13 +53,14 @@ class VAEGAN(TwoPlayerModel):
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        # The encoder learns nothing from the prior samples: they start at the decoder's entrance.
-        self._noise_images = torch.sigmoid(self.decode_logits(self.draw(Stream.PRIOR, *step.codes.shape)))
+        # Prior samples pass through the decoder alone, so the encoder gets no gradient from them.
+        samples = torch.sigmoid(self.decode_logits(self.draw(Stream.PRIOR, *step.codes.shape)))
+        step.extra_images["noise"] = samples
         kind = self.config.adversarial_loss
         with torch.no_grad():
             real_features = self.critic.features(self.augment_for_critic(step.images, 0))
         features = self.critic.features(self.augment_for_critic(step.reconstructions, 0))
-        noise = self.critic(self.augment_for_critic(self._noise_images, 1))
+        noise = self.critic(self.augment_for_critic(samples, 1))
         terms = {
             "kl": weights.kl * self.kl_term(step),
             "feature": feature_distance(real_features, features),
@@ -86,9 +87,8 @@ class VAEGAN(TwoPlayerModel):
         outputs = {
             "real": self.critic(self.augment_for_critic(step.images, 2)),
             "reconstruction": self.critic(self.augment_for_critic(step.reconstructions.detach(), 3)),
-            "noise": self.critic(self.augment_for_critic(self._noise_images.detach(), 4)),
+            "noise": self.critic(self.augment_for_critic(step.extra_images["noise"].detach(), 4)),
         }
-        del self._noise_images
         self.log_mean("critic/real", self.critic_probability(outputs["real"]))
         self.log_mean("critic/fake", self.critic_probability(outputs["reconstruction"]))
         self.log_mean("critic/noise", self.critic_probability(outputs["noise"]))
@@ -100,7 +100,7 @@ class VAEGAN(TwoPlayerModel):
         }
 
     def blind_critic_loss(self) -> float | None:
-        """3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake; 2 for hinge losses."""
+        """Return 3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake; 2 for hinge losses."""
         weights = self.config.weights
         fake = weights.critic_reconstruction + weights.critic_noise
         return blind_loss(self.config.adversarial_loss, weights.critic_real, fake)

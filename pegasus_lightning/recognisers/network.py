@@ -1,7 +1,6 @@
-"""The recogniser: is there a first class in the image, is there a second? Two questions, two independent answers.
+"""Binary classifiers for the two classes: small CNNs with one independent sigmoid a class, and their quality measures.
 
-A small convolutional network with one sigmoid output a class. Two architectures of different families exist, so that
-what one has selected the other can report: a score that was maximised says nothing about itself any more.
+One architecture selects and one of another family reports, because a score that was maximised measures nothing.
 """
 
 from __future__ import annotations
@@ -14,28 +13,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pegasus_lightning.utils.randomness import Stream, derived_seed
-from pegasus_lightning.utils.tensors import to_float
+from pegasus_lightning.utils.tensors import as_float
 
 PREDICT_BATCH = 256
-PATCH = 2  # side of the patches that the whitening looks at
+PATCH = 2  # side of the whitened patches
 
 
 class _Normed(nn.Sequential):
-    """Convolution 3 x 3, perhaps pooling, BatchNorm, activation. The norm's scale is fixed: the weights carry none."""
+    """3 x 3 convolution, optional pooling, BatchNorm with a fixed scale, activation."""
 
     def __init__(self, inputs: int, outputs: int, activation: type[nn.Module], *, pool: bool = False) -> None:
         norm = nn.BatchNorm2d(outputs)
         norm.weight.requires_grad_(False)
         middle = [nn.MaxPool2d(2)] if pool else []
         convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        nn.init.dirac_(convolution.weight[: min(inputs, outputs)])  # what comes in goes on, at first
+        nn.init.dirac_(convolution.weight[: min(inputs, outputs)])  # starts as the identity
         super().__init__(convolution, *middle, norm, activation())
 
 
 class _Whitening(nn.Conv2d):
-    """Fixed filters, the principal directions of 2 x 2 patches, each scaled to unit variance, and their negatives.
+    """Fixed filters: the principal directions of 2 x 2 patches, scaled to unit variance, and their negatives.
 
-    Coates & Ng 2012, sec. 3.2. `fit` sets them; the biases alone are trained.
+    Coates & Ng 2012, sec. 3.2. `fit` sets the filters; only the biases are trained.
     """
 
     def __init__(self) -> None:
@@ -43,7 +42,7 @@ class _Whitening(nn.Conv2d):
         self.weight.requires_grad_(False)
 
     def fit(self, images: Tensor) -> None:
-        """images (N, 3, H, W), normalised."""
+        """Set the filters from normalised images (N, 3, H, W)."""
         patches = F.unfold(images, PATCH).transpose(1, 2).reshape(-1, 3 * PATCH**2)
         values, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (directions / (values + 5e-4).sqrt()).T.reshape(-1, 3, PATCH, PATCH)
@@ -52,7 +51,7 @@ class _Whitening(nn.Conv2d):
 
 
 class _Residual(nn.Module):
-    """maps + two convolutions of them (He et al. 2016, arXiv 1512.03385)."""
+    """Residual block of two convolutions (He et al. 2016, arXiv 1512.03385)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,24 +62,24 @@ class _Residual(nn.Module):
 
 
 def _plain() -> tuple[nn.Module, int]:
-    """A chain of convolutions over whitened patches, in the manner of VGG; the strongest response anywhere counts."""
+    """Return a VGG-like chain of convolutions on whitened patches with global max pooling, and its width."""
     layers: list[nn.Module] = [_Whitening(), nn.SiLU()]
     inputs = 2 * 3 * PATCH**2
-    for outputs in (32, 128, 128):  # 31 x 31, 15 x 15 and 7 x 7 places before they are pooled
+    for outputs in (32, 128, 128):  # 31 x 31, 15 x 15 and 7 x 7 positions before pooling
         layers += [_Normed(inputs, outputs, nn.SiLU, pool=True), _Normed(outputs, outputs, nn.SiLU)]
         inputs = outputs
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten()), inputs
 
 
 def _residual() -> tuple[nn.Module, int]:
-    """A residual network at half resolution from the start, its filters all learned; the average response counts."""
+    """Return a residual network at half resolution with learned filters and global average pooling, and its width."""
     stem = [nn.Conv2d(3, 48, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(48), nn.ReLU()]
     body = [_Normed(48, 96, nn.ReLU, pool=True), _Residual(96), _Normed(96, 192, nn.ReLU, pool=True), _Residual(192)]
     return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 192
 
 
 def _averaging() -> tuple[nn.Module, int]:
-    """A chain at full resolution, its filters all learned, that averages wherever `_plain` takes the strongest."""
+    """Return a chain at full resolution with learned filters and average pooling throughout, and its width."""
     layers: list[nn.Module] = [_Normed(3, 32, nn.GELU)]
     for inputs, outputs in ((32, 64), (64, 128)):
         layers += [nn.AvgPool2d(2), _Normed(inputs, outputs, nn.GELU), _Normed(outputs, outputs, nn.GELU)]
@@ -92,22 +91,22 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "residual": _residual,
     "averaging": _averaging,
 }
-# The residual network reports: its averages see nothing in noise, where the plain one's maxima see half of everything.
+# The residual network reports: it recognises neither class in noise, where the plain one, with its maxima, gives 1/2.
 SELECTS = "plain"
 REPORTS = "residual"
-COMMITTEE = ("plain", "averaging")  # guides and selects; of other families than what reports
+COMMITTEE = ("plain", "averaging")  # guides and selects; of other families than the reporting recogniser
 
 
 class Recogniser(nn.Module):
     """Calibrated logits, probabilities and features of images (B, 3, 32, 32) in [0, 1], differentiable in the images.
 
-    A probability is that of the class being in the image where, before one looks, it is as likely to be there as not.
+    A probability is that of the class being in the image, for a prior probability of one half.
 
     Args:
         architecture: a key of ARCHITECTURES.
-        classes: names of the two classes that are asked for.
-        kinds: how many kinds the training tells apart (`kinds_head`, of no use afterwards).
-        seed: of the weights.
+        classes: names of the two classes.
+        kinds: number of image kinds that `kinds_head` tells apart; it is used only in training.
+        seed: seed of the weights.
     """
 
     mean: Tensor
@@ -129,7 +128,7 @@ class Recogniser(nn.Module):
         self.register_buffer("offset", torch.zeros(len(classes)))
 
     def fit_input(self, images: Tensor) -> None:
-        """Set what depends on the images (N, 3, 32, 32) in [0, 1] and is not trained."""
+        """Set the input normalisation and the whitening from images (N, 3, 32, 32) in [0, 1]."""
         self.mean.copy_(images.mean((0, 2, 3))[:, None, None])
         self.deviation.copy_(images.std((0, 2, 3))[:, None, None])
         for module in self.modules():
@@ -137,18 +136,18 @@ class Recogniser(nn.Module):
                 module.fit((images - self.mean) / self.deviation)
 
     def features(self, images: Tensor) -> Tensor:
-        """The penultimate layer, (B, num_features); in eval mode the mean over the image and its mirror image.
+        """Return the penultimate layer (B, num_features); in eval mode its mean over the image and its mirror image.
 
-        So an image and its mirror image have the same features, and the logits, linear in them, are means too.
+        The logits are linear in the features, so they are means too.
         """
         normalised = (images - self.mean) / self.deviation
         features = self.body(normalised)
         return features if self.training else (features + self.body(normalised.flip(3))) / 2
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """What the body's blocks put out one after another, (B, C, H, W) each, the last the penultimate layer (B, F).
+        """Return the outputs of the body's blocks, each (B, C, H, W), and then the penultimate layer (B, F).
 
-        Of the image alone, not of its mirror image: in training one look is enough.
+        Unlike `features` this does not evaluate the mirror image, to save time when it guides a training.
         """
         x = (images - self.mean) / self.deviation
         found = []
@@ -159,85 +158,71 @@ class Recogniser(nn.Module):
         return [*found, x]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 2): raw / temperature + offset, an output each."""
+        """Return logits (B, 2): raw / temperature + offset, with one temperature and offset for each output."""
         return self.classify(self.features(images))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, 2) of features (B, num_features)."""
+        """Return the logits (B, 2) of features (B, num_features)."""
         return self.head(features) / self.temperature + self.offset
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """sigmoid(logits): p(first is there), p(second is there), (B, 2)."""
+        """Return sigmoid(logits) (B, 2): the probabilities that the first and the second class are present."""
         return torch.sigmoid(self(images))
 
     def freeze(self) -> Recogniser:
-        """For good: eval mode, no gradients to the weights."""
+        """Switch permanently to eval mode, without gradients to the weights."""
         self.eval()
         self.frozen = True
         return self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Recogniser:
-        """Does nothing once it is frozen."""
+        """Set the mode, unless the recogniser is frozen."""
         return self if self.frozen else super().train(mode)
 
 
-class Features(nn.Module):
-    """A recogniser's features of images in [0, 1], (B, num_features), without gradients.
-
-    What torchmetrics' KernelInceptionDistance and FrechetInceptionDistance take as `feature`, with `normalize=True`.
-    """
-
-    def __init__(self, recogniser: Recogniser) -> None:
-        super().__init__()
-        self.recogniser = recogniser.freeze()
-        self.num_features = recogniser.num_features
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        return self.recogniser.features(images)
-
-
 def predict(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """`function` (a recogniser's method, say) of all images, some at a time, without gradients; float32 on the CPU.
+    """Return `function` of all images, computed in batches without gradients, as float32 on the CPU.
 
     Args:
-        images: (N, 3, 32, 32), float in [0, 1], or uint8.
-        device: where `function` wants them.
+        function: such as a recogniser's method.
+        images: (N, 3, 32, 32), float in [0, 1] or uint8.
+        device: device of the function's inputs.
     """
     results = []
     with torch.no_grad():
         for batch in images.split(PREDICT_BATCH):
             here = batch.to(device).contiguous(memory_format=torch.channels_last)
-            results.append(function(to_float(here) if here.dtype == torch.uint8 else here).float().cpu())
+            results.append(function(as_float(here)).float().cpu())
     return torch.cat(results)
 
 
 def _rates(probabilities: Tensor, targets: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Sensitivity and specificity of each output, (2,) both; NaN where no image counts."""
+    """Return sensitivity (2,) and specificity (2,) of the outputs; NaN for a class without images."""
     said, truth = probabilities > threshold, targets > 0.5
     return (said & truth).sum(0) / truth.sum(0), (~said & ~truth).sum(0) / (~truth).sum(0)
 
 
 def balanced_accuracy(probabilities: Tensor, targets: Tensor, threshold: float = 0.5) -> Tensor:
-    """(sensitivity + specificity) / 2 of each output, (2,): one half for guessing, however rare the class.
+    """Return (sensitivity + specificity) / 2 of each output, (2,); one half for guessing, however rare the class.
 
     Args:
         probabilities, targets: (N, 2).
-        threshold: that a probability must exceed for the class to count as seen.
+        threshold: a class counts as recognised if its probability is greater.
     """
     sensitivity, specificity = _rates(probabilities, targets, threshold)
     return (sensitivity + specificity) / 2
 
 
 def class_weights(targets: Tensor) -> Tensor:
-    """Weights (N, 2), summing to 1 for each output, that give the images with and without the class one half each."""
+    """Return weights (N, 2) that sum to 1/2 over the images with, and 1/2 over those without, each class."""
     return (targets / targets.sum(0) + (1 - targets) / (1 - targets).sum(0)) / 2
 
 
 def calibration_error(probabilities: Tensor, targets: Tensor, bins: int = 15) -> Tensor:
-    """Expected calibration error of each output, (2,): sum over bins of weight * |mean probability - share of truth|.
+    """Return the expected calibration error of each output, (2,): sum over bins of weight * |confidence - accuracy|.
 
-    Guo et al. 2017 (arXiv 1706.04599), eq. 3, bins of equal width, with images weighed as in `class_weights`.
+    Guo et al. 2017 (arXiv 1706.04599), eq. 3, with bins of equal width and images weighted by `class_weights`. Here
+    confidence is the mean probability and accuracy the share of images with the class.
 
     Args:
         probabilities, targets: (N, 2).

@@ -1,4 +1,4 @@
-"""Training a recogniser on all kinds of a source, and calibrating it on images it has not seen."""
+"""Training of recognisers on all kinds of a source, and their calibration on held-out images."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
 
 Watch = Callable[[int, int, Recogniser, Tensor], object]
-INPUT_SAMPLE = 5000  # images that the input's statistics are taken from
+INPUT_SAMPLE = 5000  # images that the input statistics are computed on
 
 
 @dataclass(frozen=True)
 class RecogniserConfig:
-    """What decides a recogniser, beside its data.
+    """Settings of a recogniser and its training.
 
     Args:
         architecture: a key of ARCHITECTURES.
-        seed: of its weights and of every draw in training.
-        epochs: how often each image that shows one of the classes is seen.
-        negatives: images of other kinds in an epoch, as a multiple of those; taken in turn.
-        least, most: images to train on, repeats counted, whatever `epochs` says: few images are seen more often.
-        matrix_lr: of the convolutions, as a share of the weights' size; falls linearly to nothing.
-        lr: of biases and heads; falls likewise.
-        smoothing: of the targets.
-        shift: pixels by which images are moved at most, reflected at the edge.
-        held_out: share of the images that the calibration is done on.
-        half: 0 or 1: learn from this half of the photographs alone (`half_of`); None: from all.
-        augmentation: operations of `augmentation.OPERATIONS`, beside mirroring and shifts.
-        adversarial: largest change of a pixel that is made against it while it learns (`fgsm`); 0: none.
+        seed: seed of the weights and of every draw in training.
+        epochs: number of times that each image of the two classes is used.
+        negatives: images of other kinds in an epoch, as a multiple of those; they take turns.
+        least, most: limits of the number of training images with repeats; they override `epochs`.
+        matrix_lr: learning rate of convolutions, relative to the weights' norm; falls linearly to 0.
+        lr: learning rate of biases and heads; falls linearly to 0.
+        smoothing: label smoothing.
+        shift: largest random shift in pixels, with reflection at the edge.
+        held_out: share of the images used for calibration.
+        half: 0 or 1: use only this half of the images (`half_of`); None: use all.
+        augmentation: operations of `augmentation.OPERATIONS`, in addition to mirroring and shifts.
+        adversarial: largest change of a pixel in adversarial training (`fgsm`); 0: none.
     """
 
     architecture: str
@@ -60,31 +60,30 @@ class RecogniserConfig:
 
 
 def standard_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
-    """Under a quarter of an hour of one CPU core on the ten classes of CIFAR-10."""
+    """Return the default recipe: under 15 minutes on one CPU core for the ten classes of CIFAR-10."""
     return RecogniserConfig(architecture, seed)
 
 
 def guiding_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
-    """One that a model may be trained or a code be moved by: what pleases it should please others too.
+    """Return the recipe of a recogniser that guides a training or a search, from the first half of the images.
 
-    Gradients of a network that learned under augmentation, and against small changes made to fool it, follow what is
-    to be seen, and what pleases it pleases other networks sooner (Springer et al. 2021, arXiv 2106.02105: a little
-    robustness goes a long way). It learns from the first half of the photographs.
+    Augmentation and weak adversarial training make images optimised for one network transfer better to others (Springer
+    et al. 2021, arXiv 2106.02105, "A little robustness goes a long way").
     """
     policy = ("brightness", "saturation", "contrast", "translation", "cutout")
     return RecogniserConfig(architecture, seed, epochs=10, half=0, augmentation=policy, adversarial=2 / 255)
 
 
 def independent_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
-    """One that reports on what `guiding_recipe`s had a hand in: it learns from the other half, as `standard_recipe`."""
+    """Return a recipe like `standard_recipe`, but from the half of the images that `guiding_recipe` does not use."""
     return RecogniserConfig(architecture, seed, epochs=10, half=1)
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Near the semi-orthogonal matrix next to (n, m) `matrix`: its singular values become about 1 (0.7 to 1.2).
+    """Return (n, m) `matrix` approximately orthogonalised: its singular values become about 1 (0.7 to 1.2).
 
-    The quintic Newton-Schulz iteration of Jordan et al. 2024 (Muon), X <- a X + (b A + c A^2) X with A = X X^T, whose
-    coefficients are chosen to lift small singular values fast, not to settle on 1.
+    The quintic Newton-Schulz iteration of Jordan et al. 2024 (Muon), X <- a X + (b A + c A^2) X with A = X X^T. Its
+    coefficients raise small singular values fast rather than converge to 1.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
@@ -97,10 +96,10 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised: K. Jordan et al. 2024, "Muon: an optimizer for hidden layers".
+    """Momentum with orthogonalised updates: K. Jordan et al. 2024, "Muon: an optimizer for hidden layers".
 
-    For convolutions whose scale a norm removes: a filter bank is an (outputs, rest) matrix, held at the length
-    sqrt(outputs), so that `lr` is about the relative step. (torch.optim.Muon takes matrices alone.)
+    For convolutions followed by a norm. A filter bank is an (outputs, rest) matrix, kept at the norm sqrt(outputs), so
+    `lr` is about the relative step. (torch.optim.Muon accepts only matrices.)
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
@@ -113,15 +112,15 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 average = state.setdefault("average", torch.zeros_like(weight))
                 average.mul_(group["momentum"]).add_(weight.grad)
-                direction = weight.grad + group["momentum"] * average  # Nesterov's
+                direction = weight.grad + group["momentum"] * average  # Nesterov
                 weight.mul_(len(weight) ** 0.5 / weight.norm())
                 weight.sub_(orthogonalised(direction.flatten(1)).reshape(weight.shape), alpha=group["lr"])
 
 
 def training_order(kinds: Kinds, config: RecogniserConfig) -> Tensor:
-    """Which images are seen in turn, indices (S,).
+    """Return the order of the training images, indices (S,).
 
-    An epoch is all images that show a class, and a share of the others that moves on through them, shuffled together.
+    An epoch is a shuffle of all images of the two classes and a share of the others, which the epochs use in turn.
     """
     shows = kinds.targets.amax(1) > 0
     wanted, rest = torch.nonzero(shows).flatten(), torch.nonzero(~shows).flatten()
@@ -138,7 +137,7 @@ def training_order(kinds: Kinds, config: RecogniserConfig) -> Tensor:
 
 
 def hold_out(kinds: Kinds, share: float, seed: int) -> tuple[Kinds, Kinds]:
-    """(held out, kept): a share of each kind, and of the two classes an image at least."""
+    """Return (held out, kept) images. A share of each kind is held out, and of the two classes at least one image."""
     shuffled = torch.randperm(len(kinds), generator=generator(seed, Stream.SPLIT))
     held = torch.zeros(len(kinds), dtype=torch.bool)
     for kind in range(len(kinds.names)):
@@ -148,7 +147,7 @@ def hold_out(kinds: Kinds, share: float, seed: int) -> tuple[Kinds, Kinds]:
 
 
 def half_of(kinds: Kinds, half: int) -> Kinds:
-    """The first (0) or second (1) half of the images of each kind, shuffled once for all: a fixed split in two."""
+    """Return the first (0) or second (1) half of the images of each kind, in a fixed random split."""
     shuffled = torch.randperm(len(kinds), generator=generator(0, Stream.SPLIT, 1))
     own = [shuffled[kinds.kinds[shuffled] == kind] for kind in range(len(kinds.names))]
     parts = [part[: len(part) // 2] if half == 0 else part[len(part) // 2 :] for part in own]
@@ -156,19 +155,15 @@ def half_of(kinds: Kinds, half: int) -> Kinds:
 
 
 def learned_from(kinds: Kinds, config: RecogniserConfig) -> Kinds:
-    """The images that a recogniser learns from, those held out for its calibration among them."""
+    """Return the images that a recogniser is trained and calibrated on."""
     return kinds if config.half is None else half_of(kinds, config.half)
 
 
 def fgsm(images: Tensor, size: float, loss: Callable[[Tensor], Tensor], source: torch.Generator) -> Tensor:
-    """`images` changed by at most `size` a pixel so as to raise `loss(images)`.
+    """Return images (B, 3, H, W) changed by at most `size` a pixel to raise `loss(images)`.
 
-    One step of the sign of the gradient from a random start (Wong et al. 2020, arXiv 2001.03994, algorithm 3, its step
-    being 1.25 of the size).
-
-    Args:
-        images: (B, 3, H, W).
-        source: on the CPU, for the random start.
+    One step along the sign of the gradient, 1.25 * size long, from a random start drawn on the CPU by `source` (Wong et
+    al. 2020, arXiv 2001.03994, algorithm 3).
     """
     change = (2 * torch.rand(images.shape, generator=source) - 1).to(images) * size
     change = change.requires_grad_(True)
@@ -177,7 +172,7 @@ def fgsm(images: Tensor, size: float, loss: Callable[[Tensor], Tensor], source: 
 
 
 def random_shift(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
-    """Each image moved by up to `shift` pixels in either direction, reflected at the edge; channels_last."""
+    """Return each image moved by up to `shift` pixels in both axes, reflected at the edge; channels_last."""
     count, _, height, width = images.shape
     moves = torch.randint(0, 2 * shift + 1, (2, count), generator=source)
     rows = (torch.arange(height) + moves[0, :, None]).to(images.device)
@@ -190,10 +185,13 @@ def random_shift(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
 def train_recogniser(
     config: RecogniserConfig, kinds: Kinds, *, device: torch.device | str = "cpu", watch: Watch | None = None
 ) -> Recogniser:
-    """Train, calibrate and freeze a recogniser.
+    """Return a trained, calibrated and frozen recogniser.
 
-    The loss is the sum of two binary cross-entropies (is the class there?) and the cross-entropy of the kind, which
-    only teaches the features more than two answers would; mean over the batch.
+    The loss, a mean over the batch, is the sum of the binary cross-entropies of the two classes and the cross-entropy
+    of the kind, which improves the features.
+
+    Args:
+        watch: called after each step with the step, the number of steps, the model and the loss.
     """
     held, kept = hold_out(learned_from(kinds, config), config.held_out, config.seed)
     model = Recogniser(config.architecture, kinds.classes, kinds=len(kinds.names), seed=config.seed)
@@ -204,7 +202,7 @@ def train_recogniser(
     muon = Muon(filters, config.matrix_lr, config.momentum)
     adam = torch.optim.Adam([p for p in trained if p.ndim != 4], lr=config.lr, betas=(0.9, 0.95))
     order = training_order(kept, config)
-    # A coin for an image's first showing, its other side at the next (Jordan 2024, arXiv 2404.00498, sec. 3.6).
+    # The first mirroring is random, later ones alternate (Jordan 2024, arXiv 2404.00498, sec. 3.6).
     sides = torch.rand(len(kept), generator=generator(config.seed, Stream.FLIPS)) < 0.5
     steps = len(order) // config.batch_size
     images, labels, targets = (t.to(device) for t in (kept.images, kept.kinds, kept.targets))
@@ -243,11 +241,12 @@ def _loss(model: Recogniser, images: Tensor, *, truth: Tensor, labels: Tensor, s
 
 
 def calibrate(model: Recogniser, held: Kinds) -> Recogniser:
-    """Set temperature and offset of each output to those with the least cross-entropy on `held`.
+    """Set temperature and offset of each output to minimise the cross-entropy on `held`.
 
-    Guo et al. 2017 (arXiv 1706.04599, sec. 4.2), an output at a time, images with and without the class weighing
-    alike; with an offset, as training saw them in another proportion. The targets are Platt's (1999, sec. 2.2),
-    (n + 1) / (n + 2) and 1 / (n + 2) for n images: with 1 and 0, outputs that never err would be made certain.
+    Guo et al. 2017 (arXiv 1706.04599, sec. 4.2), separately for each output, with equal weight for the images with and
+    without the class, and with an offset, as their proportion in training was another. The targets are Platt's (1999,
+    sec. 2.2): (n + 1) / (n + 2) and 1 / (n + 2) for n images, because with 1 and 0 outputs without errors would become
+    certain.
     """
     there = held.targets.double()
     raw = predict(model, held.images, model.mean.device).double()

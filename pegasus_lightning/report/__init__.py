@@ -1,1 +1,1 @@
-"""Run folders to one page. It reads files only: neither a model nor a data set is opened."""
+"""HTML report of run folders, from their files only: no model or data set is loaded."""

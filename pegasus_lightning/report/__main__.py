@@ -1,4 +1,4 @@
-"""`python -m pegasus_lightning.report PLACE...`: everything about some runs on one page."""
+"""Command `python -m pegasus_lightning.report PLACE...`: one HTML page about several runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ examples
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be said on the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pegasus_lightning.report",
         description="Put runs side by side on one self-contained HTML page: figures, pictures, curves, commands.",
@@ -34,13 +34,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-originals",
         action="store_true",
-        help="leave out what shows photographs of the data set, to share the page",
+        help="leave out photographs of the data set, so that the page can be shared",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. A user's mistake is told in one message on stderr."""
+    """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
     try:
         from pegasus_lightning.report.page import write_report  # matplotlib is slow to import

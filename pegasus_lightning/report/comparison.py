@@ -1,4 +1,4 @@
-"""Scorecards to tables: every group of runs beside the baseline; the controls, without which a number says little."""
+"""Tables from scorecards: every group of runs compared with the baseline, and the controls."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from pegasus_lightning.runs.scorecards import (
     over_seeds,
 )
 
-BASELINE = "adversarial_vae"  # unless another is asked for
+BASELINE = "adversarial_vae"  # default
 MINUS = "\u2212"
-OWN = (RECONSTRUCTIONS, PRIOR)  # sets that a model makes, even where there is only one model
-# The columns that are shown before a reader asks for all.
+OWN = (RECONSTRUCTIONS, PRIOR)  # sets that a model makes, even if there is only one model
+# Columns shown by default.
 MAIN: tuple[str, ...] = ("recognised", "kid", "density", "coverage", "memorised", "variety", "linearity")
 MAIN += ("psnr", "ssim", "excess_bce", "largest_step", "relative_midpoint", "line_distance", "line_smoothness")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A measure as a column's head; `main` ones are always shown."""
+    """A measure as a column; `main` columns are always shown."""
 
     measure: Measure
     main: bool
 
     @property
     def arrow(self) -> str:
-        """Which way is better, for the eye."""
+        """Arrow in the direction of better values."""
         return {"higher": "\u2191", "lower": "\u2193"}.get(self.measure.better, "")
 
     @property
     def help(self) -> str:
-        """The measure in a sentence, and which way is better."""
+        """Meaning of the measure and the direction of better values."""
         better = f" {self.measure.better.capitalize()} is better." if self.measure.better else ""
         return f"{self.measure.meaning}{better}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in words.
+    """A formatted figure.
 
     Args:
-        value: for sorting; NaN where it is not defined.
-        text, half: the value and half its 95 % interval, as the measure is written.
-        detail: the interval, and each seed's value.
-        difference, interval: to the baseline, and where it lies with 95 %; empty for the baseline itself.
-        verdict: better, worse or differs; empty where the interval contains 0.
+        value: for sorting; NaN if undefined.
+        text, half: the value and half of its 95 % interval, in the format of the measure.
+        detail: the interval and the value of each seed.
+        difference, interval: difference to the baseline and its 95 % interval; empty for the baseline itself.
+        verdict: better, worse or differs; empty if the interval contains 0.
     """
 
     value: float
@@ -73,7 +73,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A group's or a control's cells, one a column."""
+    """Cells of a group or a control, one per column."""
 
     name: str
     note: str
@@ -83,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that share their columns."""
+    """Rows with common columns."""
 
     columns: list[Column]
     rows: list[Row]
@@ -91,7 +91,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Point:
-    """A set of images in the figure: how many are recognised against how real they are."""
+    """A set of images in the plot of recognised share against KID."""
 
     name: str
     recognised: Spread
@@ -101,15 +101,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What scorecards of one key say together.
+    """Comparison of scorecards with one key.
 
     Args:
-        baseline: the group that the others are compared with.
-        settings: how they were evaluated, as (key, value), as far as the first comparison was done in another way.
-        cards: the scorecards, by group.
-        pegasi, controls, own: tables of equal columns; own: what else a model makes.
-        models: figures of the models themselves.
-        points: for the figure: pegasi, and the controls that are the same for all.
+        baseline: group that the others are compared with.
+        settings: evaluation settings, as (key, value), that differ from those of the first comparison.
+        cards: scorecards by group.
+        pegasi, controls, own: tables with the same columns; own: the other image sets that models make.
+        models: table of the metrics of the models themselves.
+        points: points of the plot: pegasi, and the controls that are the same for all models.
     """
 
     baseline: str
@@ -123,21 +123,18 @@ class Comparison:
 
 
 def choose_baseline(names: Iterable[str], wanted: str | None = None) -> str:
-    """`wanted` where it is among the groups; else the adversarial VAE (the plainest of its kind), else the first."""
+    """Return `wanted` if it is a group; else the adversarial VAE with the shortest name, else the first group."""
     names = list(names)
     alike = sorted((name for name in names if name.startswith(BASELINE)), key=len)
     return wanted if wanted in names else (alike or names)[0]
 
 
 def compare(cards: Sequence[Scorecard], baseline: str | None = None) -> list[Comparison]:
-    """A comparison for every way of evaluating (`Scorecard.key`), the most common first.
-
-    Figures of different ways are never compared.
-    """
-    ways: dict[str, list[Scorecard]] = {}
+    """Return one comparison per evaluation setting (`Scorecard.key`), the most common first."""
+    by_key: dict[str, list[Scorecard]] = {}
     for card in cards:
-        ways.setdefault(card.key, []).append(card)
-    ordered = sorted(ways.values(), key=len, reverse=True)
+        by_key.setdefault(card.key, []).append(card)
+    ordered = sorted(by_key.values(), key=len, reverse=True)
     return [_compare(members, baseline, ordered[0][0]) for members in ordered]
 
 
@@ -181,7 +178,7 @@ def _points(sets: Mapping[str, Sequence[Mapping[str, Figure]]], control: bool) -
 
 
 def _columns(known: Mapping[str, Measure], figures: Iterable[Mapping[str, Figure]]) -> dict[str, Column]:
-    """Those measures that any set has, in their own order; what is not known comes last, under its plain name."""
+    """Return the measures that any set has, in the order of `known`; unknown ones come last, titled by their name."""
     present = dict.fromkeys(name for one in figures for name in one)
     ordered = [*(name for name in known if name in present), *(name for name in present if name not in known)]
     plain = {name: Measure(name, "", ".3f", "A measure of a later version.") for name in ordered}
@@ -197,9 +194,9 @@ Sets = dict[str, list[dict[str, Figure]]]
 
 
 def _other_sets(grouped: Mapping[str, Sequence[Scorecard]]) -> tuple[Sets, Sets]:
-    """Figures of every set but the pegasi: controls, and what else each model makes.
+    """Return the figures of the controls and of the other image sets of each model, without the pegasi.
 
-    A control that is the same for all models is one row, under its own name; every other set is a row a group.
+    A control that is the same for all models is one row, under its own name; every other set has one row per group.
     """
     names = dict.fromkeys(name for cards in grouped.values() for card in cards for name in card.rows if name != PEGASI)
     controls: Sets = {}
@@ -216,7 +213,7 @@ def _other_sets(grouped: Mapping[str, Sequence[Scorecard]]) -> tuple[Sets, Sets]
 
 
 def _same(row: Mapping[str, Figure], other: Mapping[str, Figure]) -> bool:
-    """Equal but for rounding on another machine."""
+    """Return whether two rows are equal up to the rounding of different machines."""
     return row.keys() == other.keys() and all(
         math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(a) and math.isnan(b))
         for name in row
@@ -248,7 +245,7 @@ def _rows(
 
 
 def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None) -> Cell:
-    """A figure as it is written, and its difference to the baseline's where there is one."""
+    """Return a formatted figure, with its difference to the baseline if given."""
     if spread is None or math.isnan(spread.mean):
         return Cell(math.nan, "\u2013", "", "not defined")
     half = (spread.high - spread.low) / 2
@@ -282,7 +279,7 @@ def _plain(measure: Measure, value: float) -> str:
 
 
 def _signed(measure: Measure, value: float) -> str:
-    """With its sign (none where it rounds to 0), percentages as points."""
+    """Format a value with its sign (none if it rounds to 0), percentages in points."""
     if measure.style.endswith("%"):
         text = format(100 * value, f"+{measure.style[:-1]}f")
     else:

@@ -1,4 +1,4 @@
-"""The same pairs out of every model, side by side: what the interpolation slider moves."""
+"""Galleries of the page: interpolations of the same pairs by every model, and the pegasi of each run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 
 from pegasus_lightning.report.read import Run
 from pegasus_lightning.report.sprites import sprite
-
-PEGASUS_RATIOS = (0.4, 0.6)  # where a mix is called a pegasus
+from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures: `sheet` is a sprite's number, `row` the row in it; None where the slider chooses it."""
+    """A row of pictures: `sheet` is the index of a sprite, `row` the row in it; None: selected by the slider."""
 
     name: str
     sheet: int
@@ -27,10 +26,11 @@ class PairSet:
     """Models that mixed the same pairs.
 
     Args:
-        ratios: of the frames; start: the frame nearest the middle.
-        band: where PEGASUS_RATIOS lie along the slider, 0 to 1.
-        pairs: how many.
-        above, models, below: the parents; a strip a run; the parents put together with no model.
+        ratios: ratios of the frames.
+        start: index of the frame nearest to ratio 0.5.
+        band: positions of PEGASUS_RATIOS along the slider, in [0, 1].
+        pairs: number of pairs.
+        above, models, below: strips of the parents, of each run, and of the parents combined without a model.
     """
 
     classes: list[str]
@@ -45,7 +45,7 @@ class PairSet:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A sprite and its cells."""
+    """A sprite and its numbers of rows and columns."""
 
     address: str
     rows: int
@@ -53,7 +53,7 @@ class Sheet:
 
 
 def pair_sets(runs: Sequence[Run], sheets: list[Sheet]) -> list[PairSet]:
-    """A set for all runs with equal pairs, evaluated alike; their sprites are appended to `sheets`."""
+    """Return one set per group of runs with equal pairs and evaluation settings; append their sprites to `sheets`."""
     found: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         if run.card is not None and run.gallery is not None:
@@ -64,7 +64,7 @@ def pair_sets(runs: Sequence[Run], sheets: list[Sheet]) -> list[PairSet]:
 
 
 def _pair_set(runs: Sequence[Run], sheets: list[Sheet]) -> PairSet:
-    # The parents are the same for all: of whichever run kept them.
+    # The parents are the same for all runs: take them from any gallery that has them.
     galleries = [run.gallery for run in runs if run.gallery is not None]
     first, second = runs[0].classes if len(runs[0].classes) == 2 else ("first", "second")
     named = (
@@ -99,7 +99,7 @@ def _pair_set(runs: Sequence[Run], sheets: list[Sheet]) -> PairSet:
 
 @dataclass(frozen=True)
 class Pegasus:
-    """One of a run's pegasi, as the page shows it; `column` in its sprite."""
+    """One pegasus of a run; `column` is its column in the sprite."""
 
     column: int
     ratio: float
@@ -110,7 +110,7 @@ class Pegasus:
 
 @dataclass(frozen=True)
 class PegasusGallery:
-    """A run's pegasi: drawn, and searched for; the sprite's second row holds the nearest training images."""
+    """Pegasi of a run, drawn at random and selected; the second row of the sprite has the nearest training images."""
 
     sheet: int
     has_neighbours: bool
@@ -120,7 +120,7 @@ class PegasusGallery:
 
 
 def pegasus_gallery(run: Run, sheets: list[Sheet]) -> PegasusGallery | None:
-    """None where the run has no gallery, or no pegasus in it; the sprite is appended to `sheets`."""
+    """Return the gallery of a run and append its sprite to `sheets`; None if the run has no pegasi."""
     gallery = run.gallery
     if gallery is None or not len(gallery.pegasi):
         return None

@@ -1,4 +1,4 @@
-"""The page: what was read of the runs, through a template, to one file that needs nothing else."""
+"""Rendering of the runs to one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from markupsafe import Markup
 from pegasus_lightning.report import plots
 from pegasus_lightning.report.comparison import choose_baseline, compare
 from pegasus_lightning.report.galleries import PegasusGallery, Sheet, pair_sets, pegasus_gallery
-from pegasus_lightning.report.read import PHOTOGRAPHS, Run, config_difference, find_runs, read_runs
+from pegasus_lightning.report.read import PHOTOGRAPHS, Run, config_difference, read_runs
 from pegasus_lightning.report.sprites import Grids, encode_grids
+from pegasus_lightning.runs.folder import find_runs
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.files import write_text
 
 HERE = Path(__file__).parent
-# What a page may take; of it, the text and curves of a run. Sprites take what they take, saved grids the rest.
+# Size limits of a page, and of the text and curves of a run in it. Sprites are not limited; saved grids get the rest.
 PAGE_BYTES, TEXT_BYTES = 14_500_000, 80_000
 GOOD, BAD = ("ok", "good", "healthy", "fine", "pass", "passed"), ("bad", "fail", "failed", "unhealthy", "alarm")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A health check's outcome; `look` is good, bad or doubtful."""
+    """Outcome of a health check; `look` is good, bad or doubtful."""
 
     name: str
     verdict: str
@@ -38,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Section:
-    """A run's part of the page."""
+    """Section of the page about one run."""
 
     run: Run
     health: list[Verdict]
@@ -50,19 +51,19 @@ class Section:
 
     @property
     def recorded(self) -> dict[str, Verdict]:
-        """Verdicts by check."""
+        """Verdicts by the name of the check."""
         return {verdict.name: verdict for verdict in self.health}
 
 
 def write_report(
     places: Sequence[str], out: str | None = None, baseline: str | None = None, originals: bool = True
 ) -> tuple[Path, list[Run]]:
-    """Find the runs in `places`, and write their page; returns its path, and the runs.
+    """Find the runs in `places`, write their page, and return its path and the runs.
 
     Raises:
-        UserError: no run in a place, an unknown baseline, or a path that cannot be written.
+        UserError: no run in a place, unknown baseline, or the path cannot be written.
     """
-    folders = find_runs(places)
+    folders = find_runs(places, "status.json")
     path = _out(folders, out)
     runs = read_runs(folders)
     page = render(runs, baseline, originals)
@@ -79,7 +80,7 @@ def _out(folders: Sequence[Path], out: str | None) -> Path:
     if out is None:
         common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
         if common == Path(common.anchor):
-            raise UserError("These runs have no folder in common. Say where the page goes, such as --out report.html.")
+            raise UserError("These runs have no common folder. Name the file of the page, such as --out report.html.")
         near = common.is_relative_to(Path.cwd())
         return (common.relative_to(Path.cwd()) if near else common) / "report.html"
     path = Path(out).expanduser()
@@ -91,11 +92,11 @@ def _out(folders: Sequence[Path], out: str | None) -> Path:
 
 
 def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = True) -> str:
-    """The page as text; the same for the same files.
+    """Return the page as text; equal files give an equal page.
 
     Args:
-        baseline: a group; by default the adversarial VAE.
-        originals: whether photographs of the data set are shown.
+        baseline: group to compare with; by default the adversarial VAE.
+        originals: whether to show photographs of the data set.
     """
     groups = list(dict.fromkeys(run.group for run in runs))
     if baseline is not None and baseline not in groups:
@@ -137,7 +138,7 @@ def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = T
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(HERE),
-        autoescape=True,  # names, reasons and log lines are text, whatever they hold
+        autoescape=True,  # names, reasons and log lines are text, never markup
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
@@ -171,7 +172,7 @@ def _sections(runs: Sequence[Run], baseline: str, pegasi: Sequence[PegasusGaller
 
 
 def verdicts(run: Run) -> list[Verdict]:
-    """Health verdicts that the training left in `status.json`; none where it left none."""
+    """Return the health verdicts in the run's `status.json`, if any."""
     recorded = run.status.get("health")
     found = []
     for entry in recorded if isinstance(recorded, list) else []:

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that takes its colours from the page, so that one drawing suits light and dark."""
+"""Plots as inline SVG with the colours of the page, for its light and dark themes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pegasus_lightning.report.comparison import Point
 from pegasus_lightning.report.read import Curve, Run
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points
-# What is drawn in these becomes the page's own colours.
+# Placeholder colours, replaced by the colours of the page.
 INK, FAINT = "#010203", "#010204"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
 VARIABLES = {INK: "currentColor", FAINT: "var(--rule)"}
 VARIABLES |= {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)}
 MARKERS = "osD^vPX*"
-LONGEST = 300  # points of a curve; longer ones are averaged in stretches
-WIDE_RANGE = 100  # from there on an axis of values above 0 is logarithmic
+LONGEST = 300  # most points of a curve; longer curves are averaged in segments
+WIDE_RANGE = 100  # ratio of largest to smallest positive value above which the axis is logarithmic
 STYLE: Any = {
     "svg.hashsalt": "pegasus",
     "svg.fonttype": "none",
@@ -51,34 +51,34 @@ STYLE: Any = {
 
 
 def to_svg(figure: Figure, prefix: str, label: str) -> str:
-    """The figure as an <svg> element: no address in it, ids under `prefix`, `label` for those who cannot see it."""
+    """Return the figure as an <svg> element without URLs, with ids under `prefix` and `label` as aria-label."""
     with io.StringIO() as buffer:
         figure.savefig(buffer, format="svg")
         text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # the time of drawing, and addresses
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # time of drawing and URLs
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
     text = re.sub(r" font-family: [^;\"]*;?", "", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)  # as wide as there is room
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)  # fill the available width
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
 def shorten(curve: Curve) -> Curve:
-    """At most LONGEST points: means of stretches of equal length, at their mean batch."""
+    """Return at most LONGEST points: means of segments of equal length, at their mean batch."""
     length = math.ceil(len(curve) / LONGEST)
     parts = [curve[i : i + length] for i in range(0, len(curve), length)]
     return [(round(sum(b for b, _ in part) / len(part)), sum(v for _, v in part) / len(part)) for part in parts]
 
 
 def panels(curves: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Which tags are drawn, and together: (title, tags). Losses differ in scale, so each has a panel of its own."""
+    """Return the panels as (title, tags). Losses differ in scale, so each has its own panel."""
     tags = sorted(curves)
     found = [(f"Loss: {tag.partition('/')[2]}", [tag]) for tag in tags if tag.startswith("loss/")]
     found.append(("Outputs of the critic", [tag for tag in tags if tag.startswith("critic/")]))
@@ -87,7 +87,7 @@ def panels(curves: Iterable[str]) -> list[tuple[str, list[str]]]:
 
 
 def colours_of_tags(runs: Sequence[Run]) -> dict[str, str]:
-    """A colour for every tag, the same in every run's plots; tags of one section ("loss/", say) differ in theirs."""
+    """Return a colour per tag, the same in the plots of all runs; tags of one section ("loss/") get different ones."""
     tags = sorted({tag for run in runs for tag in run.curves})
     sections: dict[str, list[str]] = {}
     for tag in tags:
@@ -96,7 +96,7 @@ def colours_of_tags(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def curves_plots(curves: Mapping[str, Curve], colours: Mapping[str, str], prefix: str, name: str) -> list[str]:
-    """One run's curves as SVG, a plot a panel; those of which no value is finite are left out."""
+    """Return the curves of one run as SVG, one plot a panel; panels without finite values are left out."""
     plots: list[str] = []
     for title, tags in panels(curves):
         drawn = {tag: shorten(curves[tag]) for tag in tags}
@@ -131,7 +131,7 @@ def _ends(drawn: Mapping[str, Curve]) -> str:
 
 
 def realism_plot(points: Sequence[Point], prefix: str) -> str:
-    """Recognised against KID, controls hollow, both with their 95 % intervals, as SVG; empty without points."""
+    """Return an SVG plot of recognised share against KID with 95 % intervals, controls hollow; empty if no points."""
     if not points:
         return ""
     with matplotlib.rc_context(STYLE):
@@ -162,11 +162,11 @@ def realism_plot(points: Sequence[Point], prefix: str) -> str:
 
 
 def _name_points(axes: Axes, points: Sequence[Point], colours: Sequence[str], scale: float) -> None:
-    """Write each point's name beside it, on the side where it covers least of the points and names before it.
+    """Write each point's name beside it, where it overlaps least with the points and the earlier names.
 
-    scale: pixels of a point of type.
+    scale: pixels per typographic point.
     """
-    axes.autoscale_view()  # the transform is not final before
+    axes.autoscale_view()  # makes the transform final
     places = axes.transData.transform([(100 * point.recognised.mean, point.kid.mean) for point in points])
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places / scale]
     frame = axes.bbox.bounds[0] / scale, axes.bbox.bounds[0] / scale + axes.bbox.width / scale

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import math
 import re
@@ -15,12 +14,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pegasus_lightning.runs.folder import NOT_IDENTITY, read_status
+from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, read_status
 from pegasus_lightning.runs.gallery import Gallery, read_gallery
 from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_scorecard
-from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.utils.compose import flat
+from pegasus_lightning.utils.errors import UserError
 
-DEPTHS = ("*", "*/*", "*/*/*")
 LOG_LINES, LOG_WIDTH = 15, 300  # of train.log that are shown; characters of one
 KINDS = ("interpolations", "mixes", "prior", "reconstructions")  # of saved grids, in the order of the page
 PHOTOGRAPHS = ("reconstructions",)  # kinds that show photographs of the data set
@@ -95,44 +94,6 @@ class Run:
         return " ".join([program, *(shlex.quote(str(word)) for word in words[1:])])
 
 
-def find_runs(places: Sequence[str]) -> list[Path]:
-    """Run folders, known by their `status.json`. A place is one, a folder of runs (three deep), or a pattern of these.
-
-    Raises:
-        UserError: a place is missing, or holds no run.
-    """
-    found: dict[Path, Path] = {}
-    for place in places:
-        path = Path(place).expanduser()
-        entries = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
-        if not entries:
-            beside = sorted(entry.name for entry in path.parent.glob("*/")) if path.parent.is_dir() else []
-            raise UserError(
-                f"There is no {path}.{did_you_mean(path.name, beside)} Name a run's folder, a folder of runs, or a "
-                "pattern in quotes, such as 'runs/*/vae*'."
-            )
-        runs = [run for entry in entries for run in _inside(entry)]
-        if not runs:
-            what = "is a file" if path.is_file() else "holds no run: no folder in it has a status.json"
-            raise UserError(f"{path} {what}. Name a run's folder or a folder of runs, such as runs/first_light.")
-        for run in runs:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
-
-
-def _inside(folder: Path) -> list[Path]:
-    if (folder / "status.json").is_file():
-        return [folder]
-    runs: list[Path] = []
-    for depth in DEPTHS:
-        for path in sorted(folder.glob(f"{depth}/status.json")):
-            run = path.parent
-            hidden = any(part.startswith(".") for part in run.relative_to(folder).parts)
-            if path.is_file() and not hidden and not any(outer in run.parents for outer in runs):
-                runs.append(run)
-    return sorted(runs)
-
-
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Everything the page shows of these runs, under names that differ: whole folder names or paths where they must."""
     runs = [_read_run(folder) for folder in folders]
@@ -150,11 +111,11 @@ def _read_run(folder: Path) -> Run:
     if status is None:
         problems.append("status.json cannot be read: how the run ended is not known.")
     config = _config(folder / "config.yaml", problems)
-    name = re.sub(r"-[0-9a-f]{8}$", "", folder.resolve().name).replace(f",{config.get('data.source')}", "")
+    name = RunName.parse(folder.resolve().name).caption(config.get("data.source"))
     return Run(
         folder,
         name=name,
-        group=re.sub(r"-s\d+$", "", name),
+        group=RunName.parse(name).readable,
         status=status or {},
         config=config,
         curves=_curves(folder / "metrics.jsonl", problems),
@@ -196,19 +157,11 @@ def _config(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         if isinstance(content, dict):
-            return dict(flat(content))
+            return flat(content)
         problems.append(f"{path.name} is not the configuration of a run.")
     except Exception as error:  # YAML's and OmegaConf's errors have no common ancestor
         problems.append(f"{path.name} cannot be read ({type(error).__name__}).")
     return {}
-
-
-def flat(nested: dict[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of every leaf."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in nested.items():
-        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return pairs
 
 
 def config_difference(run: Run, baseline: Run) -> list[tuple[str, str, str]]:

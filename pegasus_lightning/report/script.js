@@ -1,9 +1,9 @@
 "use strict";
-// Everything can be read without this script; it adds moving, sorting, copying and the choice of a theme.
+// The page is complete without this script; it adds sliders, sorting, copying and the choice of a theme.
 
 const each = (selector, within, act) => within.querySelectorAll(selector).forEach(act);
 
-// The interpolation slider moves one number; the style sheet moves every picture with it.
+// The interpolation slider sets one CSS variable; the style sheet moves all pictures by it.
 each(".pairs", document, (section) => {
   const slider = section.querySelector(".ratio");
   const output = section.querySelector(".slider output");
@@ -40,10 +40,10 @@ each(".pairs", document, (section) => {
     play.setAttribute("aria-pressed", "true");
   });
   play.hidden = false;
-  show(); // a browser may have kept the slider where it stood before a reload
+  show(); // browsers may restore the slider after a reload
 });
 
-// The training-time slider, and the kinds of pictures.
+// The epoch slider and the kinds of pictures.
 each(".time", document, (block) => {
   const slider = block.querySelector(".epoch");
   const output = block.querySelector("output");
@@ -63,7 +63,7 @@ each(".time", document, (block) => {
   show();
 });
 
-// Tables: a click on a head sorts, another turns round; what is not defined stays last.
+// Tables: a click on a head sorts, a second click reverses; undefined values stay last.
 each(".sortable", document, (table) => {
   const heads = [...table.querySelectorAll("thead th")];
   heads.forEach((head, column) => {
@@ -109,7 +109,7 @@ each(".copy", document, (button) => {
   });
 });
 
-// The theme: as the system says, or as chosen. A page opened from a file may not be allowed to remember it.
+// Theme: that of the system, or as chosen. A page opened from a file may not have storage to remember it.
 const button = document.getElementById("theme");
 const themes = ["auto", "light", "dark"];
 const setTheme = (theme) => {

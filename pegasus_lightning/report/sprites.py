@@ -1,4 +1,4 @@
-"""Images for the page: data addresses, and sprites (many small images in one, shown through a window)."""
+"""Images of the page: data URLs and sprites (many small images in one, of which the page shows one cell each)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-QUALITIES = (80, 60)  # of WebP, the second where the first would be too large
-MAX_EPOCHS = 24  # of one run's grids that are looked at
+QUALITIES = (80, 60)  # of WebP; the second if the first would be too large
+MAX_EPOCHS = 24  # most epochs of one run whose grids are considered
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A saved grid: its address, and its size in pixels; `address` is empty where the file cannot be read."""
+    """A saved grid: data URL and size in pixels; `address` is empty if the file cannot be read."""
 
     kind: str
     epoch: int
@@ -29,13 +29,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Grids:
-    """One run's saved grids.
+    """Saved grids of one run.
 
     Args:
         kinds: in the order of the page.
         epochs: ascending.
-        pictures: by kind and epoch; none where no file was saved.
-        notes: what was left out, a sentence each.
+        pictures: by kind and epoch, for saved files only.
+        notes: sentences on what was left out.
     """
 
     kinds: list[str]
@@ -45,12 +45,12 @@ class Grids:
 
 
 def address(content: bytes) -> str:
-    """WebP bytes as a data address."""
+    """Return WebP bytes as a data URL."""
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
 def sprite(images: np.ndarray) -> str:
-    """(R, C, 3, H, W) uint8 as one picture of R x C cells, without loss: its data address."""
+    """Return the data URL of images (R, C, 3, H, W), uint8, as one lossless picture of R x C cells."""
     rows, columns, _, height, width = images.shape
     sheet = images.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
     with io.BytesIO() as buffer:
@@ -59,7 +59,7 @@ def sprite(images: np.ndarray) -> str:
 
 
 def thin(epochs: Sequence[int], count: int) -> list[int]:
-    """At most `count` of them (at least the first and the last), evenly by place."""
+    """Return at most `count` epochs, evenly spaced by index, always with the first and the last."""
     count = max(2, count)
     if len(epochs) <= count:
         return list(epochs)
@@ -67,7 +67,7 @@ def thin(epochs: Sequence[int], count: int) -> list[int]:
 
 
 def _encode(path: Path, quality: int) -> tuple[bytes, int, int]:
-    """Empty bytes where the file is no whole picture."""
+    """Return WebP bytes, width and height; empty bytes if the file is not a complete picture."""
     try:
         with Image.open(path) as picture, io.BytesIO() as buffer:
             picture.convert("RGB").save(buffer, "WEBP", quality=quality, method=2)
@@ -77,13 +77,13 @@ def _encode(path: Path, quality: int) -> tuple[bytes, int, int]:
 
 
 def encode_grids(saved: Mapping[str, Mapping[int, Path]], share: int) -> Grids:
-    """Saved grids within a run's share of the page: coarser where they must be, then fewer epochs.
+    """Return saved grids within a run's share of the page, if necessary at lower quality, then for fewer epochs.
 
     Args:
         saved: PNG files by kind and epoch.
-        share: bytes of data addresses; the last epoch's are kept whatever they take.
+        share: bytes of data URLs; the grids of the last epoch are always kept.
     """
-    share = share * 3 // 4  # base64 writes four bytes for three
+    share = share * 3 // 4  # base64 needs four bytes for three
     everything = sorted({epoch for files in saved.values() for epoch in files})
     epochs = thin(everything, MAX_EPOCHS)
     last = [saved[kind][max(saved[kind])] for kind in saved]

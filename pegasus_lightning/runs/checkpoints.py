@@ -1,7 +1,7 @@
-"""Saving and loading: checkpoints that are never torn, and models out of run folders.
+"""Checkpoints that are never torn: save, find, check and load them.
 
-A run keeps `checkpoints/last.ckpt` and the one before it, `previous.ckpt`, each with a SHA-256 beside
-it. Loading never executes code: `weights_only=True`, plain-dict hyperparameters, the registry.
+A run keeps `checkpoints/last.ckpt` and the one before it, `previous.ckpt`, each beside a file with its SHA-256. Loading
+never executes code: `weights_only=True`, hyperparameters as plain dicts, model classes from the registry.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
+from pegasus_lightning import __version__
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.folder import config_hash, read_status
@@ -28,6 +29,7 @@ from pegasus_lightning.utils.files import clear_leftovers, sha256, sync_folder, 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+FORMAT_VERSION = 1  # of training checkpoints; raise it when older code could not read what this code writes
 
 
 def _hash_file(checkpoint: Path) -> Path:
@@ -36,11 +38,11 @@ def _hash_file(checkpoint: Path) -> Path:
 
 def _hashes(checkpoint: Path) -> list[str]:
     path = _hash_file(checkpoint)
-    return path.read_text(errors="replace").split() if path.exists() else []  # a damaged one holds for nothing
+    return path.read_text(errors="replace").split() if path.exists() else []  # a damaged hash file counts as none
 
 
 def is_intact(checkpoint: Path) -> bool:
-    """Whether the file is one that was saved whole; a save may be under way meanwhile."""
+    """Return whether the file is as it was saved. A save may be under way meanwhile."""
     while True:
         before = _identity(checkpoint)
         if before is None:
@@ -48,7 +50,7 @@ def is_intact(checkpoint: Path) -> bool:
         if sha256(checkpoint) in _hashes(checkpoint):
             return True
         if _identity(checkpoint) == before:
-            return False  # else another took its name between the two readings
+            return False  # otherwise another file took its name between the two readings
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -60,12 +62,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
-    """Save to `path`; what was there becomes `previous.ckpt`. Killed at any moment, an intact file remains.
+    """Save to `path`, and keep the file that was there as `previous.ckpt`. A kill at any moment leaves an intact file.
 
-    The hash file names the old and the new hash while the file changes under it.
+    The hash file holds the old and the new hash while the file is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path.parent)  # of a killed save
+    clear_leftovers(path.parent)  # left by a killed save
     staged = path.with_name(f".{path.name}.staged")
     try:
         write_atomically(staged, lambda file: _serialise(content, file))
@@ -81,22 +83,22 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
 
 
 def _serialise(content: dict[str, Any], file: BinaryIO) -> None:
-    """`torch.save`, but a write that fails (a full disk) is told as the OSError that it is."""
+    """Call `torch.save`, and raise a failed write (a full disk) as OSError."""
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # "unexpected pos": it notices at the end that bytes are missing
+    except RuntimeError as error:  # "unexpected pos": torch notices at the end that bytes are missing
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def _announce(path: Path, new_hash: str) -> None:
-    """Let the hash file hold for what lies at `path` and for what will lie there."""
+    """Let the hash file accept the present file at `path` and the one that will replace it."""
     write_text(_hash_file(path), "\n".join(dict.fromkeys([*_hashes(path), new_hash])) + "\n")
 
 
 def _keep_as(path: Path, kept: Path, its_hash: str) -> None:
-    """Give the file at `path` a second name, replacing what had it (a copy where hard links are not to be had)."""
+    """Give the file at `path` a second name, replacing the file of that name; copy it if hard links fail."""
     staged = kept.with_name(f".{kept.name}.staged")
     staged.unlink(missing_ok=True)
     try:
@@ -105,27 +107,27 @@ def _keep_as(path: Path, kept: Path, its_hash: str) -> None:
         shutil.copyfile(path, staged)
     _announce(kept, its_hash)
     os.replace(staged, kept)
-    staged.unlink(missing_ok=True)  # still there if both were names of one file already
+    staged.unlink(missing_ok=True)  # still there if both names were already one file
     write_text(_hash_file(kept), its_hash + "\n")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's door to the disk, through `save_atomically` and `read_checkpoint`."""
+    """Lightning's checkpoint plugin: it saves with `save_atomically` and loads with `read_checkpoint`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save_atomically(checkpoint, Path(path))
+        save_atomically(checkpoint | {"format_version": FORMAT_VERSION}, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
 
 class SaveLast(Checkpoint):
-    """Saves `last.ckpt` every so many epochs and after the last one, whatever the metrics say.
+    """Save `last.ckpt` every few epochs and after the last one, whatever the metrics.
 
     Args:
         folder: the run's `checkpoints/`.
-        every_n_epochs: between saves.
-        check: raises `Interrupted` if the run is to stop: then it saves first.
+        every_n_epochs: epochs between saves.
+        check: raises `Interrupted` if the run is to stop; the callback saves before it passes this on.
     """
 
     def __init__(self, folder: Path, every_n_epochs: int, check: Callable[[], object] = lambda: None) -> None:
@@ -135,11 +137,11 @@ class SaveLast(Checkpoint):
         self._saved_at = -1
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save now, unless the present batch is saved already."""
+        """Save now, unless this batch is already saved."""
         batches_done: int = trainer.lightning_module.batches_done  # type: ignore[assignment]
         if batches_done != self._saved_at:
             for logger in trainer.loggers:
-                logger.save()  # what the curves show must not end before the checkpoint does
+                logger.save()  # the logged curves must reach as far as the checkpoint
             trainer.save_checkpoint(self.path)
             self._saved_at = batches_done
 
@@ -153,24 +155,24 @@ class SaveLast(Checkpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Reached on a regular end only (all epochs, max_time), which may lie between two saves.
+        # Lightning calls this at a regular end alone (all epochs, max_time), which may lie between two saves.
         self.save(trainer)
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The newest intact checkpoint of a run folder, or None where nothing was ever saved.
+    """Return the newest intact checkpoint of a run folder; None if nothing was ever saved.
 
-    A corrupt one is named in the log and passed over.
+    A corrupt one is logged and skipped.
 
     Raises:
-        UserError: there are checkpoints, and none is intact.
+        UserError: there are checkpoints, but none is intact.
     """
     folder = run / "checkpoints"
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     for path in found:
         if is_intact(path):
             return path
-        log.warning("Checkpoint %s is corrupt (its SHA-256 is not the one it was saved with): passed over.", path)
+        log.warning("Checkpoint %s is corrupt (its SHA-256 differs from the saved one): skipped.", path)
     if found:
         raise UserError(
             f"Every checkpoint in {folder} is corrupt ({', '.join(path.name for path in found)}). Delete the folder "
@@ -179,26 +181,46 @@ def latest_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds this very run, trained as long as is asked for now, its last checkpoint not corrupt."""
+def is_finished(folder: Path, max_epochs: int, max_time: str | None) -> bool:
+    """Return whether the folder's run has trained to these limits and its last checkpoint is not corrupt."""
     status = read_status(folder)
-    if settings["resume"] == "never" or status is None or status.get("status") != "finished":
+    if status is None or status.get("status") != "finished":
         return False
     last = folder / "checkpoints" / LAST
     if last.exists() and not is_intact(last):
-        return False  # `latest_checkpoint` says so, and the run goes on from the one before
-    trainer, limits = settings["trainer"], status.get("limits", {})
-    if status.get("epochs", 0) >= trainer["max_epochs"]:
+        return False  # `latest_checkpoint` reports it, and the run continues from the one before
+    limits = status.get("limits", {})
+    if status.get("epochs", 0) >= max_epochs:
         return True
     out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
-    return out_of_time and trainer["max_time"] == limits["max_time"]
+    return out_of_time and max_time == limits["max_time"]
+
+
+def checkpoint_to_resume(folder: Path, config: dict[str, Any]) -> Path | None:
+    """Return the checkpoint to continue from, None to start afresh, as the run's `resume` says (auto, never, must).
+
+    Raises:
+        UserError: the folder does not fit `resume`, or belongs to another configuration.
+    """
+    resume = config["resume"]
+    if resume == "never":
+        if folder.exists() and is_first_process():
+            raise UserError(f"resume=never, but {folder} exists. Delete it, or leave resume out to continue it.")
+        return None
+    checkpoint = latest_checkpoint(folder)
+    status = read_status(folder)
+    if checkpoint is not None and status is not None and status.get("config_hash") != config_hash(config):
+        raise UserError(f"{folder} belongs to another configuration (the hashes differ). Choose another run_name.")
+    if checkpoint is None and resume == "must" and is_first_process():
+        raise UserError(f"resume=must, but {folder / 'checkpoints'} has no checkpoint. Leave resume out to start.")
+    return checkpoint
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of an intact checkpoint, on the CPU. No code in it is run.
+    """Return the content of a checkpoint, on the CPU. No code in it is run.
 
     Raises:
-        UserError: it is missing, corrupt, or not one of this project's.
+        UserError: it is missing, corrupt, not a checkpoint of this package, or of an unknown format.
     """
     if not path.exists():
         raise UserError(f"There is no checkpoint {path}.")
@@ -210,11 +232,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters", "batches_done"} <= content.keys():
         raise UserError(f"{path} is not a checkpoint of pegasus_lightning.")
+    written = content.get("format_version", 1)  # release 0.1 wrote none
+    if not (isinstance(written, int) and 1 <= written <= FORMAT_VERSION):
+        raise UserError(
+            f"{path} has format {written}, which this version ({__version__}) cannot read: it reads up to "
+            f"format {FORMAT_VERSION}. Use the version of pegasus_lightning that wrote it."
+        )
     return content
 
 
 def find_checkpoint(source: Path | str) -> Path:
-    """The newest intact checkpoint of a run folder, or the checkpoint file that is named.
+    """Return the newest intact checkpoint of a run folder, or `source` itself if it is a file.
 
     Raises:
         UserError: there is none.
@@ -231,10 +259,13 @@ def find_checkpoint(source: Path | str) -> Path:
 
 
 def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPlayerModel:
-    """The trained model of a run folder or of one checkpoint file, in eval mode on `device`.
+    """Return the trained model of a run folder or checkpoint file, in eval mode on `device`.
+
+    It offers `encode`, `decode`, `reconstruct`, `sample_prior`, `mix` and `interpolate`; images are (B, 3, 32, 32) in
+    [0, 1], codes (B, latent_dim).
 
     Raises:
-        UserError: there is none, it is corrupt or foreign, or names an unknown variant.
+        UserError: there is no checkpoint, or it is corrupt, foreign, or of an unknown variant.
     """
     path = find_checkpoint(source)
     content = read_checkpoint(path)
@@ -246,21 +277,5 @@ def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPla
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} does not fit this version of pegasus_lightning: {error}") from error
     model.batches_done = content["batches_done"]
-    # As in training, so that the same images give the same bits.
+    # The memory format of training, so that the same images give the same bits.
     return model.to(memory_format=torch.channels_last).to(device).eval()
-
-
-def checkpoint_to_resume(folder: Path, settings: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from, after `resume`: auto, never or must."""
-    resume = settings["resume"]
-    if resume == "never":
-        if folder.exists() and is_first_process():
-            raise UserError(f"resume=never, but {folder} exists. Delete it, or leave resume out to continue it.")
-        return None
-    checkpoint = latest_checkpoint(folder)
-    status = read_status(folder)
-    if checkpoint is not None and status is not None and status.get("config_hash") != config_hash(settings):
-        raise UserError(f"{folder} belongs to another configuration (the hashes differ). Choose another run_name.")
-    if checkpoint is None and resume == "must" and is_first_process():
-        raise UserError(f"resume=must, but {folder / 'checkpoints'} has no checkpoint. Leave resume out to start.")
-    return checkpoint

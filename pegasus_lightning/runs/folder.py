@@ -1,35 +1,45 @@
-"""Run folders: what they are called, what lies in them, how a run is found again."""
+"""A run's folder: its name, its status, its log and its lock, and how runs are found again."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
 import platform
 import re
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from pegasus_lightning import __version__
-from pegasus_lightning.utils.files import write_json
+from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, UserError, did_you_mean, listing
+from pegasus_lightning.utils.files import clear_leftovers, write_json
 
-MAX_NAME, MAX_BYTES = 120, 200  # a file system takes 255 bytes, and some names get an ending
+MAX_NAME, MAX_BYTES = 120, 200  # a file system takes 255 bytes, and some names get a suffix
 LOCK = ".lock"  # in a run's folder: held by the process that trains it
-# What may change without making it another run: where and how long it trains, and what is shown.
+# Settings that do not make another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
     "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
     "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "threads", "evaluate_test")
     + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
 }
+DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
+
+log = logging.getLogger(__name__)
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """SHA-256 (hex) of what makes the run what it is, independent of the order of keys."""
+    """Return the SHA-256 (hex) of the settings that identify a run. The order of keys does not matter."""
     identity = json.loads(json.dumps(config))
     for group, keys in NOT_IDENTITY.items():
         section = identity[group] if group else identity
@@ -38,8 +48,38 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+class RunName(NamedTuple):
+    """The parts of a name such as `vae,lines-s0-1a2b3c4d`: what is readable, the seed, 8 hex digits of the hash.
+
+    `suffix` is what follows, such as the checkpoint's name in a caption. A name without `-s<seed>` is all readable.
+    """
+
+    readable: str
+    seed: int | None = None
+    digest: str = ""
+    suffix: str = ""
+
+    @classmethod
+    def parse(cls, name: str) -> RunName:
+        """Take a name apart."""
+        pattern = r"(.*?)(?:-s(\d+)(?:-([0-9a-f]{8}))?(?:-(?!s\d+$)(\w+))?)?"
+        match = re.fullmatch(pattern, name, re.DOTALL)
+        assert match is not None
+        return cls(match[1], None if match[2] is None else int(match[2]), match[3] or "", match[4] or "")
+
+    @property
+    def short(self) -> str:
+        """The name without the hash."""
+        parts = [self.readable] + ([] if self.seed is None else [f"s{self.seed}"]) + ([self.suffix] * bool(self.suffix))
+        return "-".join(parts)
+
+    def caption(self, source: object) -> str:
+        """The name without the hash and the name of the data source."""
+        return self.short.replace(f",{source}", "")
+
+
 def run_name(config: dict[str, Any], readable: str) -> str:
-    """`<readable>-s<seed>-<8 hex of the config's hash>`, at most 120 characters, fit for a folder's name."""
+    """Return `<readable>-s<seed>-<8 hex of the config's hash>`: at most 120 characters, valid as a folder's name."""
     tail = f"-s{config['seed']}-{config_hash(config)[:8]}"
     head = re.sub(r"[^\w.=,+-]+", "_", readable).strip("._-") or "run"
     head = head[: MAX_NAME - len(tail)].encode()[: MAX_BYTES - len(tail)].decode(errors="ignore")
@@ -47,24 +87,68 @@ def run_name(config: dict[str, Any], readable: str) -> str:
 
 
 def run_folder(config: dict[str, Any], readable: str) -> Path:
-    """`<runs_dir>/<experiment_name>/<run name>`."""
+    """Return `<runs_dir>/<experiment_name>/<run name>`."""
     return Path(config["runs_dir"]).expanduser() / config["experiment_name"] / run_name(config, readable)
 
 
+def find_runs(places: Sequence[str], marker: str) -> list[Path]:
+    """Return the run folders in `places`. A place is a run's folder, a folder of runs (three deep) or a pattern.
+
+    Args:
+        marker: the entry that makes a folder a run's: "status.json" or "checkpoints". With the latter a place may
+            also be a checkpoint file, which is returned as it is.
+
+    Raises:
+        UserError: a place is missing, or holds no run.
+    """
+    what = "run folder or checkpoint" if marker == "checkpoints" else "run folder"
+    found: dict[Path, Path] = {}
+    for place in places:
+        path = Path(place).expanduser()
+        if path.absolute().name == marker and path.is_dir():
+            path = path.absolute().parent
+        entries = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
+        if not entries:
+            beside = sorted(entry.name for entry in path.parent.glob("*/")) if path.parent.is_dir() else []
+            hint = did_you_mean(path.name, beside) or (f" Folders there: {listing(beside)}." if beside else "")
+            raise UserError(f"There is no {what} {path}.{hint} Patterns need quotes, such as 'runs/*/vae*'.")
+        files = [entry for entry in entries if entry.is_file() and marker == "checkpoints"]
+        runs = files + [run for entry in entries for run in _runs_inside(entry, marker)]
+        if not runs:
+            reason = "is a file" if path.is_file() else f"holds no run: no folder in it has {marker}"
+            raise UserError(f"{path} {reason}. Name a run's folder or a folder of runs, such as runs/first_run.")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _runs_inside(folder: Path, marker: str) -> list[Path]:
+    if (folder / marker).exists():
+        return [folder]
+    runs: list[Path] = []
+    for depth in DEPTHS:
+        for path in sorted(folder.glob(f"{depth}/{marker}")):
+            run = path.parent
+            hidden = any(part.startswith(".") for part in run.relative_to(folder).parts)
+            if not hidden and not any(outer in run.parents for outer in runs):
+                runs.append(run)
+    return sorted(runs)
+
+
 def now() -> str:
-    """The time as ISO 8601, UTC, in whole seconds."""
+    """Return the time as ISO 8601, UTC, in whole seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Return the versions of the software that a result depends on."""
     own = {"python": platform.python_version(), "pegasus-lightning": __version__}
     packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics")
     return own | {package: version(package) for package in packages}
 
 
 class Status:
-    """The run's `status.json`: running, finished, interrupted or failed, and what is known of it.
+    """A run's `status.json`: running, finished, interrupted or failed, with what is known of the run.
 
     Every `update` rewrites the file atomically.
     """
@@ -75,7 +159,7 @@ class Status:
 
     @classmethod
     def begin(cls, folder: Path, config: dict[str, Any]) -> Status:
-        """The status of a run that starts or goes on now."""
+        """Write and return the status of a run that starts or continues now."""
         status = cls(
             folder,
             config_hash=config_hash(config),
@@ -94,7 +178,7 @@ class Status:
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """What `status.json` in `folder` says; None where there is none that can be read."""
+    """Return the content of `status.json` in `folder`; None if there is none that can be read."""
     try:
         content = json.loads((folder / "status.json").read_text())
     except (OSError, ValueError):
@@ -102,9 +186,52 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+@contextmanager
+def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
+    """Hold a run's folder while it trains: its lock, its log file, and its status, which says how the run ended.
+
+    Raises:
+        UserError: another process trains the run.
+        Interrupted: in place of a KeyboardInterrupt.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=1)  # a sweep may hold it for a moment to see whether it is free
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder} is being trained by another process at this moment.") from None
+    for place in (folder, folder / "images"):
+        clear_leftovers(place)
+    handler = log_to(folder / "train.log")
+    try:
+        status = Status.begin(folder, config)
+        try:
+            yield status
+        except (Interrupted, KeyboardInterrupt) as error:
+            interrupt = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+            status.update(status="interrupted", exit_code=interrupt.exit_code, reason=str(interrupt))
+            say(f"\nThe run was {interrupt}. Run the same command again to continue from its last checkpoint.")
+            raise interrupt from None
+        except BaseException as error:
+            log.exception("The run failed.")
+            reason = str(error) if isinstance(error, NonFiniteLoss) else f"{type(error).__name__}: {error}"
+            status.update(status="failed", exit_code=2 if isinstance(error, UserError) else 1, reason=reason)
+            raise
+    finally:
+        stop_logging(handler)
+        lock.release()
+
+
+def say(text: str) -> None:
+    """Print a text, and write it to the log file if there is one."""
+    print(text, flush=True)
+    for line in text.strip().splitlines():
+        log.info(line)
+
+
 def log_to(path: Path) -> logging.Handler:
-    """Append this package's and Lightning's log to `path`; returns the handler, to be closed at the end."""
-    logging.captureWarnings(True)  # Python's warnings go to the log too
+    """Append this package's and Lightning's log to `path`. Return the handler, for `stop_logging`."""
+    logging.captureWarnings(True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("pegasus_lightning", "pytorch_lightning", "py.warnings"):

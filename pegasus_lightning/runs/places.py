@@ -1,14 +1,54 @@
-"""Where results go."""
+"""Where the results of a command go, and whether they can be written there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from pegasus_lightning.utils.errors import UserError
 
-def title(settings: dict[str, Any], content: list[Any]) -> str:
-    """`<pairs>-<mixing>-<search>-s<seed>-<8 hex of the content>`: the name of a folder of results."""
-    code = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    pegasus = settings["pegasus"]
-    return f"{pegasus['pairs']}-{pegasus['mixing']}-{settings['search']['method']}-s{settings['seed']}-{code}"
+
+def digest(content: Any) -> str:
+    """Return the first 8 hex digits of the SHA-256 of `content` as JSON, with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def title(settings: Any, content: list[Any]) -> str:
+    """Return `<pairs>-<mixing>-<search>-s<seed>-<8 hex of the content>`, the name of a folder of results.
+
+    Args:
+        settings: a `GenerateConfig` or an `EvaluateConfig`.
+    """
+    pegasus, method = settings.pegasus, settings.search.method
+    return f"{pegasus.pairs}-{pegasus.mixing}-{method}-s{settings.seed}-{digest(content)}"
+
+
+def check_writable(
+    folder: Path, option: str, *, ours: Collection[str] | None = None, needed: Collection[str] = ()
+) -> Path:
+    """Return `folder` if it can be made, or replaced because it holds earlier results alone. Create nothing.
+
+    Args:
+        option: how the user names another folder, such as "out=FOLDER".
+        ours: names that earlier results may have; None: what the folder holds does not matter.
+        needed: names that all earlier results have.
+
+    Raises:
+        UserError: results cannot be written there.
+    """
+    place = folder.absolute()
+    if place == Path.cwd():
+        raise UserError(f"{folder} is the current folder: name another one with {option}.")
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise UserError(f"{folder} is not a folder: name another one with {option}.")
+    names = {entry.name for entry in place.iterdir()} if place.is_dir() and ours is not None else set()
+    if names and (names - set(ours or ()) or not set(needed) <= names):
+        raise UserError(f"{folder} holds something else than earlier results: name another folder with {option}.")
+    above = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{folder} cannot be made: {above} is not a folder that can be written to. Say {option}.")
+    return folder

@@ -16,6 +16,7 @@ from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import write_json
 
 VERSION = 1
+PEGASUS_RATIOS = (0.4, 0.6)  # range of ratios at which a mix is called a pegasus, as in the source document
 FILE, GALLERY = "scorecard.json", "gallery.npz"
 PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
 RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"

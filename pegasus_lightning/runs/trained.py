@@ -1,10 +1,8 @@
-"""Trained runs, found and opened again: their model, their configuration, the data they know."""
+"""Trained runs: find them and open them with their model and configuration."""
 
 from __future__ import annotations
 
-import glob
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,23 +10,23 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pegasus_lightning.data.common import listing
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
-from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.runs.folder import RunName, find_runs
+from pegasus_lightning.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A model out of a run folder, or out of a checkpoint file on its own.
+    """A model from a run folder, or from a checkpoint file on its own.
 
     Args:
-        path: what was asked for: the run's folder, or the file.
+        path: the run's folder or the file, as the user named it.
         checkpoint: the file that was loaded.
-        config: the run's configuration; None for a file that lies outside a run's folder.
-        name: what captions and folders call it.
+        config: the run's configuration; None for a file outside a run's folder.
+        name: the name in captions and folders.
     """
 
     path: Path
@@ -39,59 +37,38 @@ class TrainedRun:
 
     @property
     def folder(self) -> Path | None:
-        """The run's folder, where there is one."""
+        """The run's folder, if any."""
         return None if self.config is None else self.checkpoint.absolute().parent.parent
 
     @property
     def classes(self) -> list[str]:
-        """The two classes it was trained on."""
+        """The two classes of its training."""
         return list(self.model.hparams["classes"])
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "checkpoints").is_dir()
+def find_trained(places: Sequence[str]) -> list[Path]:
+    """Return the run folders with a checkpoint, and the checkpoint files, in `places`; see `find_runs`.
 
-
-def _saved(runs: list[Path]) -> list[Path]:
-    """Those that saved a checkpoint; the others (still in their first epoch, or failed) are named in the log."""
-    for run in runs:
-        if not any((run / "checkpoints").glob("*.ckpt")):
-            log.warning("%s has no checkpoint yet: left out.", run)
-    return [run for run in runs if any((run / "checkpoints").glob("*.ckpt"))]
-
-
-def find_runs(places: Sequence[str]) -> list[Path]:
-    """Run folders and checkpoint files. A place is one, a folder that holds runs, or a pattern such as `runs/*/vae*`.
+    A run without a checkpoint (in its first epoch, or failed) is left out with a warning, unless it was named itself.
 
     Raises:
-        UserError: a place is missing, or nothing trained is in it.
+        UserError: a place is missing, or holds nothing trained.
     """
     found: list[Path] = []
     for place in places:
-        path = Path(place).expanduser()
-        if path.absolute().name == "checkpoints" and path.is_dir():
-            path = path.absolute().parent
-        if path.is_file() or (path.is_dir() and _is_run(path)):
-            found.append(path)
-        elif path.is_dir():
-            inside = sorted({p.parent for depth in ("*", "*/*", "*/*/*") for p in path.glob(f"{depth}/checkpoints")})
-            if not inside:
-                raise UserError(f"{path} holds no trained run: no folder in it has checkpoints.")
-            found += _saved(inside)
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path)))]
-            trained = [match for match in matches if match.is_file()]
-            trained += _saved([match for match in matches if _is_run(match)])
-            if not trained:
-                beside = sorted(entry.name for entry in path.parent.glob("*/") if _is_run(entry))
-                hint = did_you_mean(path.name, beside) or (f" Runs there: {listing(beside)}." if beside else "")
-                raise UserError(f"There is no run folder or checkpoint {path}.{hint}")
-            found += trained
+        inside = find_runs([place], "checkpoints")
+        saved = [run for run in inside if run.is_file() or any((run / "checkpoints").glob("*.ckpt"))]
+        if inside == [Path(place).expanduser()]:
+            saved = inside
+        for run in inside:
+            if run not in saved:
+                log.warning("%s has no checkpoint yet: left out.", run)
+        found += saved
     return list(dict.fromkeys(found))
 
 
 def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
-    """Load what `find_runs` found. Its name is the folder's, without the hash and the name of the data.
+    """Load what `find_trained` found. Its name is the folder's, without the hash and the name of the data source.
 
     Raises:
         UserError: no checkpoint, a corrupt or foreign one, or a config.yaml that cannot be read.
@@ -109,12 +86,11 @@ def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
         raise UserError(f"{config_file} cannot be read ({type(error).__name__}).") from error
     if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):
         raise UserError(f"{config_file} is not the configuration of a run: it has no section `data`.")
-    name = re.sub(r"-[0-9a-f]{8}$", "", home.name).replace(f",{config.data.get('source')}", "")
-    return TrainedRun(path, checkpoint, model, config, name)
+    return TrainedRun(path, checkpoint, model, config, RunName.parse(home.name).caption(config.data.get("source")))
 
 
 def open_runs(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[TrainedRun]:
-    """`open_run` of each, under names that differ: with the hash, the checkpoint or a number where they must."""
+    """Apply `open_run` to each. Where names collide, add the hash, the checkpoint's name or a number."""
     runs = [open_run(path, device) for path in paths]
     longer = (
         lambda run, i: run.name,

@@ -1,47 +1,48 @@
-"""The recognisers that guide a training."""
+"""The recognisers that guide a training: find or train them, check them on resume, hand them to the model."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.committee import Committee
-from pegasus_lightning.recognisers.store import StoredRecogniser, committee_for, identity_of
-from pegasus_lightning.runs.checkpoints import (
-    read_checkpoint,
-)
-from pegasus_lightning.train.trainer import log
+from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
+from pegasus_lightning.runs.checkpoints import read_checkpoint
 from pegasus_lightning.utils.devices import is_first_process
 from pegasus_lightning.utils.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def guide_for(
-    settings: dict[str, Any], data_config: DictConfig, device: torch.device | str = "cpu"
-) -> StoredRecogniser | None:
-    """The recognisers that the model is to be guided by, trained now if they must be; None where it needs none."""
-    weights, guide = settings["model"]["weights"], settings["model"].get("guide")
-    if guide is None or not (weights["guidance"] or weights["perceptual"]):
+
+def guide_for(model: Any, data: Any, device: torch.device | str = "cpu") -> StoredRecogniser | None:
+    """Return the recognisers that guide a model, trained now if need be. None: no loss term of the model uses them.
+
+    Args:
+        model: a `ModelConfig`.
+        data: a `DataConfig`.
+    """
+    guide = getattr(model, "guide", None)
+    if guide is None or not (model.weights.guidance or model.weights.perceptual):
         return None
-    architectures, images = guide["architectures"], guide["images"]
-    if not is_first_process():  # it finds them done
-        return committee_for(data_config, architectures, images=images, say=log.debug)
-    return committee_for(data_config, architectures, images=images, device=device)
+    # Further processes of a data-parallel run find the recognisers trained, and say nothing.
+    store = RecogniserStore(device=device) if is_first_process() else RecogniserStore(say=log.debug)
+    return store.committee(data, guide.architectures, images=guide.images)
 
 
 def check_guide(guide: StoredRecogniser | None, checkpoint: Path | None) -> None:
-    """A run goes on with the guide that it began with, or not at all.
+    """Refuse to continue a run with another guide than the one it began with.
 
     Raises:
-        UserError: the checkpoint was guided by others: they have been trained anew since.
+        UserError: the checkpoint was guided by other recognisers, which have been trained anew since.
     """
     if guide is None or checkpoint is None:
         return
     known = read_checkpoint(checkpoint).get("guide")
-    if known is not None and known != identity_of(guide):
+    if known is not None and known != guide.member_hashes:
         raise UserError(
             f"{checkpoint} was guided by other recognisers than those in {guide.path.parent}, which were trained anew "
             "since: going on with them would make another model. Put the former back, or begin with another run_name."
@@ -49,10 +50,7 @@ def check_guide(guide: StoredRecogniser | None, checkpoint: Path | None) -> None
 
 
 def give_guide(model: TwoPlayerModel, guide: StoredRecogniser) -> None:
-    """Let the model ask the guide, on whatever device it comes to; no part of its state, as it is never trained.
-
-    Its checkpoints name it.
-    """
+    """Attach the guide to the model. It is not part of the model's state; checkpoints hold its SHA-256s alone."""
     committee: Committee = guide.recogniser.to(memory_format=torch.channels_last)
     object.__setattr__(model, "guide", committee)
-    object.__setattr__(model, "guide_identity", identity_of(guide))
+    object.__setattr__(model, "guide_identity", guide.member_hashes)

@@ -1,8 +1,4 @@
-"""What can be configured: dataclass schemas for Hydra (`validation.py` has the ranges and combinations).
-
-The schemas give every field its type and default; `conf/` gives the presets. Each model has its own
-schema beside its code (`pegasus_lightning/models/<name>.py`), derived from `ModelConfig` here.
-"""
+"""Settings of a training: dataclass schemas for Hydra, and their checks. Models and data have their own."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 
 from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models import MODELS
-from pegasus_lightning.models.settings import _validate_model
+from pegasus_lightning.models.settings import validate_model
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import (
     UserError,
@@ -24,58 +20,61 @@ from pegasus_lightning.utils.errors import (
     check_fraction,
 )
 
+PRECISION = ("auto", "32", "bf16")
+RESUME = ("auto", "never", "must")
+
 
 @dataclass
 class TrainerConfig:
-    """How long, on what, how often to log and save."""
+    """Length of the training, devices, and intervals of logging and saving."""
 
-    gpus: Any = None  # null: one GPU if there is one, else the CPU; 0: the CPU; N: that many; or a list
-    cpu_processes: int = 1  # on the CPU only: data-parallel processes (gloo)
+    gpus: Any = None  # null: one GPU if available, else the CPU; 0: the CPU; N: N GPUs; or a list of indices
+    cpu_processes: int = 1  # data-parallel processes on the CPU (gloo)
     max_epochs: int = 1000
-    max_time: str | None = None  # total training time, such as 90s, 20m, 12h, 2d; the epoch is finished
-    precision: str = "auto"
+    max_time: str | None = None  # total training time, such as 90s, 20m, 12h, 2d; checked after each epoch
+    precision: str = "auto"  # auto (bf16 where the hardware has it), 32, bf16
     compile: bool = False
-    threads: int | None = None  # CPU threads a process; null: PyTorch's choice
+    threads: int | None = None  # CPU threads a process; null: PyTorch's default
     log_every_n_steps: int = 50
     validate_every_n_epochs: int = 1
     checkpoint_every_n_epochs: int = 1
-    evaluate_test: bool = True  # measure the test split once, when training is done
+    evaluate_test: bool = True  # measure the test split once, after training
 
 
 @dataclass
 class CallbacksConfig:
-    """What watches the training."""
+    """Progress, pictures and health checks during training."""
 
     progress_bar: bool = True
     images: bool = True
     images_every_n_epochs: int = 10
     image_columns: int = 8
     image_scale: int = 3
-    health: bool = True  # verdicts on the training (`callbacks/health.py`)
-    health_warmup_epochs: int = 10  # no verdict before so many epochs,
-    health_warmup_batches: int = 700  # nor before so many batches
-    health_min_critic_skill: float = 0.03  # less is a dominated critic; 0: as good as blind, 1: without error
-    health_min_active_dimensions: int = 2  # fewer are a collapsed posterior
-    health_min_variety: float = 0.1  # less are collapsed modes; as a share of the distance between the data's images
+    health: bool = True  # health verdicts (`train/callbacks/health.py`)
+    health_warmup_epochs: int = 10  # no verdict before this many epochs,
+    health_warmup_batches: int = 700  # nor before this many batches
+    health_min_critic_skill: float = 0.03  # below: dominated critic; 0: as good as a constant output, 1: no error
+    health_min_active_dimensions: int = 2  # below: collapsed posterior
+    health_min_variety: float = 0.1  # below: collapsed modes; distance of decoded images over that of the data
 
 
 @dataclass
 class Config:
-    """The whole configuration of a run."""
+    """The configuration of a run. `model` and `data` have the schemas of the chosen presets."""
 
     model: Any = MISSING
     data: Any = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     seed: int = 0
-    experiment_name: str = "single"  # the folder under runs_dir; an experiment preset sets it
-    run_name: str | None = None  # the readable part of the run folder's name; null: model and overrides
+    experiment_name: str = "single"  # folder under runs_dir; experiment presets set it
+    run_name: str | None = None  # readable part of the run folder's name; null: model and overrides
     runs_dir: str = "runs"
-    resume: str = "auto"  # auto: continue if there is something to; never: refuse a used folder; must
+    resume: str = "auto"  # auto: continue if there is a checkpoint; never: refuse a used folder; must
 
 
 def parse_duration(text: str) -> timedelta:
-    """`90s`, `20m`, `12h`, `2d` (or a bare number of seconds) as a timedelta."""
+    """Return `90s`, `20m`, `12h`, `2d` or a bare number of seconds as a timedelta. Raise UserError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(text).strip())
     if match is None:
         raise UserError(f"trainer.max_time={text} is not a duration. Write for example 90s, 20m, 12h or 2d.")
@@ -90,8 +89,6 @@ def _schemas() -> dict[str, type]:
 
 GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
 TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas)
-PRECISION = ("auto", "32", "bf16")
-RESUME = ("auto", "never", "must")
 
 
 def _validate_trainer(trainer: Any) -> None:
@@ -113,12 +110,12 @@ def _validate_trainer(trainer: Any) -> None:
 
 
 def validate(config: DictConfig) -> None:
-    """Check ranges and combinations; touches nothing on disk.
+    """Check ranges and combinations. Touch nothing on disk.
 
     Raises:
-        UserError: what is wrong, what was meant, what to type.
+        UserError: with what is wrong and what to type instead.
     """
-    _validate_model(config.model)
+    validate_model(config.model)
     validate_data(config.data)
     _validate_trainer(config.trainer)
     for key in ("images_every_n_epochs", "image_columns", "image_scale"):
@@ -131,7 +128,7 @@ def validate(config: DictConfig) -> None:
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
     if not config.runs_dir.strip():
-        raise UserError("runs_dir= is empty: name the folder that shall hold the runs, such as runs_dir=runs.")
+        raise UserError("runs_dir= is empty: name the folder for the runs, such as runs_dir=runs.")
     for key in ("experiment_name", "run_name"):
         value = config[key]
         if value is not None and (not re.fullmatch(r"[\w.=,+-]{1,60}", value) or not value.strip(".")):

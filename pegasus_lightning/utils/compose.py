@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
 from pegasus_lightning.utils.errors import UserError, did_you_mean, nearest
+
+Settings = TypeVar("Settings")
 
 VERSION_BASE = "1.3"
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
@@ -41,6 +43,13 @@ def plain(config: Any) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def typed(config: DictConfig, schema: type[Settings]) -> Settings:
+    """Return a config as an instance of its dataclass schema. A missing value raises."""
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, schema)
+    return settings
 
 
 def flat(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then moved into it."""
+"""Atomic writes of files and folders, hashes, and deterministic safetensors headers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing so that it appears complete or not at all.
+    """Open `path` for an atomic write.
 
-    The bytes go to a temporary file in the same folder (from another file system there is no atomic
-    rename), reach the disk, and only then take the name. A kill at any moment leaves the old file or the
-    new one; an error (a full disk, say) leaves the old one and no temporary file.
+    The bytes go to a temporary file in the same folder (a rename across file systems is not atomic), are flushed to
+    disk, and the file is then renamed. A kill at any moment leaves the old or the new file. An error, such as a full
+    disk, leaves the old file and no temporary file.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -34,17 +34,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a `whole_file`."""
+    """Write `path` atomically: `write` receives the open binary file."""
     with whole_file(path) as file:
         write(file)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `path` when it is complete and on the disk.
+    """Yield a temporary folder that replaces `path` once it is complete and flushed to disk.
 
-    It is filled under another name beside its place; an error leaves what was there. A folder that is there
-    already is replaced by two renames: killed between these, the old one stands beside it, `.<name>.<token>.old`.
+    The temporary folder lies beside `path`, and an error leaves `path` unchanged. An existing folder is replaced by two
+    renames; a kill between them leaves the old folder as `.<name>.<token>.old`.
 
     Raises:
         FileExistsError: `path` is something other than a folder.
@@ -71,9 +71,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in `folder` (not in folders inside it).
+    """Remove temporary files of killed writers in `folder`, not in its subfolders.
 
-    Only for who knows that nobody writes there at this moment.
+    The caller must know that no process is writing to `folder`.
     """
     for leftover in folder.glob(".*.tmp"):
         if leftover.is_file():
@@ -81,7 +81,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
     _sync(folder)
 
 
@@ -104,7 +104,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -113,9 +113,9 @@ def sha256(path: Path) -> str:
 
 
 def sorted_header(data: bytes) -> bytes:
-    """A safetensors file with its metadata in order: the library writes them in another one each time.
+    """Return the safetensors file `data` with sorted metadata; the library's own order varies from call to call.
 
-    The format: 8 bytes little-endian length, a JSON header padded with spaces to a multiple of 8, the tensors.
+    Format: 8 bytes little-endian length, a JSON header padded with spaces to a multiple of 8, the tensors.
     """
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])

@@ -1,6 +1,6 @@
-"""Tensors to labelled pictures: pure functions from images to (H, W, 3) uint8 arrays, and those to PNG files.
+"""Labelled image grids as (H, W, 3) uint8 arrays, and their PNG files.
 
-Cells are exact (nothing is drawn over them); a picture grows rather than clip a caption.
+Nothing is drawn over the cells, and the picture grows rather than clipping a caption.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from pegasus_lightning.utils.files import write_atomically
 from pegasus_lightning.utils.tensors import to_uint8
 
 BACKGROUND, INK, FAINT, ACCENT = (250, 249, 247), (51, 51, 51), (112, 110, 107), (196, 78, 0)
-MARGIN, PAD = 14, 7  # pixels round the picture; between a caption and its cells
+MARGIN, PAD = 14, 7  # pixels around the picture; between a caption and its cells
 AIR, FRAME = 2, 2  # pixels between a framed cell and its frame; thickness of the frame
-SMALLEST = 11  # pixels: rather than shrink below it captions turn, or the picture grows
+SMALLEST = 11  # smallest font size in pixels; captions that need less are turned, or the picture grows
 SPELLED = {"→": "->", "←": "<-", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "≈": "~"}  # noqa: RUF001
-SPELLED |= {"α": "alpha", "β": "beta", "λ": "lambda", "μ": "mu", "σ": "sigma"}  # noqa: RUF001 - Pillow's font has none
+SPELLED |= {"α": "alpha", "β": "beta", "λ": "lambda", "μ": "mu", "σ": "sigma"}  # noqa: RUF001 - missing in Pillow's font
 
 
 def image_grid(
     images: Tensor, *, columns: int | None = None, scale: int = 3, title: str = "", row_captions: Sequence[str] = (),
     column_captions: Sequence[str] = (), footer: str = "", gap: int = 2, highlight_columns: Sequence[int] = (),
 ) -> np.ndarray:  # fmt: skip
-    """A captioned grid of images as (height, width, 3) uint8; ValueError for input that makes no such grid.
+    """Return a captioned grid of images, (height, width, 3) uint8; raise ValueError for invalid arguments.
 
-    images: (R, C, 3, H, W), or (N, 3, H, W) laid row by row into `columns` columns, missing cells left background.
-    scale, gap: pixels a side for one image pixel; pixels between cells.
-    row_captions, column_captions: at most R, C of them; long ones wrap, then shrink, then (columns) turn.
-    highlight_columns: indices of columns framed in the accent colour, neighbours in one frame.
+    Args:
+        images: (R, C, 3, H, W), or (N, 3, H, W) filled row by row into `columns` columns; missing cells stay empty.
+        scale, gap: side in pixels of one image pixel; pixels between cells.
+        row_captions, column_captions: at most R and C; long ones wrap, then shrink, then (columns only) turn.
+        highlight_columns: indices of columns framed in the accent colour; neighbours share one frame.
     """
     cells = _cells(images, columns, scale, gap)
     rows, columns, height, width = cells.shape[:4]
@@ -49,7 +50,7 @@ def image_grid(
     points = min(max(height // 6, 12), 16)
     sizes = range(points, SMALLEST - 1, -1)
     labels = _fit(row_captions, sizes, 11 * points, height, align="right")
-    room = width - points // 3  # so that neighbouring captions do not read as one
+    room = width - points // 3  # keeps neighbouring captions apart
     heads = _fit(column_captions, sizes, room, 4 * points, align="center")
     if any(head.shape[1] > room for head in heads):
         heads = [np.rot90(head) for head in _fit(column_captions, sizes, 12 * points, room, align="left")]
@@ -84,7 +85,7 @@ def image_grid(
 
 
 def side_by_side(figures: Sequence[np.ndarray]) -> np.ndarray:
-    """(H, W, 3) uint8 figures in one row, tops aligned, shorter ones padded with background; ValueError for others."""
+    """Join (H, W, 3) uint8 figures in one row, tops aligned, padded with background; raise ValueError for others."""
     if not figures or any(f.ndim != 3 or f.shape[2] != 3 or f.size == 0 or f.dtype != np.uint8 for f in figures):
         raise ValueError(f"figures must be (H, W, 3) uint8, at least one, not {[(f.shape, f.dtype) for f in figures]}")
     height = max(figure.shape[0] for figure in figures)
@@ -92,19 +93,19 @@ def side_by_side(figures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def stack(figures: Sequence[np.ndarray]) -> np.ndarray:
-    """(H, W, 3) uint8 figures one under another, left edges aligned, padded likewise; ValueError for others."""
+    """Join (H, W, 3) uint8 figures in one column, left-aligned, padded with background; raise ValueError for others."""
     return side_by_side([figure.swapaxes(0, 1) for figure in figures]).swapaxes(0, 1).copy()
 
 
 def save_png(array: np.ndarray, path: Path) -> None:
-    """Write an (H, W, 3) uint8 array as PNG: whole or not at all, the same bytes each time, parents created."""
-    image = Image.fromarray(side_by_side([array]))  # for its checks
+    """Write an (H, W, 3) uint8 array as PNG, atomically and deterministically; create parent folders."""
+    image = Image.fromarray(side_by_side([array]))  # validates the array
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 def _cells(images: Tensor, columns: int | None, scale: int, gap: int) -> np.ndarray:
-    """Checks, then (R, C, scale H, scale W, 3) uint8."""
+    """Check the arguments and return the cells, (R, C, scale H, scale W, 3) uint8."""
     shape = tuple(images.shape)
     if len(shape) not in (4, 5) or images.numel() == 0:
         raise ValueError(f"images must be (N, 3, H, W) or (R, C, 3, H, W) and not empty, not {shape}")
@@ -125,13 +126,13 @@ def _blank(height: int, width: int) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, ink: np.ndarray, top: int, left: int, colour: tuple[int, int, int]) -> None:
-    """Blend `colour` into the canvas with opacity `ink` / 255; numpy refuses ink that would not fit."""
+    """Blend `colour` into the canvas with opacity `ink` / 255; numpy raises if the ink does not fit."""
     region = canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
     region[:] = np.round(region + (np.array(colour) - region) * (ink[..., None] / 255.0))
 
 
 def _fit(texts: Sequence[str], sizes: Iterable[int], width: int, height: int, align: str) -> list[np.ndarray]:
-    """The texts as ink at the first of the sizes at which all fit into width x height, else at the last."""
+    """Return the texts as ink at the first size at which all fit into width x height, else at the last size."""
     inks: list[np.ndarray] = []
     for size in sizes:
         inks = [_text(text, size, width, align) for text in texts]
@@ -142,12 +143,12 @@ def _fit(texts: Sequence[str], sizes: Iterable[int], width: int, height: int, al
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)  # type: ignore[return-value]  # Aileron, in Pillow: the same everywhere
+    return ImageFont.load_default(size)  # type: ignore[return-value]  # Aileron, part of Pillow: equal on all machines
 
 
 @functools.cache
 def _printable(character: str) -> str:
-    """What the font can show of a character: itself, its spelling, its bare letter, or "?"."""
+    """Return a printable replacement of a character: itself, its spelling, its letter without accents, or "?"."""
     if character == " " or bytes(_font(20).getmask(character)) != bytes(_font(20).getmask("\uffff")):
         return character
     bare = unicodedata.normalize("NFKD", character)[0]
@@ -155,7 +156,7 @@ def _printable(character: str) -> str:
 
 
 def _text(text: str, size: int, width: int, align: str = "left") -> np.ndarray:
-    """Text as (h, w) uint8 ink, (0, 0) if it has none, lines broken between words where wider than `width` pixels."""
+    """Return text as (h, w) uint8 ink, (0, 0) if empty, wrapped between words at `width` pixels."""
     font, lines = _font(size), list[str]()
     for paragraph in text.split("\n"):
         lines.append("")

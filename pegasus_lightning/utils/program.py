@@ -1,4 +1,4 @@
-"""The command line of every command but training."""
+"""The command line of `generate` and `evaluate`, and helpers of every command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cach
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
-    """Arguments such as `run=runs/a,b=c` with the path quoted for Hydra, which reads commas and `=` in its own way.
+    """Return the arguments with paths, as in `run=runs/a,b=c`, quoted for Hydra, which would parse commas and `=`.
 
     Several `run=` become one list.
     """
@@ -43,10 +43,10 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
 def run_program(
     program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
 ) -> int:
-    """Compose the configuration of a command other than training and do its work; returns the exit code.
+    """Compose the configuration of a command, run its work, and return the exit code.
 
     Args:
-        help_text: what `--help` prints.
+        help_text: printed by `--help`.
         work: called with the configuration and the overrides that begin with `data=` or `data.`.
     """
     if "--help" in arguments or "-h" in arguments:
@@ -58,7 +58,7 @@ def run_program(
         parsed = program.parse_arguments(quote_paths(arguments))
         options = [name for name, value in vars(parsed).items() if value and name not in ("overrides", "cfg")]
         if options:
-            raise UserError(f"{program.command} has no -m and no option --{options[0]}: `--help` shows what it takes.")
+            raise UserError(f"{program.command} has no option -m or --{options[0]}: `--help` lists its options.")
         data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
         overrides = [text for text in parsed.overrides if text not in data]
         program.check_overrides(overrides)
@@ -71,7 +71,7 @@ def run_program(
         return complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return complain(program.explain(error, [*overrides, *arguments]))
-    except OSError as error:  # a full disk, say
+    except OSError as error:  # such as a full disk
         print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -81,12 +81,13 @@ def run_program(
 
 
 def complain(message: str) -> int:
+    """Print an error message on stderr and return the exit code of a user error."""
     print(f"pegasus_lightning: {message}", file=sys.stderr)
     return USAGE_ERROR
 
 
 def quieten() -> None:
-    # Advice that does not fit here: batches come from memory without workers, the validation set is small.
+    """Silence advice that does not apply: batches come from memory without workers, the validation set is small."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*The number of training batches.*log_every_n_steps.*")

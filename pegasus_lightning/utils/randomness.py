@@ -1,7 +1,7 @@
-"""Counter-based randomness: every draw is a function of (seed, stream, counter), never of what came before.
+"""Counter-based randomness: each draw is a function of (seed, stream, counter), independent of earlier draws.
 
-So a resumed run draws what the unbroken run would have drawn, and nothing has to be saved.
-Nothing in training draws from PyTorch's global generators.
+A resumed run therefore draws the same numbers as an uninterrupted one, without saved random state. Training does not
+use PyTorch's global generators.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a draw is for; draws of different streams are independent."""
+    """Purpose of a draw; draws of different streams are independent."""
 
     WEIGHTS = 0
     SPLIT = 1
@@ -25,16 +25,16 @@ class Stream(IntEnum):
     PICTURES = 7
     PAIRS = 8
     RATIOS = 9
-    CODES = 10  # counter: which candidate
+    CODES = 10  # counter: candidate
     BOOTSTRAP = 11
     AUGMENTATION = 12  # counter: global batch
 
 
 def derived_seed(seed: int, stream: Stream, counter: int = 0) -> int:
-    """A 64-bit seed for one draw (NumPy's SeedSequence, whose mixing is stable across versions)."""
+    """Return a 64-bit seed for one draw, from NumPy's SeedSequence, whose hash is stable across versions."""
     return int(np.random.SeedSequence([seed, int(stream), counter]).generate_state(1, np.uint64)[0])
 
 
 def generator(seed: int, stream: Stream, counter: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device` for one draw."""
+    """Return a new generator on `device` for one draw."""
     return torch.Generator(device=device).manual_seed(derived_seed(seed, stream, counter))

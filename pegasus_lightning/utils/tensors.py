@@ -1,4 +1,4 @@
-"""Images as tensors: uint8 or float, and functions of many of them."""
+"""Images as tensors: conversions between uint8 and float, and functions applied in batches."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IMAGE_SIZE = 32
+IMAGE_SIZE = 32  # height and width of all images
 BATCH = 256
 MAGENTA = (255, 0, 255)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 to float32 in [0, 1], the memory format kept."""
+    """Return uint8 images as float32 in [0, 1], in the same memory format."""
     return images.float().div_(255)
 
 
+def as_float(images: Tensor) -> Tensor:
+    """Return images in [0, 1]: uint8 converted by `to_float`, others unchanged."""
+    return to_float(images) if images.dtype == torch.uint8 else images
+
+
 def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int = BATCH) -> Tensor:
-    """function(inputs), so many at a time."""
+    """Return function(inputs), computed for `batch_size` inputs at a time."""
     return torch.cat([function(part) for part in inputs.split(batch_size)])
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """(..., 3, H, W) float in [0, 1] or uint8, on any device, to (..., H, W, 3) uint8 as floor(255 x + 1/2).
+    """Return images (..., 3, H, W), float in [0, 1] or uint8, as a uint8 array (..., H, W, 3): floor(255 x + 1/2).
 
-    Values outside [0, 1] are clamped; a pixel with a NaN or an infinity in any channel becomes magenta, so that it
-    is seen. uint8 passes unchanged. Raises ValueError for another shape or dtype.
+    Values outside [0, 1] are clamped. A pixel that is NaN or infinite in any channel becomes magenta. uint8 images keep
+    their values. Raise ValueError for another shape or dtype.
     """
     if images.ndim < 3 or images.shape[-3] != 3:
         raise ValueError(f"images must be (..., 3, H, W), not {tuple(images.shape)}")
@@ -37,7 +42,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
     if not images.is_floating_point():
         raise ValueError(f"images must be uint8 or floating point, not {images.dtype}")
     values = images.double().numpy()  # double: exact for every narrower dtype, and numpy has no bfloat16
-    seen = np.isfinite(values)
-    pixels = np.floor(np.clip(np.where(seen, values, 0.0), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-    pixels[~seen.all(axis=-1)] = MAGENTA
+    finite = np.isfinite(values)
+    pixels = np.floor(np.clip(np.where(finite, values, 0.0), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    pixels[~finite.all(axis=-1)] = MAGENTA
     return pixels

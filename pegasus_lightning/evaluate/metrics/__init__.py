@@ -1,1 +1,1 @@
-"""The measures, one file each: pure functions of images, features and probabilities."""
+"""Metrics, one file per group: pure functions of images, features and probabilities."""

@@ -1,6 +1,6 @@
-"""What happens on the way from one parent to the other: figures over decoded paths (B, R, 3, 32, 32) in [0, 1].
+"""Metrics of interpolations: decoded paths (B, R, 3, 32, 32) in [0, 1] between two parents.
 
-The first and last frames of a path are the parents, decoded; the frames between lie at ratios k / (R - 1).
+Frame k of a path is at ratio k / (R - 1); the first and last frames are the decoded parents.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pegasus_lightning.data.lines import line_images
 
-REAL_LINES = 10_000  # the paper's dense cover of the circle of angles
-BLOCK = 2**22  # similarities held at once
+REAL_LINES = 10_000  # number of angles in the paper, evenly spaced on the circle
+BLOCK = 2**22  # most similarities in memory at once
 
 
 class PathStatistics(NamedTuple):
-    """`length`, `largest_step`, `linearity` and `relative_linearity` of each path, (B,) each."""
+    """`length`, `largest_step`, `linearity` and `relative_linearity` of each path, each (B,)."""
 
     length: Tensor
     largest_step: Tensor
@@ -27,22 +27,21 @@ class PathStatistics(NamedTuple):
 
 
 def path_statistics(frames: Tensor) -> PathStatistics:
-    """How long, how even and how far from an overlay each path is; distances are root mean squares over pixels.
+    """Return length, evenness and distance from a pixel blend of each path; distances are RMS over pixels.
 
-    length: the sum of the steps, distances of consecutive frames. An overlay is as long as its ends are apart; longer
-    means that the picture itself moves.
-    largest_step: over the mean step; 1 is even, R - 1 one single jump, NaN where nothing moves.
-    linearity: the distance of the decoded midpoint from the pixel average of the ends, as `pegasus.scores.linearity`
-    has it; 0 is two overlaid images. With an even number of frames none is in the middle: the mean of the middle two,
-    each against the blend at its own ratio.
-    relative_linearity: the same over the distance of the ends from each other, NaN where they are equal.
+    length: sum of the steps (distances between consecutive frames). A pixel blend is as long as the distance between
+        its ends; a longer path changes more than a blend.
+    largest_step: largest step over mean step. 1: even, R - 1: one jump, NaN: all frames equal.
+    linearity: distance of the decoded midpoint from the pixel average of the ends (`scores.distance_from_blend`).
+        0: two overlaid images. For even R: mean over the two middle frames, each against the blend at its own ratio.
+    relative_linearity: linearity over the distance between the ends; NaN for equal ends.
 
     Args:
         frames: (B, R, 3, 32, 32), R at least 3.
     """
     count = frames.shape[1]
     if count < 3:
-        raise ValueError(f"a path of {count} frames has no inside")
+        raise ValueError(f"a path needs at least 3 frames, not {count} frames")
     flat = frames.flatten(2)
     steps = (flat[:, 1:] - flat[:, :-1]).square().mean(2).sqrt()  # (B, R - 1)
     middle = torch.tensor(sorted({(count - 1) // 2, count // 2}), device=flat.device)
@@ -55,30 +54,30 @@ def path_statistics(frames: Tensor) -> PathStatistics:
 
 
 class NearestLine(NamedTuple):
-    """Cosine distance (N,) to the nearest real line, 0 to 2, and that line's angle (N,) in [0, 2 pi)."""
+    """Cosine distance (N,) to the nearest real line, in [0, 2], and the angle (N,) of that line, in [0, 2 pi)."""
 
     distances: Tensor
     angles: Tensor
 
 
 def nearest_line(images: Tensor, count: int = REAL_LINES) -> NearestLine:
-    """The nearest of `count` lines that cover the circle evenly, by cosine distance (Berthelot et al. 2018, sec. 3.2).
+    """Return the nearest of `count` evenly spaced lines by cosine distance (Berthelot et al. 2018, sec. 3.2).
 
-    1 - x.y / (|x| |y|) over pixels from -1 (black) to 1, as in the paper: with black at 0 it would come out some ten
-    times as large. Images in colour are compared with grey lines, channel by channel.
+    The distance is 1 - x.y / (|x| |y|) over pixels in [-1, 1] (black is -1), as in the paper; with black at 0 it would
+    be about ten times as large. Colour images are compared with grey lines, channel by channel.
 
     Args:
         images: (N, 3, 32, 32) in [0, 1].
-        count: the paper's 10,000.
+        count: number of lines; 10,000 in the paper.
     """
     angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
-    lines = (2 * line_images(angles) - 1).flatten(1).to(images.device)  # one of three equal channels
+    lines = (2 * line_images(angles) - 1).flatten(1).to(images.device)  # one of the three equal channels
     directions = lines / lines.norm(dim=1, keepdim=True)
     chosen, similarities = [], []
     for part in images.split(max(1, BLOCK // count)):
         pixels = (2 * part.float() - 1).flatten(2)  # (n, 3, 1024)
         index = (pixels.sum(1) @ directions.T).argmax(1)
-        # Measured again in float64: a cosine distance of 1e-6 is a difference in the last digit of a float32.
+        # Recomputed in float64: a cosine distance of 1e-6 is about the rounding error of float32.
         grey = pixels.double()
         line = directions[index].double()[:, None].expand_as(grey)
         chosen.append(index)
@@ -87,34 +86,34 @@ def nearest_line(images: Tensor, count: int = REAL_LINES) -> NearestLine:
 
 
 def smoothness(angles: Tensor) -> Tensor:
-    """How evenly the angle turns along each path (Berthelot et al. 2018, sec. 3.2): (B, R) radians to (B,).
+    """Return how evenly the angle turns along each path (Berthelot et al. 2018, sec. 3.2): (B, R) radians to (B,).
 
-    The largest step of the angle over the whole turn from start to end, less 1 / (R - 1), its value for even steps:
-    0 is ideal, 1 - 1 / (R - 1) a single jump, more a path that turns to and fro. Each step goes the shorter way round.
-    NaN where start and end point the same way (within 1e-4 radians): the authors' program counts such paths as 0 in
-    its mean; leave them out.
+    The score is the largest angular step over the total turn from start to end, minus 1 / (R - 1), its value for even
+    steps. 0: ideal, 1 - 1 / (R - 1): a single jump, more: the path turns back and forth. Each step takes the shorter
+    direction. NaN for equal start and end angles (within 1e-4 radians); leave these paths out of a mean (the authors'
+    code counts them as 0).
     """
     raw = torch.diff(angles.double(), dim=1)
     steps = torch.remainder(raw + math.pi, 2 * math.pi) - math.pi
-    steps = torch.where((steps == -math.pi) & (raw > 0), math.pi, steps)  # half a circle keeps its sense (numpy.unwrap)
+    steps = torch.where((steps == -math.pi) & (raw > 0), math.pi, steps)  # +pi stays +pi (numpy.unwrap)
     turn = steps.sum(1).abs()
     score = steps.abs().amax(1) / turn - 1 / steps.shape[1]
     return torch.where(turn < 1e-4, torch.nan, score).float()
 
 
 class LineStatistics(NamedTuple):
-    """ACAI's two figures of each path, (B,) each: mean cosine distance to real lines, and smoothness (may be NaN)."""
+    """The ACAI metrics of each path, each (B,): mean cosine distance to real lines, and smoothness (may be NaN)."""
 
     distance: Tensor
     smoothness: Tensor
 
 
 def line_statistics(frames: Tensor, count: int = REAL_LINES) -> LineStatistics:
-    """The paper's check of an interpolation, on paths between two images of the data source `lines`.
+    """Return the ACAI metrics of paths between two images of the data source `lines` (Berthelot et al. 2018, sec. 3.2).
 
-    Distance is averaged over all frames of a path, its ends too, as in the authors' `line_eval`; the paper takes paths
-    of 16 frames. Its table 1, distance in thousandths / smoothness: plain autoencoder 6.88 / .44, VAE 1.21 / .49,
-    ACAI 0.24 / .10.
+    The distance is averaged over all frames of a path including its ends, as in the authors' `line_eval`. The paper
+    uses 16 frames. Its table 1 reports distance / 1e-3 and smoothness: plain autoencoder 6.88 and .44, VAE 1.21 and
+    .49, ACAI 0.24 and .10.
 
     Args:
         frames: (B, R, 3, 32, 32) in [0, 1].

@@ -1,7 +1,7 @@
-"""Whether images, as a set, could be real ones: figures over feature matrices of real and fake images.
+"""Realism metrics of a set of images: distances between the feature matrices of real and fake images.
 
-Which features is the caller's choice and belongs beside every figure: over a recogniser's features a KID is a kernel
-distance, not *the* KID, which stands for Inception's.
+The caller chooses the features and must report them: KID without qualification means KID over Inception features; over
+a recogniser's features it is a kernel distance only.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from torch import Tensor
 
 from pegasus_lightning.utils.randomness import Stream, generator
 
-BLOCK = 2**22  # distances or kernel values held at once: 32 MB in float64
+BLOCK = 2**22  # most distances or kernel values in memory at once: 32 MB in float64
 
 
 def kid(
     real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int | None = None, seed: int = 0
 ) -> tuple[float, float]:
-    """Kernel distance of two sets of features: mean and standard deviation over random subsets.
+    """Return the kernel distance of two feature sets: mean and standard deviation over random subsets.
 
     Binkowski et al. 2018 (arXiv 1801.01401), sec. 4: the unbiased squared maximum mean discrepancy with the kernel
-    k(x, y) = (x.y / d + 1)^3. Unbiased at every size, so that sets of unequal size compare; 0 for two samples of one
-    distribution, and often a little below. The deviation is that of one subset, not the error of the mean.
-
-    That holds for independent sets. An image in both, as when a set is compared with itself, would meet itself and
-    pull the figure below 0 by many deviations: no image that is in both goes to both sides of one comparison.
+    k(x, y) = (x.y / d + 1)^3. It is unbiased at every size, so sets of unequal size are comparable. Its expectation is
+    0 for two samples of one distribution; estimates may be slightly negative. The deviation is that of one subset, not
+    the error of the mean. Unbiasedness needs independent sets: an image in both would be compared with itself and lower
+    the result by many deviations, so an image in both sets never enters both sides of one comparison.
 
     Args:
         real, fake: (N, d) and (M, d).
-        subsets: how many pairs of subsets.
-        subset_size: images of each; null: 1000, or half of the smaller set, or fewer where the sets share so many that
-            no more are left. A subset that is the whole set would always be the same one, and the spread 0.
-        seed: of the subsets.
+        subsets: number of pairs of subsets.
+        subset_size: images in each subset; null: the smallest of 1000, half of the smaller set, and the number of
+            images that remain if the sets share images. Whole sets as subsets would give a deviation of 0.
+        seed: seed of the subsets.
+
+    Raises:
+        ValueError: `subset_size` is below 2 or above the number of available images.
     """
     random = generator(seed, Stream.BOOTSTRAP)
-    names = torch.unique(torch.cat([real, fake]), dim=0, return_inverse=True)[1].cpu()  # equal rows: equal names
+    names = torch.unique(torch.cat([real, fake]), dim=0, return_inverse=True)[1].cpu()  # equal rows get equal numbers
     real_names, fake_names = names.split([len(real), len(fake)])
     shared = real_names[torch.isin(real_names, fake_names)].unique()
-    orders = []  # of the images that may be in each subset: real, fake, real, fake, ...
+    orders = []  # shuffled images available to each subset: real, fake, real, fake, ...
     for _ in range(subsets):
         as_real, as_fake = shared[torch.randperm(len(shared), generator=random)].tensor_split(2)
         for own, barred in ((real_names, as_fake), (fake_names, as_real)):
@@ -63,20 +65,20 @@ def kid(
 
 
 def _membership(orders: list[Tensor], size: int, count: int) -> Tensor:
-    """(count, S), 1 where an image is among the first `size` of each order, else 0."""
+    """Return (count, S): 1 for the first `size` images of each order, else 0."""
     chosen = torch.zeros(count, len(orders), dtype=torch.float64)
     return chosen.scatter_(0, torch.stack([order[:size] for order in orders], 1), 1)
 
 
 def _kernel(products: Tensor, features: Tensor) -> Tensor:
-    """k(x, y) = (x.y / d + 1)^3 of inner products of features (N, d)."""
+    """Return k(x, y) = (x.y / d + 1)^3 from inner products of features (N, d)."""
     return (products / features.shape[1] + 1) ** 3
 
 
 def _kernel_sums(rows: Tensor, row_chosen: Tensor, columns: Tensor, column_chosen: Tensor) -> Tensor:
-    """Sum of k over the chosen pairs, for each of S subsets: (N, d), (N, S), (M, d), (M, S) to (S,).
+    """Return the sum of k over the chosen pairs of each of S subsets: (N, d), (N, S), (M, d), (M, S) to (S,).
 
-    Each kernel value is computed once for all subsets, which saves time while N x M is less than S subsets' pairs.
+    Each kernel value is computed once for all subsets: faster while N x M is below the number of pairs in S subsets.
     """
     sums = torch.zeros(row_chosen.shape[1], dtype=rows.dtype, device=rows.device)
     count = max(1, BLOCK // len(columns))
@@ -86,7 +88,7 @@ def _kernel_sums(rows: Tensor, row_chosen: Tensor, columns: Tensor, column_chose
 
 
 class _KernelMeans(NamedTuple):
-    """Means of k over columns (N,) and over rows (M,), and the mean of its square over all pairs."""
+    """Mean of k for each row (N,), for each column (M,), and the mean of k^2 over all pairs."""
 
     rows: Tensor
     columns: Tensor
@@ -107,24 +109,24 @@ def _kernel_means(rows: Tensor, columns: Tensor) -> _KernelMeans:
 
 
 def mean_kernel_to_others(features: Tensor) -> Tensor:
-    """Each point's mean kernel value with all others of its set: (N, d) to (N,), float64."""
+    """Return each point's mean kernel value with all other points of the set: (N, d) to (N,), float64."""
     own = _kernel(features.double().square().sum(1), features)
     return (_kernel_means(features, features).rows * len(features) - own) / (len(features) - 1)
 
 
 def kid_error(real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = None) -> float:
-    """Standard error of the kernel distance between two whole sets, over draws of both.
+    """Return the standard error of the kernel distance between two whole sets, over draws of both.
 
-    From the two leading terms of its variance (Serfling 1980, sec. 5.2.1; Bounliphone et al. 2016, arXiv 1511.04581,
-    eq. 13): 4 var(a) / N + 4 var(b) / M + 2 (1 / N + 1 / M)^2 mean(c^2), with a_i the mean kernel of real i with other
-    reals less that with the fakes, b_j likewise of fake j, and c the kernel between real and fake, centred in both. The
-    sample variances of a and b are lessened by what means over so few others add to them, mean(c^2) (1 / N + 1 / M).
-    They vanish where the sets are alike, and the third term is left. (The deviation that `kid` gives is that of a
-    subset: several times as much.)
+    The two leading terms of its variance (Serfling 1980, sec. 5.2.1; Bounliphone et al. 2016, arXiv 1511.04581, eq. 13)
+    are 4 var(a) / N + 4 var(b) / M + 2 (1 / N + 1 / M)^2 mean(c^2). a_i is the mean kernel of real i with the other
+    reals minus that with the fakes; b_j is the mean kernel of fake j with the other fakes minus that with the reals;
+    c is the kernel between real and fake, centred in both. The sample variances of a and b are corrected for the noise
+    of means over finite sets by subtracting mean(c^2) (1 / N + 1 / M). For equal distributions both vanish and the
+    third term remains. The deviation of `kid` is that of a subset and several times as large.
 
     Args:
         real, fake: (N, d) and (M, d).
-        real_to_others: `mean_kernel_to_others(real)`, where it is known already.
+        real_to_others: `mean_kernel_to_others(real)`, if already computed.
     """
     within_real = mean_kernel_to_others(real) if real_to_others is None else real_to_others
     across = _kernel_means(real, fake)
@@ -136,8 +138,8 @@ def kid_error(real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = Non
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Euclidean distances (n, M) of some rows at a time to all columns, with the first row's number; float64."""
-    # In float64: what cdist gets by a matrix product is off by 1e-3 and more in float32, also between equal points.
+    """Yield (index of the first row, Euclidean distances (n, M) to all columns) for blocks of rows; float64."""
+    # In float32 cdist's matrix product is off by 1e-3 and more, also between equal points.
     rows, columns = rows.double(), columns.double()
     count = max(1, BLOCK // max(1, len(columns)))
     for start in range(0, len(rows), count):
@@ -145,34 +147,34 @@ def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def neighbour_radii(features: Tensor, k: int) -> Tensor:
-    """Each point's distance to its k-th nearest neighbour within the set, itself left out: (N, d) to (N,)."""
+    """Return each point's distance to its k-th nearest other point in the set: (N, d) to (N,)."""
     if not 1 <= k < len(features):
-        raise ValueError(f"k={k} neighbours are not to be had among {len(features)} points")
+        raise ValueError(f"k={k} neighbours must be at least 1 and fewer than the {len(features)} points")
     radii = []
     for start, block in _distances(features, features):
         own = torch.arange(len(block), device=block.device)
         block[own, own + start] = torch.inf
-        radii.append(block.topk(k, dim=1, largest=False).values[:, -1])  # a fraction of the time of kthvalue
+        radii.append(block.topk(k, dim=1, largest=False).values[:, -1])  # much faster than kthvalue
     return torch.cat(radii)
 
 
 class PrecisionRecall(NamedTuple):
-    """`precision` (M,) bool, of each fake; `recall` (N,) bool, of each real."""
+    """`precision` of each fake, (M,) bool; `recall` of each real, (N,) bool."""
 
     precision: Tensor
     recall: Tensor
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3, *, real_radii: Tensor | None = None) -> PrecisionRecall:
-    """Improved precision and recall, image by image (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
+    """Return improved precision and recall per image (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
 
-    A fake is precise where it lies within the k-nearest-neighbour ball of some real, a real is recalled where it lies
-    within that of some fake. The shares grow with the number of balls: compare at equal N and equal M only.
+    A fake is precise if it lies in the k-nearest-neighbour ball of some real. A real is recalled if it lies in that of
+    some fake. Both shares grow with the number of balls: compare at equal N and equal M only.
 
     Args:
         real, fake: features (N, d) and (M, d).
-        k: neighbour whose distance is the radius, its own set's.
-        real_radii: `neighbour_radii(real, k)`, for one reference and many sets of fakes; null: computed.
+        k: a ball's radius is the distance to the k-th neighbour within the centre's own set.
+        real_radii: `neighbour_radii(real, k)`, to reuse for many sets of fakes; null: computed.
     """
     real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
     fake_radii = neighbour_radii(fake, k)
@@ -184,24 +186,24 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, *, real_radii: Tens
 
 
 class DensityCoverage(NamedTuple):
-    """`density` (M,), of each fake, from 0, about 1 on average where real and fake are alike (more in the thick of the
-    reals); `coverage` (N,) bool, of each real."""
+    """`density` of each fake, (M,), at least 0 and about 1 on average for equal distributions (more where reals are
+    dense); `coverage` of each real, (N,) bool."""
 
     density: Tensor
     coverage: Tensor
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, real_radii: Tensor | None = None) -> DensityCoverage:
-    """Density and coverage, image by image (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 5).
+    """Return density and coverage per image (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 5).
 
-    Density counts, over k, the k-nearest-neighbour balls of the reals that a fake lies in, where precision asks only
-    whether there is one, so that a single outlier with its huge ball cannot make every fake precise. A real is covered
-    where some fake lies in its ball: fakes bring no balls of their own.
+    Density is the number of k-nearest-neighbour balls of reals that contain a fake, over k. Unlike precision, a single
+    outlier with a huge ball cannot make every fake score high. A real is covered if some fake lies in its ball; fakes
+    have no balls.
 
     Args:
         real, fake: features (N, d) and (M, d).
-        k: neighbour among the reals whose distance is the radius.
-        real_radii: `neighbour_radii(real, k)`, for one reference and many sets of fakes; null: computed.
+        k: a ball's radius is the distance to the k-th neighbour among the reals.
+        real_radii: `neighbour_radii(real, k)`, to reuse for many sets of fakes; null: computed.
     """
     radii = neighbour_radii(real, k) if real_radii is None else real_radii
     density, covered = [], torch.zeros(len(real), dtype=torch.bool, device=real.device)

@@ -1,4 +1,4 @@
-"""How much an image looks like both of its parents' classes, and how sure a mean over images is."""
+"""Recognisability of both parent classes in an image, and bootstrap intervals of means over images."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from torch import Tensor
 
 from pegasus_lightning.utils.randomness import Stream, generator
 
-MAX_DRAWS = 2**22  # indices drawn at once: 32 MB
+MAX_DRAWS = 2**22  # most indices drawn at once: 32 MB
 
 
 class Recognisability(NamedTuple):
-    """`both` (N,) bool: both classes are seen. `chimera` (N,): 2 min(p_first, p_second), 0 to 2, above 1 where both are
-    likelier than not."""
+    """`both` (N,) bool: both classes are recognised. `chimera` (N,): 2 min(p_first, p_second) in [0, 2], above 1 if
+    both probabilities exceed 0.5."""
 
     both: Tensor
     chimera: Tensor
 
 
 def recognisability(probabilities: Tensor, threshold: float = 0.5) -> Recognisability:
-    """Whether both classes are recognised in each image, and how strongly the weaker is.
+    """Return whether both classes are recognised in each image, and twice the smaller probability.
 
     Args:
-        probabilities: (N, 2), each in [0, 1] by itself: outputs of two sigmoids, not of one softmax (which can never
-            give both classes more than one half).
-        threshold: that both probabilities must exceed.
+        probabilities: (N, 2), outputs of two independent sigmoids; a softmax never gives both classes more than 0.5.
+        threshold: value that both probabilities must exceed.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] != 2:
         raise ValueError(f"probabilities must be (N, 2), not {tuple(probabilities.shape)}")
@@ -37,17 +36,17 @@ def recognisability(probabilities: Tensor, threshold: float = 0.5) -> Recognisab
 def bootstrap_interval(
     values: Tensor, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Where the mean of `values` lies with this confidence: (low, high), the percentile bootstrap over images.
+    """Return the percentile bootstrap interval (low, high) of the mean of `values` over images.
 
     Efron & Tibshirani 1993, sec. 13.3: the quantiles (1 - confidence) / 2 and (1 + confidence) / 2 of the means of
-    resamples drawn with replacement. It knows of the chance in these images alone: not of a training's seed, and not of
-    images that share a parent and so are no independent draws.
+    resamples drawn with replacement. The interval covers the choice of images only: neither the training seed nor the
+    dependence between images that share a parent.
 
     Args:
-        values: (N,), numbers or bools; NaN (undefined for an image) is left out. With nothing left, both ends are NaN.
+        values: (N,), numbers or bools. NaN (undefined for an image) is left out; without values both ends are NaN.
         confidence: in (0, 1).
-        resamples: how many.
-        seed: of the draws; the same values give the same interval.
+        resamples: number of resamples.
+        seed: seed of the draws; equal arguments give equal intervals.
     """
     values = values.detach().cpu().double()
     values = values[~values.isnan()]

@@ -1,1 +1,1 @@
-"""The figures of `generate`."""
+"""Figures drawn by `generate`."""

@@ -1,17 +1,19 @@
-"""The figures of what `generate` made: which are wanted, what stands under them, and where they are written."""
+"""The figures of `generate`: which to draw, their captions, and where they are written."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pegasus_lightning.generate.figures import mixes as chimera
+from pegasus_lightning.generate.figures import mixes as mix_figures
 from pegasus_lightning.generate.figures.networks import diagram_figure, plan
 from pegasus_lightning.generate.mixing import Recipes, mixing_of
 from pegasus_lightning.generate.sampler import Pegasi, Sampler
+from pegasus_lightning.generate.settings import GenerateConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.image_grid import save_png
@@ -23,64 +25,64 @@ REPEATS, REPEAT_STEPS = 6, 11
 STRIPS = 6
 
 
-def wants(settings: dict[str, Any], figure: str) -> bool:
-    """Whether `figures` names it, or asks for all."""
-    return settings["figures"] is None or figure in settings["figures"]
+def wants(settings: GenerateConfig, figure: str) -> bool:
+    """Return whether the settings ask for a figure, by name or because they ask for all."""
+    return settings.figures is None or figure in settings.figures
 
 
-def how(settings: dict[str, Any]) -> str:
-    """Pairs, mixing and ratio in words."""
-    pegasus = settings["pegasus"]
-    low, high = pegasus["ratio"]
-    pairs = "two image files" if settings["first"] else f"{pegasus['pairs']} pairs"
-    named = "mixed as each model does" if pegasus["mixing"] == "auto" else pegasus["mixing"]
-    mixing = named + (" (second parents unused)" if pegasus["mixing"] == "direction" else "")
+def how(settings: GenerateConfig) -> str:
+    """Return pairs, mixing and ratio in words."""
+    pegasus = settings.pegasus
+    low, high = pegasus.ratio
+    pairs = "two image files" if settings.first else f"{pegasus.pairs} pairs"
+    named = "mixed as each model does" if pegasus.mixing == "auto" else pegasus.mixing
+    mixing = named + (" (second parents unused)" if pegasus.mixing == "direction" else "")
     return f"{pairs}, {mixing}, ratio {low:g} to {high:g}"
 
 
-def _footer(run: TrainedRun, settings: dict[str, Any], tried: int) -> str:
-    method, sampled = settings["search"]["method"], settings["pegasus"]["codes"] == "sampled"
+def _footer(run: TrainedRun, settings: GenerateConfig, tried: int) -> str:
+    method, sampled = settings.search.method, settings.pegasus.codes == "sampled"
     drawn = "sampled codes" if sampled and run.model.config.sample_codes else "codes not sampled"
     sought = {"none": "no search", "best_of": f"best of {tried:,}", "guided": f"best of {tried:,}, then guided"}[method]
     judge = "" if run.model.critic is not None else ", scored without a critic"
-    seed = f"seed {settings['seed']}"
-    mixing = mixing_of(run.model, settings["pegasus"])
-    done = how(settings | {"pegasus": settings["pegasus"] | {"mixing": mixing}})
+    seed = f"seed {settings.seed}"
+    mixing = mixing_of(run.model, settings.pegasus)
+    done = how(replace(settings, pegasus=replace(settings.pegasus, mixing=mixing)))
     return f"{run.name}, batch {run.model.batches_done}, {done}, {drawn}, {sought}{judge}, {seed}"
 
 
-def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The figures that are wanted and that there is something to draw for, by name."""
+def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig) -> dict[str, np.ndarray]:
+    """Return the figures that are asked for and that apply, by name."""
     chosen, mixes = pegasi.chosen, pegasi.mixes
     footer = _footer(run, settings, pegasi.tried)
     look: dict[str, Any] = {"classes": sampler.parents.classes, "footer": footer}
-    scaled = look | {"scale": settings["image_scale"]}
-    low, high = settings["pegasus"]["ratio"]
+    scaled = look | {"scale": settings.image_scale}
+    low, high = settings.pegasus.ratio
     best = pegasi.best(1 + GALLERY)
     top, others = best[:1], best[1:]
     first, second = (images[0] for images in sampler.originals(chosen.take(top)))
     pictures = {}
     if wants(settings, "pegasi") and len(chosen) > 1:
-        pictures["pegasi"] = chimera.pegasi_figure(mixes.images[:SHOWN], **scaled)
+        pictures["pegasi"] = mix_figures.pegasi_figure(mixes.images[:SHOWN], **scaled)
     if wants(settings, "best"):
         one = mixes.take(top)
-        pictures["best"] = chimera.best_figure(
+        pictures["best"] = mix_figures.best_figure(
             one.images[0],
             one.first[0],
             one.second[0],
             ratio=one.ratios[0].item(),
             scores={name: values[top].item() for name, values in pegasi.terms.items()},
-            originals=(first, second) if settings["originals"] else None,
+            originals=(first, second) if settings.originals else None,
             **look,
         )
     if wants(settings, "gallery") and len(others):
         good, values = mixes.take(others), pegasi.ranking[others]
-        pictures["gallery"] = chimera.gallery_figure(
+        pictures["gallery"] = mix_figures.gallery_figure(
             good.images, good.first, good.second, ratios=good.ratios.cpu(), scores=values, **scaled
         )
     ratios = torch.linspace(0, 1, REPEAT_STEPS)
-    if wants(settings, "interpolation") and settings["first"] is not None and settings["originals"]:
-        pictures["interpolation"] = chimera.interpolation_figure(
+    if wants(settings, "interpolation") and settings.first is not None and settings.originals:
+        pictures["interpolation"] = mix_figures.interpolation_figure(
             sampler.interpolations(chosen.take(top), ratios)[0],
             ratios=ratios,
             parents=(first, second),
@@ -91,7 +93,7 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: dict[str, 
         again = chosen.take(top.repeat(REPEATS))
         anew = Recipes(again.first, again.second, again.ratios, pegasi.tried + torch.arange(REPEATS))
         fixed = not (sampler.mixer.sampled and run.model.config.sample_codes)
-        pictures["repeats"] = chimera.repeats_figure(
+        pictures["repeats"] = mix_figures.repeats_figure(
             sampler.interpolations(anew, ratios),
             ratios=ratios,
             pegasus_range=(low, high),
@@ -102,14 +104,14 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: dict[str, 
         pictures["diagram"] = diagram(run.model, title=f"The networks of {run.name}", footer=footer)
     if wants(settings, "filmstrip") and pegasi.ascent is not None and pegasi.recorded is not None:
         ascent, shown = pegasi.ascent, pegasi.recorded[:STRIPS]
-        pictures["filmstrip"] = chimera.filmstrip_figure(
+        pictures["filmstrip"] = mix_figures.filmstrip_figure(
             ascent.frames[:, : len(shown)], steps=ascent.steps, trace=ascent.trace[:, shown], **scaled
         )
     return pictures
 
 
 def diagram(model: TwoPlayerModel, *, title: str, footer: str = "") -> np.ndarray:
-    """The model's networks as a picture, with shapes and parameter counts."""
+    """Return the model's networks as a picture, with shapes and parameter counts."""
     image = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, device=model.device)
     code = torch.zeros(2, model.config.networks.latent_dim, device=model.device)
     examples = {"encoder": image, "decoder": code, "critic": image}
@@ -119,7 +121,7 @@ def diagram(model: TwoPlayerModel, *, title: str, footer: str = "") -> np.ndarra
 
 
 def write_pictures(folder: Path, pictures: dict[str, np.ndarray], step: int) -> None:
-    """As PNG, and into TensorBoard at `step` batches done."""
+    """Write pictures as PNG, and into TensorBoard at `step` batches done."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder / "tensorboard")) as writer:

@@ -1,8 +1,8 @@
-"""Figures about mixes of two classes: pure functions from images to one labelled (H, W, 3) uint8 picture.
+"""Figures of mixes of two classes: pure functions from images to one labelled (H, W, 3) uint8 picture.
 
-Images are float in [0, 1] or uint8, (..., 3, H, W), of any device; the two kinds may be mixed in one figure.
-`classes` names the two, a ratio is 0 at the first and 1 at the second, and a mix is called "first x second".
-`footer` says where the pictures come from (run, seed, batch). Shapes that do not agree raise ValueError.
+Images are (..., 3, H, W), float in [0, 1] or uint8, on any device; one figure may combine both types. `classes` are the
+two names; a ratio is 0 at the first and 1 at the second, and a mix is labelled "first x second". `footer` names the
+source of the images (run, seed, batch). Shapes that do not match raise ValueError.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
 from pegasus_lightning.utils.image_grid import (
     ACCENT,
     BACKGROUND,
@@ -31,15 +32,14 @@ from pegasus_lightning.utils.image_grid import (
 from pegasus_lightning.utils.tensors import to_uint8
 
 Numbers = Tensor | Sequence[float]
-PEGASUS_RANGE = (0.4, 0.6)
-TITLE, BODY, SMALL = 21, 16, 14  # pixels, as image_grid has them on cells of 96 pixels and more
-CURVES, LEGEND = 260, 21  # pixels: height of the curves under a filmstrip; of a line of their legend
+TITLE, BODY, SMALL = 21, 16, 14  # pixels, as in image_grid for cells of 96 pixels or more
+CURVES, LEGEND = 260, 21  # pixels: heights of the curves under a filmstrip and of a line of their legend
 
 
 def pegasi_figure(
     mixes: Tensor, *, classes: tuple[str, str], footer: str = "", columns: int = 8, scale: int = 3
 ) -> np.ndarray:
-    """Many mixes (N, 3, H, W), row by row (fig. 5 of the source document has 64 of them)."""
+    """Draw mixes (N, 3, H, W) row by row (fig. 5 of the source document, with 64 mixes)."""
     first, second = _two(classes)
     mixes = _pixels("mixes", mixes, 4)
     title = f"{_count(len(mixes), 'mix', 'mixes')} of {first} and {second}"
@@ -50,10 +50,10 @@ def best_figure(
     mix: Tensor, first: Tensor, second: Tensor, *, classes: tuple[str, str], ratio: float,
     scores: Mapping[str, float], originals: tuple[Tensor, Tensor] | None = None, footer: str = "", scale: int = 12,
 ) -> np.ndarray:  # fmt: skip
-    """One mix (3, H, W), large, between its parents at half its scale (fig. 4).
+    """Draw one large mix (3, H, W) between its parents at half its scale (fig. 4).
 
-    first, second: the parents' reconstructions (3, H, W); `originals`, where given, stand above them.
-    scores: by name. "score" is what was maximised; where it is missing, the sum of the others is shown as it.
+    first, second: the parents' reconstructions (3, H, W); `originals`, if given, are drawn above them.
+    scores: by name. "score" is the maximised score; if missing, the sum of the others is shown.
     """
     names = _two(classes)
     mix = _pixels("mix", mix, 3)
@@ -75,7 +75,7 @@ def best_figure(
     centre = image_grid(mix[None, None], scale=scale, column_captions=["\n" + " x ".join(names)])
     width = centre.shape[1]
     said = _paragraph(f"ratio {ratio:.2f} (0 {names[0]}, 1 {names[1]})", width, align="center")
-    centre = stack([centre, said, _paragraph(_told(scores), width, ACCENT, align="center")])
+    centre = stack([centre, said, _paragraph(_score_text(scores), width, ACCENT, align="center")])
     lower = max(centre.shape[0] - sides[0].shape[0], 0) // 2
     if lower:
         sides = [stack([_blank(lower, side.shape[1]), side]) for side in sides]
@@ -87,9 +87,9 @@ def gallery_figure(
     mixes: Tensor, first: Tensor, second: Tensor, *, classes: tuple[str, str], ratios: Numbers, scores: Numbers,
     columns: int = 8, footer: str = "", scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """Mixes (N, 3, H, W), each between its decoded parents, in blocks of three rows (fig. 7).
+    """Draw mixes (N, 3, H, W), each between its decoded parents, in blocks of three rows and `columns` (fig. 7).
 
-    ratios, scores: (N,), over each mix; as many blocks of `columns` as it takes.
+    ratios, scores: (N,), written over each mix.
     """
     names = _two(classes)
     mixes = _pixels("mixes", mixes, 4)
@@ -120,13 +120,13 @@ def gallery_figure(
 
 
 def repeats_figure(
-    rows: Tensor, *, classes: tuple[str, str], ratios: Numbers, pegasus_range: tuple[float, float] = PEGASUS_RANGE,
+    rows: Tensor, *, classes: tuple[str, str], ratios: Numbers, pegasus_range: tuple[float, float] = PEGASUS_RATIOS,
     footer: str = "", note: str = "", scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """One pair interpolated R times, z sampled anew for each row (fig. 6).
+    """Draw one pair interpolated R times, with z sampled anew for each row (fig. 6).
 
-    rows: (R, C, 3, H, W), at `ratios` (C,); those within `pegasus_range` are framed.
-    note: a sentence more, e.g. that all rows are alike because this model's codes are not sampled.
+    rows: (R, C, 3, H, W), at `ratios` (C,); columns within `pegasus_range` are framed.
+    note: additional sentence, e.g. that all rows are equal because the model does not sample codes.
     """
     names = _two(classes)
     rows = _pixels("rows", rows, 5)
@@ -147,15 +147,15 @@ def compare_figure(
     models: Sequence[tuple[str, Tensor]], first: Tensor, second: Tensor, *, classes: tuple[str, str], ratios: Numbers,
     parents_caption: str = "", controls: Sequence[tuple[str, Tensor]] = (), footer: str = "", scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """The same P pairs mixed by several models, a row a model (fig. 2).
+    """Draw the same P pairs mixed by several models, one row a model (fig. 2).
 
-    models, controls: (name, mixes (P, 3, H, W)); the controls (a pixel average, say) stand above the models.
-    first, second: the parents (P, 3, H, W), in the two top rows; parents_caption says what they are ("original").
+    models, controls: (name, mixes (P, 3, H, W)); controls (e.g. a pixel average) are drawn above the models.
+    first, second: parents (P, 3, H, W), in the top two rows; `parents_caption` describes them ("original").
     ratios: (P,), of all mixes in a column.
     """
     names = _two(classes)
     if not models:
-        raise ValueError("models must be at least one")
+        raise ValueError("models must contain at least one model")
     parents = [_pixels("first", first, 4)]
     parents.append(_pixels("second", second, 4, like=parents[0]))
     mixed = [_pixels(name, images, 4, like=parents[0]) for name, images in (*controls, *models)]
@@ -177,11 +177,11 @@ def compare_figure(
 
 def interpolation_figure(
     steps: Tensor, *, classes: tuple[str, str], ratios: Numbers, parents: tuple[Tensor, Tensor],
-    pegasus_range: tuple[float, float] = PEGASUS_RANGE, footer: str = "", title: str = "", scale: int = 3,
+    pegasus_range: tuple[float, float] = PEGASUS_RATIOS, footer: str = "", title: str = "", scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """From one image to another: the originals (3, H, W) at the ends, the decoded steps (C, 3, H, W) between.
+    """Draw an interpolation: originals (3, H, W) at the ends, decoded steps (C, 3, H, W) between them.
 
-    ratios: (C,), of the steps; 0 and 1 are reconstructions, those within `pegasus_range` are framed.
+    ratios: (C,), of the steps; 0 and 1 are reconstructions, steps within `pegasus_range` are framed.
     """
     names = _two(classes)
     steps = _pixels("steps", steps, 4)
@@ -202,9 +202,9 @@ def filmstrip_figure(
     frames: Tensor, *, classes: tuple[str, str], steps: Sequence[int], trace: np.ndarray | Tensor, footer: str = "",
     scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """Gradient ascent on codes: a row a candidate, a column a saved step, and under them every candidate's score.
+    """Draw a gradient ascent on codes: one row a candidate, one column a saved step, and the scores below.
 
-    frames: (K, B, 3, H, W), at `steps` (K,); trace: (S + 1, B), the scores before the first step and after each.
+    frames: (K, B, 3, H, W), at `steps` (K,); trace: scores (S + 1, B), before the first step and after each step.
     """
     names = _two(classes)
     cells = _pixels("frames", frames, 5).transpose(0, 1)
@@ -225,7 +225,7 @@ def filmstrip_figure(
 
 
 def _curves(scores: np.ndarray, labels: Sequence[str], marked: Sequence[int], width: int) -> np.ndarray:
-    """Lines of (S + 1, B) scores over the steps, the `marked` steps ruled, `width` pixels wide, as uint8."""
+    """Plot scores (S + 1, B) over the steps with lines at the `marked` steps, `width` pixels wide, as uint8."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -235,8 +235,8 @@ def _curves(scores: np.ndarray, labels: Sequence[str], marked: Sequence[int], wi
         return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # so that nobody's matplotlibrc changes the picture
-        beside = min(max((width - 2 * MARGIN) // 135, 1), len(labels))  # entries of the legend
+        matplotlib.rcdefaults()  # so that no matplotlibrc changes the picture
+        beside = min(max((width - 2 * MARGIN) // 135, 1), len(labels))  # legend entries per line
         height = CURVES + LEGEND * math.ceil(len(labels) / beside)
         figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=shade(BACKGROUND), layout="constrained")
         canvas = FigureCanvasAgg(figure)
@@ -265,7 +265,7 @@ def _two(classes: tuple[str, str]) -> tuple[str, str]:
 
 
 def _pixels(name: str, images: Tensor, dimensions: int, like: Tensor | None = None) -> Tensor:
-    """uint8 on the CPU (stacking float with uint8 would make white of the latter), of the right shape."""
+    """Return images as uint8 on the CPU (float stacked with uint8 would turn white); check the shape."""
     if images.ndim != dimensions or images.numel() == 0 or (like is not None and images.shape != like.shape):
         wanted = f"{dimensions} dimensions, not empty" if like is None else str(tuple(like.shape))
         raise ValueError(f"{name} must be images of {wanted}, not {tuple(images.shape)}")
@@ -284,13 +284,13 @@ def _within(ratios: Sequence[float], limits: tuple[float, float]) -> list[int]:
     return [i for i, ratio in enumerate(ratios) if low - 1e-6 <= ratio <= high + 1e-6]  # float32's 0.6 exceeds 0.6
 
 
-def _legend(names: tuple[str, str], ratios: Sequence[float] = (), limits: tuple[float, float] = PEGASUS_RANGE) -> str:
+def _legend(names: tuple[str, str], ratios: Sequence[float] = (), limits: tuple[float, float] = PEGASUS_RATIOS) -> str:
     framed = f"; framed: {limits[0]:g} to {limits[1]:g}" if _within(ratios, limits) else ""
     return f"Over each column: the ratio of its mix, 0 is {names[0]}, 1 is {names[1]}{framed}."
 
 
-def _told(scores: Mapping[str, float]) -> str:
-    """Every score by name, the one called "score" first."""
+def _score_text(scores: Mapping[str, float]) -> str:
+    """Return all scores by name, "score" first."""
     parts = {name: float(value) for name, value in scores.items() if name != "score"}
     said = ", ".join(f"{name} {_short(value)}" for name, value in parts.items())
     total = float(scores["score"]) if "score" in scores else sum(parts.values())
@@ -314,7 +314,7 @@ def _lines(*texts: str) -> str:
 def _paragraph(
     text: str, width: int, colour: tuple[int, int, int] = INK, *, size: int = BODY, align: str = "left"
 ) -> np.ndarray:
-    """Text between the margins of `width` pixels, with PAD under it; wider where a word is."""
+    """Draw text within the margins of `width` pixels, with PAD below; wider if a word is."""
     ink = _text(text, size, width - 2 * MARGIN, align)
     canvas = _blank(ink.shape[0] + PAD, max(width, ink.shape[1] + 2 * MARGIN))
     left = MARGIN if align == "left" else (canvas.shape[1] - ink.shape[1]) // 2
@@ -323,7 +323,7 @@ def _paragraph(
 
 
 def _framed(body: np.ndarray, title: str, footer: str) -> np.ndarray:
-    """A figure with its title above and its footer below."""
+    """Return a figure with its title above and its footer below."""
     width = body.shape[1]
     parts = [_blank(MARGIN, width), _paragraph(title, width, size=TITLE)] if title else []
     below = [_blank(PAD, width), _paragraph(footer, width, FAINT, size=SMALL), _blank(MARGIN - PAD, width)]

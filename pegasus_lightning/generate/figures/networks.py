@@ -1,4 +1,4 @@
-"""What networks are made of: their layers with shapes and parameter counts, read off one forward, and as a picture."""
+"""Layers of networks with shapes and parameter counts, recorded in one forward pass, and their diagrams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pegasus_lightning.generate.figures.mixes import _framed, _lines
 from pegasus_lightning.utils.image_grid import ACCENT, FAINT, INK, MARGIN, PAD, _blank, _paint, _text
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity)
-TEXT, GLYPH, ARROW = 180, 58, 22  # pixels: width of a card's text and of its drawing; between two cards
+TEXT, GLYPH, ARROW = 180, 58, 22  # pixels: widths of a card's text and drawing; gap between two cards
 LANE = GLYPH + TEXT + 3 * PAD
 CARD, EDGE, FRONT, TOP = (255, 255, 255), (205, 202, 197), (250, 217, 194), (226, 168, 128)
 HEAD, NAME, DETAIL = 18, 13, 12  # pixels: sizes of text
@@ -28,11 +28,11 @@ LEGEND = "Under each layer: the shape of its output (channels x height x width, 
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of a network.
+    """One layer of a network.
 
-    name: as a reader says it, after the part of the network it stands in: "mean: Linear 2048 -> 128".
-    shape: of its output, without the batch. parameters: how many, what is merged into it included.
-    follows: index of the layer whose output it reads, -1 for the network's input; None for the one before.
+    name: description after the part of the network that contains the layer: "mean: Linear 2048 -> 128".
+    shape: output shape without the batch. parameters: their number, including those of merged layers.
+    follows: index of the layer whose output is the input, -1: the network's input; None: the previous layer.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A network's layers in order of execution; input_shape is without the batch, parameters counts each once."""
+    """Layers in order of execution; `input_shape` is without the batch, `parameters` counts each parameter once."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -52,20 +52,20 @@ class NetworkPlan:
 
 
 def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
-    """What a forward of `example` (B, ...) goes through, in eval mode; the network is left as it was.
+    """Return the layers that a forward pass of `example` (B, ...) executes in eval mode; the network is unchanged.
 
-    A line for each leaf module (run several times, for the first run only); normalisations and activations go
-    into the line of the layer they follow. Layers that read one tensor are branches, told by `follows`.
+    Each leaf module is one layer, at its first call; normalisations and activations are merged into the layer they
+    follow. Layers with the same input are branches, recorded in `follows`.
     """
     leaves = {module: path for path, module in network.named_modules() if _is_leaf(path, module)}
     lines: list[Layer] = []
-    made_by = {_storage(example): -1}  # which line made what lies in a storage
-    kept: list[Tensor] = [example]  # alive, so that no storage is used twice
+    made_by = {_storage(example): -1}  # storage to the index of the layer that wrote it
+    kept: list[Tensor] = [example]  # kept alive, so that no storage is reused
     sources: dict[nn.Module, int] = {}
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         kept.append(inputs[0])
-        # What no layer made (a flattened copy) came from the line before, for all that read it.
+        # A tensor that no layer produced (a flattened copy) counts as the output of the previous layer.
         sources[module] = made_by.setdefault(_storage(inputs[0]), len(lines) - 1)
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -86,7 +86,7 @@ def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
     hooks = [module.register_forward_pre_hook(before) for module in leaves]
     hooks += [module.register_forward_hook(after) for module in leaves]
     try:
-        network.eval()  # BatchNorm keeps its statistics, spectral norm its vectors
+        network.eval()  # keeps the statistics of BatchNorm and the vectors of spectral norm
         with torch.no_grad():
             network(example)
     finally:
@@ -99,7 +99,7 @@ def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
 
 
 def describe(module: nn.Module) -> str:
-    """A layer in a reader's words: "Conv 4x4, stride 2, 3 -> 32"."""
+    """Return a short description of a layer: "Conv 4x4, stride 2, 3 -> 32"."""
     kind = parametrize.type_before_parametrizations(module).__name__
     if isinstance(module, _ConvNd):
         kernel, stride = "x".join(map(str, module.kernel_size)), "x".join(map(str, dict.fromkeys(module.stride)))
@@ -120,15 +120,15 @@ def describe(module: nn.Module) -> str:
 
 
 def diagram_figure(plans: Sequence[NetworkPlan], *, title: str, footer: str = "") -> np.ndarray:
-    """Networks side by side, each from its input down to its output and its total, as (H, W, 3) uint8.
+    """Draw networks side by side, each from its input down to its output and total, as (H, W, 3) uint8.
 
-    A card a layer: its output drawn (a block as wide as the maps' side, as deep as there are channels; a bar
-    for a vector), its name, the shape of its output and its parameters. Branches stand side by side.
+    One card a layer: a drawing of the output (a block scaled by the side of the maps and the number of channels; a bar
+    for a vector), name, output shape and parameters. Branches are side by side.
     """
     if not plans:
-        raise ValueError("plans must be at least one")
+        raise ValueError("plans must contain at least one plan")
     texts = [text for each in plans for text in (each.name, *(layer.name for layer in each.layers))]
-    lane = LANE - TEXT + max([TEXT, *(_text(text, HEAD, 1).shape[1] for text in texts)])  # as the longest word needs
+    lane = LANE - TEXT + max([TEXT, *(_text(text, HEAD, 1).shape[1] for text in texts)])  # fits the longest word
     networks = [_network(each, lane) for each in plans]
     gap = 2 * MARGIN
     width = sum(each.shape[1] for each in networks) + gap * (len(networks) - 1)
@@ -141,7 +141,7 @@ def diagram_figure(plans: Sequence[NetworkPlan], *, title: str, footer: str = ""
 
 
 def _is_leaf(path: str, module: nn.Module) -> bool:
-    """Nothing below it but parametrizations, and itself in none."""
+    """Return whether a module has no submodules but parametrizations, and is not part of one."""
     below = {name for name, _ in module.named_children()}
     return below <= {"parametrizations"} and "parametrizations" not in path.split(".")
 
@@ -151,7 +151,7 @@ def _is_small(module: nn.Module) -> bool:
 
 
 def _part(path: str) -> str:
-    """ "mean: " for "mean.0": the named part of the network that a module stands in, nothing for a bare number."""
+    """Return the part of the network that contains a module: "mean: " for "mean.0", "" for a bare number."""
     part = path.partition(".")[0]
     return "" if not part or part.isdigit() else f"{part}: "
 
@@ -161,8 +161,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _network(network: NetworkPlan, lane: int) -> np.ndarray:
-    """One network as a picture: its name, its cards, `lane` pixels wide, with arrows between them, its total."""
-    cards = [_card(Layer("input", network.input_shape, 0), "", lane)]  # by index, here as below: the input, the layers
+    """Draw one network: its name, its cards, `lane` pixels wide, with arrows between them, and its total."""
+    cards = [_card(Layer("input", network.input_shape, 0), "", lane)]  # index 0 is the input, here and below
     parents, rows, lanes = [-1], [0], [0]
     for i, layer in enumerate(network.layers):
         parent = i if layer.follows is None else layer.follows + 1
@@ -178,7 +178,7 @@ def _network(network: NetworkPlan, lane: int) -> np.ndarray:
     tops = name.shape[0] + PAD + np.cumsum([0, *(height + ARROW for height in tallest)])
     width = lane * (max(lanes) + 1) + MARGIN * max(lanes)
     canvas = _blank(int(tops[-1]) - ARROW + 2 * PAD + total.shape[0], width)
-    middle = (width - lane) // 2  # where a card stands that has its row to itself
+    middle = (width - lane) // 2  # of a card alone in its row
     step = lane + MARGIN
     lefts = [number * step if rows.count(row) > 1 else middle for row, number in zip(rows, lanes, strict=True)]
     for i, (card, parent) in enumerate(zip(cards, parents, strict=True)):
@@ -197,12 +197,12 @@ def _part_of(layer: Layer) -> str:
 
 
 def _card(layer: Layer, part_above: str, lane: int) -> np.ndarray:
-    """A panel `lane` pixels wide: the output drawn on the left, the words on the right."""
+    """Draw a panel `lane` pixels wide: the output on the left, the text on the right."""
     part, words = _part_of(layer), layer.name.rpartition(": ")[2]
-    new = part if part != part_above else ""  # said once, where it begins
+    new = part if part != part_above else ""  # only on the first card of a part
     sign = " (" if " (" in words else " + "
     first = words.partition(sign)[0]
-    words = words.replace(sign, f"\n{sign[1:]}", 1)  # lines end where a reader would pause
+    words = words.replace(sign, f"\n{sign[1:]}", 1)  # break lines between phrases
     room = lane - LANE + TEXT
     if _text(first, NAME, 10 * room).shape[1] > room:
         words = words.replace(", ", ",\n", 1)
@@ -224,7 +224,7 @@ def _card(layer: Layer, part_above: str, lane: int) -> np.ndarray:
 
 
 def _glyph(shape: tuple[int, ...]) -> np.ndarray:
-    """(GLYPH, GLYPH, 3): for maps (C, H, W) a block, front sqrt(H) by sqrt(W), depth log C; else a bar."""
+    """Draw (GLYPH, GLYPH, 3): for maps (C, H, W) a block, front sqrt(H) by sqrt(W), depth log C; else a bar."""
     image = Image.new("RGB", (GLYPH, GLYPH), CARD)
     pen = ImageDraw.Draw(image)
     if len(shape) == 3:
@@ -243,7 +243,7 @@ def _glyph(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _arrow(canvas: np.ndarray, start: tuple[int, int], end: tuple[int, int]) -> None:
-    """From (x, y) straight down, across half way, and down to (x, y)."""
+    """Draw an arrow from `start` (x, y) down, across half way, and down to `end`."""
     (x0, y0), (x1, y1) = start, end
     turn = y1 - ARROW // 2 - 2
     canvas[y0:turn, x0 - 1 : x0 + 1] = INK

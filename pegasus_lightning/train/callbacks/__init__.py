@@ -1,1 +1,1 @@
-"""Watchers: they look at a model through its public methods, and write what they see."""
+"""Training callbacks. They use the public methods of the model only, and write logs, grids and verdicts."""

@@ -1,12 +1,12 @@
-"""Verdicts on a training: does the critic still tell anything, do the codes, do the decoded images differ?
+"""Health checks of a training: an uninformative critic, a collapsed posterior, collapsed modes.
 
-Each rests on one number, which is logged after every validation as `health/...`:
+Each check uses one number, logged after every validation as `health/...`:
 
-critic skill: 1 - L / L_blind, of the critic's training loss L in one epoch and the least loss L_blind of a critic
-    that gives every image the same output. 1: without error; 0: as good as blind; below 0: worse than that, as a
-    critic is that does not learn. A critic that wins outright is no alarm.
-active dimensions: `losses.active_dimensions` of the validation images' posterior means.
-variety: how much decoded images differ from each other, as a share of how much images of the data do.
+critic skill: 1 - L / L_blind of the critic's training loss L in one epoch and the lowest loss L_blind of a critic with
+    constant output. 1: no error; 0: as good as constant output; below 0: worse, as for a critic that does not learn.
+    A perfect critic raises no alarm.
+active dimensions: `losses.active_dimensions` of the posterior means of the validation images.
+variety: mean distance between decoded images, as a share of that between images of the data.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from pegasus_lightning.utils.tensors import to_float
 log = logging.getLogger(__name__)
 
 OK, BAD = "ok", "bad"
-IMAGES = 64  # that are compared with each other: 2016 pairs
-EPOCHS = 3  # whose median skill is judged: from epoch to epoch it goes up and down by a tenth, with spikes
+IMAGES = 64  # compared with each other: 2016 pairs
+EPOCHS = 3  # the median skill of these is checked: skill varies by 0.1 between epochs, with spikes
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A named outcome, "ok" or "bad" (`value` under `threshold`), measured when `batch` batches were done.
+    """Outcome of a health check, "ok" or "bad" (`value` below `threshold`), measured after `batch` batches.
 
-    sentence: for a person: what is the matter, the number, what to try.
+    sentence: for the user: the problem, the number, what to try.
     """
 
     name: str
@@ -53,38 +53,38 @@ class Verdict:
 
 
 def critic_skill(loss: float, blind: float | None) -> float | None:
-    """1 - loss / blind; None where the blind loss is not known, or 0 and there is nothing to tell apart."""
+    """Return 1 - loss / blind; None if the blind loss is unknown, or 0 (nothing to distinguish)."""
     return 1 - loss / blind if blind else None
 
 
 def mean_distance(images: Tensor) -> float:
-    """Root mean square difference of two images over pixels and channels, mean over all pairs of (N, 3, H, W)."""
+    """Return the RMS difference over pixels and channels, averaged over all pairs of images (N, 3, H, W)."""
     flat = images.flatten(1).float().cpu()
     return (torch.pdist(flat).mean() / flat.shape[1] ** 0.5).item()
 
 
 def variety(decoded: Tensor, images: Tensor) -> float | None:
-    """`mean_distance` of decoded images over that of the data's; None where these do not differ themselves."""
+    """Return `mean_distance` of decoded images over that of the data; None if the data images do not differ."""
     scale = mean_distance(images) if len(images) > 1 else 0.0
     return mean_distance(decoded) / scale if scale else None
 
 
 def judge_critic(skill: float, threshold: float, batch: int) -> Verdict:
-    """ "dominated critic", from the median skill of the last `EPOCHS` epochs."""
+    """Return the verdict "dominated critic" from the median skill of the last `EPOCHS` epochs."""
     number = f"{skill:.3g}, where 0 is a critic that gives every image the same output (alarm under {threshold:g})"
     return _verdict(
         "dominated critic",
         skill,
         threshold,
         batch,
-        good=f"The critic tells what it is asked to tell: its skill is {number}.",
-        bad=f"The critic tells nothing, and the autoencoder learns nothing from it: its skill is {number}. "
+        good=f"The critic is informative: its skill is {number}.",
+        bad=f"The critic is uninformative, so the autoencoder learns nothing from it: its skill is {number}. "
         "Try a higher model.critic_optimizer.lr, or smaller adversarial weights in model.weights.",
     )
 
 
 def judge_posterior(active: float, latent_dim: int, threshold: float, batch: int) -> Verdict:
-    """ "collapsed posterior", from the active dimensions; a code of fewer dimensions than the threshold needs all."""
+    """Return the verdict "collapsed posterior" from the active dimensions; the threshold is at most `latent_dim`."""
     threshold = min(threshold, latent_dim)
     number = f"{active:g} of the code's {latent_dim} dimensions vary with the image (alarm under {threshold:g})"
     return _verdict(
@@ -92,21 +92,21 @@ def judge_posterior(active: float, latent_dim: int, threshold: float, batch: int
         active,
         threshold,
         batch,
-        good=f"The codes carry the image: {number}.",
-        bad=f"The codes say next to nothing about the image: {number}. Try a smaller model.weights.kl.",
+        good=f"The codes carry information about the image: {number}.",
+        bad=f"The codes carry almost no information about the image: {number}. Try a smaller model.weights.kl.",
     )
 
 
 def judge_modes(share: float, threshold: float, batch: int) -> Verdict:
-    """ "collapsed modes", from the variety."""
+    """Return the verdict "collapsed modes" from the variety."""
     number = f"{share:.2g} of the distance between images of the data (alarm under {threshold:g})"
     return _verdict(
         "collapsed modes",
         share,
         threshold,
         batch,
-        good=f"Different codes decode to different images: they lie apart by {number}.",
-        bad=f"Different codes decode to nearly the same image: they lie apart by {number}. "
+        good=f"Different codes decode to different images: their distance is {number}.",
+        bad=f"Different codes decode to nearly the same image: their distance is {number}. "
         "Try smaller adversarial weights or a larger weight of the reconstruction in model.weights.",
     )
 
@@ -117,21 +117,21 @@ def _verdict(name: str, value: float, threshold: float, batch: int, *, good: str
 
 
 def as_markdown(verdicts: list[Verdict]) -> str:
-    """A table for TensorBoard."""
+    """Return the verdicts as a table for TensorBoard."""
     rows = [f"| {v.verdict} | {v.name} | {v.value:.4g} | {v.threshold:g} | {v.sentence} |" for v in verdicts]
     return "\n".join(["| verdict | check | value | alarm under | |", "| --- | --- | --- | --- | --- |", *rows])
 
 
 class Health(pl.Callback):
-    """Measures after every validation and at the end; judges from a warm-up on; says what changed.
+    """Run the health checks after every validation and at the end of training, and report changed verdicts.
 
-    Reads what the model has logged, draws from a generator of its own and decodes in `model.inference()`:
-    the training does not notice. A checkpoint keeps the last verdicts and the last epochs' skill.
+    The callback reads logged values, uses its own random generator and decodes in `model.inference()`, so it does not
+    affect the training. Checkpoints include the last verdicts and the skill of the last epochs.
 
     Args:
-        data: the validation split, whose first images are compared with decoded ones.
-        report: takes fields of `status.json`; here `health`, the verdicts as dicts.
-        min_critic_skill, min_active_dimensions, min_variety: what lies under them is bad.
+        data: validation split; its first images are compared with decoded images.
+        report: function that takes fields of `status.json`; here `health`, the verdicts as dicts.
+        min_critic_skill, min_active_dimensions, min_variety: thresholds; values below are bad.
         warmup_epochs, warmup_batches: no verdict before both are done.
     """
 
@@ -155,7 +155,7 @@ class Health(pl.Callback):
         self._skill_at = self._measured_at = self._written_at = -1
         self._begin_epoch()
 
-    # The critic's loss, from what the model has averaged when it logs: nothing is read from the device for it.
+    # The critic's loss comes from the averages that the model logs, without further transfers from the device.
 
     def _begin_epoch(self) -> None:
         self._loss_sum, self._batches, self._unlogged = 0.0, 0, 0
@@ -165,7 +165,7 @@ class Health(pl.Callback):
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not trainer.is_last_batch and pl_module.batches_done % log_every:
             return
-        # `latest` is now the mean over the batches since it was logged before.
+        # `latest` is now the mean over the batches since the previous log.
         loss = sum(value for name, value in pl_module.latest.items() if name.startswith("critic_loss/"))
         self._loss_sum += loss * self._unlogged
         self._batches += self._unlogged
@@ -176,8 +176,6 @@ class Health(pl.Callback):
             self._skill_at = pl_module.batches_done
             self._begin_epoch()
 
-    # Measuring and judging.
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self.measure(trainer, pl_module, trainer.current_epoch + 1, validated=True)
@@ -187,9 +185,9 @@ class Health(pl.Callback):
         self._write(trainer, pl_module.batches_done)
 
     def measure(self, trainer: pl.Trainer, model: TwoPlayerModel, epochs: int, *, validated: bool) -> None:
-        """Log the numbers of now, after `epochs` epochs, and judge them if the warm-up is over.
+        """Log the current numbers after `epochs` epochs, and update the verdicts if the warm-up is over.
 
-        What was not measured now (the active dimensions, if the model was not `validated`) keeps its last verdict.
+        Checks without a new number (the active dimensions, unless `validated`) keep their last verdict.
         """
         batch = model.batches_done
         if not trainer.is_global_zero or self._measured_at == batch:
@@ -210,7 +208,7 @@ class Health(pl.Callback):
         with model.inference():
             if model.config.sample_codes:
                 decoded = model.sample_prior(IMAGES, generator(0, Stream.PICTURES, 2, model.device))
-            else:  # the codes of a plain autoencoder follow no prior
+            else:  # codes of a plain autoencoder follow no prior
                 decoded = model.reconstruct(images)
         return variety(decoded, images)
 
@@ -225,7 +223,7 @@ class Health(pl.Callback):
             new.append(judge_modes(metrics["health/variety"], self.min_variety, batch))
         return list(({verdict.name: verdict for verdict in [*self.verdicts, *new]}).values())
 
-    # Saying it: to the person when something turns, to status.json always, to TensorBoard on changes and at the end.
+    # Changes go to the console and the log, all verdicts to status.json, and to TensorBoard on changes and at the end.
 
     def _announce(self, trainer: pl.Trainer, verdicts: list[Verdict]) -> None:
         before = {verdict.name: verdict.verdict for verdict in self.verdicts}
@@ -233,7 +231,9 @@ class Health(pl.Callback):
         for verdict in changed:
             if verdict.verdict == BAD or verdict.name in before:
                 turn = f"Alarm, {verdict.name}" if verdict.verdict == BAD else f"No longer: {verdict.name}"
-                _say(f"{turn} (batch {verdict.batch}): {verdict.sentence}", bad=verdict.verdict == BAD)
+                line = f"{turn} (batch {verdict.batch}): {verdict.sentence}"
+                tqdm.write(line, file=sys.stderr)  # above a progress bar, if any
+                log.log(logging.WARNING if verdict.verdict == BAD else logging.INFO, line)
         self.verdicts = verdicts
         self.report(health=[dataclasses.asdict(verdict) for verdict in verdicts])
         if changed:
@@ -244,11 +244,11 @@ class Health(pl.Callback):
             self._written_at = batch
             trainer.logger.log_text("health", as_markdown(self.verdicts), batch)  # type: ignore[attr-defined]
 
-    # A run that goes on shows the verdicts it had, and needs no new warm-up.
+    # A continued run keeps its verdicts and needs no new warm-up.
 
     def state_dict(self) -> dict[str, Any]:
         verdicts = [dataclasses.asdict(verdict) for verdict in self.verdicts]
-        epoch = [self._loss_sum, self._batches, self._unlogged]  # as far as it is
+        epoch = [self._loss_sum, self._batches, self._unlogged]  # of the unfinished epoch
         return {"skills": self.skills, "verdicts": verdicts, "epoch": epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -259,8 +259,3 @@ class Health(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.verdicts:
             self.report(health=[dataclasses.asdict(verdict) for verdict in self.verdicts])
-
-
-def _say(line: str, *, bad: bool) -> None:
-    tqdm.write(line, file=sys.stderr)  # above a progress bar, if there is one
-    log.log(logging.WARNING if bad else logging.INFO, line)

@@ -1,4 +1,4 @@
-"""Grids at fixed images and fixed noise: what the model has learnt, at a glance."""
+"""Image grids of a model in training, for fixed images and fixed noise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
 from pegasus_lightning.utils.image_grid import image_grid, save_png
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
@@ -19,32 +20,31 @@ from pegasus_lightning.utils.tensors import to_float
 INTERPOLATION_STEPS = 11
 INTERPOLATION_ROWS = 6
 PRIOR_ROWS = 4
-PEGASUS_RATIOS = (0.4, 0.6)
 
 
 def fixed_pairs(data: ImageSet, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` images of each class, as floats (count, 3, 32, 32)."""
+    """Return the first images of each class, float (n, 3, 32, 32), n equal for both classes and at most `count`."""
     first, second = (to_float(data.images[data.of_class(label)[:count]]) for label in (0, 1))
     common = min(len(first), len(second))
     return first[:common], second[:common]
 
 
 def reconstruction_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: Any) -> np.ndarray:
-    """Rows of inputs, each over its reconstruction, for both classes."""
+    """Draw inputs and, below each row, their reconstructions, for both classes."""
     rows = torch.stack([row for images in pairs for row in (images, model.reconstruct(images))])
     captions = [f"{name}\n{what}" for name in model.hparams["classes"] for what in ("input", "reconstruction")]
     return image_grid(rows, row_captions=captions, title="Reconstructions", **look)
 
 
 def prior_grid(model: TwoPlayerModel, columns: int, **look: Any) -> np.ndarray:
-    """Samples from the prior, at the same noise every time."""
+    """Draw samples from the prior, always for the same noise."""
     noise = generator(0, Stream.PICTURES, 0, model.device)
     images = model.sample_prior(PRIOR_ROWS * columns, noise)
     return image_grid(images, columns=columns, title="Prior samples, z ~ N(0, I)", **look)
 
 
 def interpolation_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: Any) -> np.ndarray:
-    """A row a pair, from the first class to the second along posterior means; 0.4 to 0.6 is framed."""
+    """Draw one row a pair: interpolations between posterior means; ratios 0.4 to 0.6 are framed."""
     start, end = (model.encode(images[:INTERPOLATION_ROWS]).mean for images in pairs)
     ratios = torch.linspace(0, 1, INTERPOLATION_STEPS)
     first, second = model.hparams["classes"]
@@ -59,7 +59,7 @@ def interpolation_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **lo
 
 
 def pegasus_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: Any) -> np.ndarray:
-    """Mixes of sampled codes at ratios drawn from [0.4, 0.6], between their parents' reconstructions."""
+    """Draw mixes of sampled codes at random ratios in [0.4, 0.6], between their decoded parents."""
     noise = generator(0, Stream.PICTURES, 1, model.device)
     start, end = (model.encode(images).sample(noise) for images in pairs)
     low, high = PEGASUS_RATIOS
@@ -76,11 +76,11 @@ def pegasus_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: An
 
 
 class ImageGrids(pl.Callback):
-    """Draws the four grids every so many epochs and after the last, as PNG and into TensorBoard.
+    """Draw the four grids every `every_n_epochs` epochs and after the first and last, as PNG and in TensorBoard.
 
     Args:
-        folder: for the PNG files, inside the run's folder, whose name stands under every grid.
-        data: images to draw from (the validation split).
+        folder: folder of the PNG files, inside the run folder, whose name is in the footer of every grid.
+        data: images to draw (the validation split).
         every_n_epochs, columns, scale: as in the configuration.
     """
 
@@ -90,7 +90,7 @@ class ImageGrids(pl.Callback):
         self._drawn_at = -1
 
     def draw(self, trainer: pl.Trainer, model: TwoPlayerModel, epochs: int) -> None:
-        """Draw now, as the state after `epochs` epochs."""
+        """Draw the grids of the state after `epochs` epochs, unless already drawn at this batch."""
         if not trainer.is_global_zero or self._drawn_at == model.batches_done:
             return
         self._drawn_at = model.batches_done
@@ -101,7 +101,7 @@ class ImageGrids(pl.Callback):
         }
         with model.inference():
             pictures = {"prior": prior_grid(model, self.columns, **look)}
-            if len(pairs[0]):  # a tiny validation split may lack one of the classes
+            if len(pairs[0]):  # a small validation split may lack a class
                 pictures["reconstructions"] = reconstruction_grid(model, pairs, **look)
                 pictures["interpolations"] = interpolation_grid(model, pairs, **look)
                 pictures["mixes"] = pegasus_grid(model, pairs, **look)
@@ -112,7 +112,7 @@ class ImageGrids(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         epochs = trainer.current_epoch + 1
-        # The last one's too, here and not when training has ended: what is saved after it shall not lack them.
+        # The last epoch is drawn here, not at the end of training, to precede the last checkpoint.
         last = trainer.should_stop or epochs == trainer.max_epochs
         if epochs % self.every_n_epochs == 0 or epochs == 1 or last:
             self.draw(trainer, pl_module, epochs)

@@ -1,4 +1,4 @@
-"""The line a person watches: epoch, batches/s, time left, the few numbers that matter."""
+"""Progress line of a training: epoch, batches/s, time left and the main metrics."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SHOWN = {
 
 
 def numbers_that_matter(metrics: dict[str, float]) -> str:
-    """`kl 31.2  adv 0.71  PSNR dB 19.8`, of the metrics there are."""
+    """Return the available main metrics, such as `kl 31.2  adv 0.71  PSNR dB 19.8`."""
     return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in SHOWN.items() if name in metrics)
 
 
 class ProgressLine(pl.Callback):
-    """One bar over the whole run on a terminal; elsewhere one line an epoch at most every few seconds.
+    """Show one progress bar for the whole run on a terminal, or one line an epoch elsewhere.
 
     Args:
-        seconds_between_lines: in a log file, at least so long between two lines.
+        seconds_between_lines: shortest time between two lines outside a terminal; the last epoch is always printed.
     """
 
     def __init__(self, seconds_between_lines: float = 5.0) -> None:
@@ -44,7 +44,7 @@ class ProgressLine(pl.Callback):
         self._began, self._began_at = time.monotonic(), pl_module.batches_done
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=_batches_in_all(trainer),
+                total=_total_batches(trainer),
                 initial=pl_module.batches_done,
                 unit="batch",
                 smoothing=0.05,
@@ -64,7 +64,7 @@ class ProgressLine(pl.Callback):
         if self._bar is None and trainer.is_global_zero and due:
             self._printed = time.monotonic()
             rate = (pl_module.batches_done - self._began_at) / (self._printed - self._began)
-            left = max(0, _batches_in_all(trainer) - pl_module.batches_done) / rate
+            left = max(0, _total_batches(trainer) - pl_module.batches_done) / rate
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {rate:.1f} batches/s  "
                 f"{tqdm.format_interval(left)} left  {numbers_that_matter(pl_module.latest)}",
@@ -78,5 +78,5 @@ class ProgressLine(pl.Callback):
             self._bar = None
 
 
-def _batches_in_all(trainer: pl.Trainer) -> int:
+def _total_batches(trainer: pl.Trainer) -> int:
     return int(trainer.num_training_batches * (trainer.max_epochs or 0))

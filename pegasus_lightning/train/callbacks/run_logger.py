@@ -1,4 +1,4 @@
-"""The run's logger: TensorBoard and `metrics.jsonl`, on one axis, batches done."""
+"""Logger of a run: TensorBoard and `metrics.jsonl`, both indexed by batches done."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from pegasus_lightning.utils.files import write_text
 
-CLOSING = ".final"  # ends the name of the event file that holds the final figures
+CLOSING = ".final"  # suffix of the event file with the final metrics
 
 
 class RunLogger(Logger):
-    """Writes scalars, pictures and texts of one run into its folder.
+    """Write scalars, pictures and texts of one run into its folder.
 
-    What is measured when training is done is held back from `begin_closing` to `close_hparams`, and written at once:
-    an event file and a line of metrics.jsonl that a run which goes on takes back.
+    The final metrics are collected between `begin_closing` and `close_hparams` and written together, as one event file
+    and one line of metrics.jsonl. Both are removed if the run is continued.
 
     Args:
-        folder: the run's folder.
-        resumed_at: batches done at the checkpoint that the run continues from; None for a fresh run.
-            What was logged after that point belongs to the lost part of the run and is taken back.
+        folder: the run folder.
+        resumed_at: batches done at the checkpoint from which the run continues; None for a new run. Later log entries
+            belong to the lost part of the run and are removed.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
@@ -45,14 +45,14 @@ class RunLogger(Logger):
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object a line: {"batch": batches done, "<tag>": value, ...}."""
+        """File with one JSON object a line: {"batch": batches done, "<tag>": value, ...}."""
         return self.folder / "metrics.jsonl"
 
     @property
     def writer(self) -> SummaryWriter:
-        """TensorBoard's writer, opened at first use."""
+        """TensorBoard writer, opened at first use."""
         if self._writer is None:
-            # TensorBoard takes back what the second and later starts say: the first has to be marked too.
+            # TensorBoard purges at the second and later start events only, so the first start is marked too.
             first = 0 if self.resumed_at is None else self.resumed_at + 1
             if self.resumed_at is not None:
                 self._take_back(first)
@@ -60,7 +60,7 @@ class RunLogger(Logger):
         return self._writer
 
     def _take_back(self, first: int) -> None:
-        """Drop the lines at `first` batches and later from metrics.jsonl (and a torn last line)."""
+        """Remove entries of `first` batches and later, final metrics and an incomplete last line of metrics.jsonl."""
         if self.metrics_path.exists():
             lines = self.metrics_path.read_text().splitlines()
             kept = [line for line in lines if _batch_of(line) < first and '"final/' not in line]
@@ -70,7 +70,7 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Scalars at `step` batches done; `epoch`, which Lightning adds, is left out."""
+        """Log scalars at `step` batches done, without the `epoch` that Lightning adds."""
         metrics = {name: value for name, value in metrics.items() if name != "epoch"}
         if not metrics:
             return
@@ -87,23 +87,23 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """A picture uint8 (H, W, 3)."""
+        """Log a picture, uint8 (H, W, 3)."""
         self.writer.add_image(tag, picture, step, dataformats="HWC")
 
     @rank_zero_only
     def log_text(self, tag: str, markdown: str, step: int) -> None:
-        """A text, shown by TensorBoard alone."""
+        """Log a text in TensorBoard only."""
         self.writer.add_text(tag, markdown, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own call says too little too early; see `open_hparams`."""
+        """Ignore Lightning's call, which precedes the metrics; see `open_hparams`."""
 
     @rank_zero_only
     def open_hparams(self, values: dict[str, Any], metrics: list[str]) -> None:
-        """The run's row in TensorBoard's HParams tab: `values`, and the final metrics that will fill it."""
+        """Write the run's row in TensorBoard's HParams tab: `values`, and the names of the final metrics."""
         if self.resumed_at is not None:
-            return  # the row is there since the run's first start
+            return  # the first start of the run wrote the row
         shown = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in values.items()}
         experiment, session_start, _ = hparams_summaries(shown, dict.fromkeys(metrics, 0.0))
         file_writer: Any = self.writer.file_writer
@@ -113,12 +113,12 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def begin_closing(self) -> None:
-        """From here on scalars are held back until `close_hparams`."""
+        """Hold back scalars until `close_hparams`."""
         self._closing = {}
 
     @rank_zero_only
     def close_hparams(self, metrics: dict[str, float], step: int) -> None:
-        """Write what was held back, fill the row's metrics and mark the run as done."""
+        """Write the scalars held back and the metrics of the HParams row, and mark the run as done."""
         held_back, self._closing = self._closing or {}, None
         self.writer.flush()
         with SummaryWriter(str(self.folder / "tensorboard"), filename_suffix=CLOSING) as closing:
@@ -139,7 +139,7 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def close(self) -> None:
-        """Write out what is left."""
+        """Close the writer."""
         if self._writer is not None:
             self._writer.close()
 

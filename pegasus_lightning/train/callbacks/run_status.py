@@ -1,9 +1,10 @@
-"""What the run folder says of the run while it trains, and how a signal ends it with nothing lost."""
+"""The status of a run while it trains, and a clean end at a signal."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,26 +13,26 @@ import torch
 
 from pegasus_lightning.utils.errors import SIGNALS, Interrupted
 
-REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # by one of these a cluster's launcher says that the time is nearly over
-SYNC_EVERY = 10  # batches: to agree, the processes wait for their devices
+REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # a cluster's launcher sends one of these when the time is nearly over
+SYNC_EVERY = 10  # batches; to synchronise, the processes wait for their devices
 
 
 def requeue_signal() -> int | None:
-    """The signal at which somebody in this process (submitit) queues the job again; None where nobody does.
+    """Return the signal at which a library in this process (submitit) requeues the job; None if there is none.
 
-    Then the run saves first and hands the signal on, and SIGTERM, which Slurm sends along, is left to them too.
+    With one, the run saves first and then raises the signal again, and leaves SIGTERM, which Slurm also sends, alone.
     """
     return next((number for number in REQUEUES if callable(signal.getsignal(number))), None)
 
 
 class RunStatus(pl.Callback):
-    """Reports progress after every epoch, and stops at the end of the batch in which a signal comes.
+    """Report progress after every epoch, and stop at the end of the batch in which a signal comes.
 
-    After an epoch's last batch its validation, pictures and save come first (`SaveLast` asks `check`). The processes
-    of a data-parallel run agree before they stop: a signal may have reached one of them alone.
+    After an epoch's last batch, validation, pictures and the save come first; then `SaveLast` calls `check`. The
+    processes of a data-parallel run synchronise before they stop, because a signal may have reached one of them alone.
 
     Attributes:
-        report: takes the fields of `status.json` that changed.
+        report: called with the changed fields of `status.json`.
         save: saves a checkpoint now.
     """
 
@@ -47,36 +48,45 @@ class RunStatus(pl.Callback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the end of the batch
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
         self.received = number
 
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Install the signal handlers inside, and restore the former ones."""
+        self.install_handlers()
+        try:
+            yield
+        finally:
+            self.restore_handlers()
+
     def install_handlers(self) -> None:
-        """Take the signals over; `restore_handlers` gives them back."""
+        """Install handlers that note the signal."""
         requeue = requeue_signal()
         numbers = SIGNALS if requeue is None else (signal.SIGINT, requeue)
         self._left_alone = {} if requeue is None else {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
         self._former = {number: signal.signal(number, self._receive) for number in numbers}
 
     def restore_handlers(self) -> None:
-        """Give the signals back."""
+        """Restore the former handlers."""
         for number, handler in (self._former | self._left_alone).items():
             signal.signal(number, handler)
         self._former, self._left_alone = {}, {}
 
     def check(self) -> None:
-        """Raise if a signal has come."""
+        """Raise Interrupted if a signal has come."""
         if self.received is not None:
             raise Interrupted(self.received)
 
     def sync_signal(self, trainer: pl.Trainer) -> None:
-        """Let every process of a data-parallel run know of a signal that any of them has received."""
+        """Share a signal that any process of a data-parallel run has received with all of them."""
         if trainer.world_size > 1:
             number = torch.tensor([self.received or 0], device=trainer.strategy.root_device)
             torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
             self.received = int(number.item()) or None
 
     def _reinstall_handlers(self) -> None:
-        # Lightning puts a SIGTERM handler of its own around what it finds, which exits with 0 and saves nothing.
+        # Lightning wraps the handlers it finds in a SIGTERM handler that exits with 0 and saves nothing.
         for number in self._former:
             signal.signal(number, self._receive)
         for number, handler in self._left_alone.items():
