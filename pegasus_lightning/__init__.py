@@ -1,7 +1,7 @@
 """Adversarial autoencoders on one backbone, and the images that their mixed codes decode to.
 
-    model = pegasus_lightning.load_model("runs/first_run/...")   # a trained model: encode, decode, mix, ...
-    model = pegasus_lightning.load_export("shared")              # the same from exported files
+model = pegasus_lightning.load_model("runs/first_run/...")   # a trained model: encode, decode, mix, ...
+model = pegasus_lightning.load_export("shared")              # the same from exported files
 """
 
 from importlib import import_module

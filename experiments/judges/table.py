@@ -24,7 +24,8 @@ from pegasus_lightning.evaluate.image_sets import ImageSetMetrics
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import choose_pairs
 from pegasus_lightning.recognisers.network import REPORTS, SELECTS
-from pegasus_lightning.recognisers.store import recogniser_for
+from pegasus_lightning.recognisers.store import RecogniserStore
+from pegasus_lightning.recognisers.training import standard_recipe
 from pegasus_lightning.runs.scorecards import MEASURES, format_figure
 from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.tensors import to_float
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
     kinds = load_kinds(config, "test")
     rows = sets(train.images, test, kinds.images[kinds.targets.all(1)])
     for architecture in (REPORTS, SELECTS):
-        stored = recogniser_for(config, architecture, device=device)
+        stored = RecogniserStore(device=device).get(config, standard_recipe(architecture))
         quality = stored.quality
         found = ", ".join(
             f"{name} {value:.1%}" for name, value in zip(test.classes, quality["balanced_accuracy"], strict=True)

@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 
 import torch
+from pegasus_lightning.evaluate.criteria import bootstrap_interval, line_statistics
 from torch import Tensor
 
 from pegasus_lightning.data import lines
-from pegasus_lightning.evaluate.criteria import bootstrap_interval, line_statistics
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
 from pegasus_lightning.generate.sampler import Sampler
-from pegasus_lightning.generate.settings import GENERATE
-from pegasus_lightning.runs.trained import find_runs, open_runs
-from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.generate.settings import GENERATE, GenerateConfig
+from pegasus_lightning.runs.trained import find_trained, open_runs
+from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.image_grid import image_grid, save_png
 from pegasus_lightning.utils.tensors import to_float
 
@@ -49,15 +49,15 @@ def main(place: str) -> None:
     images = lines.load(["up", "down"], "test", 1000, 0)[0]
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     parents = Parents(images[order[:1000]], images[order[1000:]], ("up", "down"))  # any two angles
-    settings = plain(GENERATE.compose(["pegasus.pairs=random", "pegasus.codes=mean"]))
-    pairs = pairs_for(parents, settings["pegasus"], COUNT, 0)
+    settings = typed(GENERATE.compose(["pegasus.pairs=random", "pegasus.codes=mean"]), GenerateConfig)
+    pairs = pairs_for(parents, settings.pegasus, COUNT, 0)
     ratios = torch.linspace(0, 1, FRAMES)
     print("| | mean distance, thousandths | smoothness |\n| --- | --- | --- |")
     row("lines that turn evenly", turning(COUNT))
     ends = [to_float(side[index]) for side, index in ((parents.first, pairs.first), (parents.second, pairs.second))]
     row("pixel interpolation", torch.lerp(ends[0][:, None], ends[1][:, None], ratios[None, :, None, None, None]))
     pictures = []
-    for run in open_runs(find_runs([place])):
+    for run in open_runs(find_trained([place])):
         with run.model.inference():
             sampler = Sampler(run.model, parents, pairs, settings)
             frames = sampler.interpolations(recipes(sampler.pairs, (0.5, 0.5)), ratios)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from pegasus_lightning.data.settings import ImageFolderConfig
 from pegasus_lightning.evaluate.image_sets import figure
 from pegasus_lightning.recognisers.network import COMMITTEE, REPORTS, predict
-from pegasus_lightning.recognisers.store import committee_for, recogniser_for
+from pegasus_lightning.recognisers.store import RecogniserStore
 from pegasus_lightning.recognisers.training import independent_recipe
 from pegasus_lightning.utils.tensors import to_float
 
@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     options = parser.parse_args()
     data = OmegaConf.structured(ImageFolderConfig(root=options.data))
-    reports = recogniser_for(data, REPORTS, recipe=independent_recipe(REPORTS)).recogniser
-    guides = committee_for(data, COMMITTEE).recogniser.members
+    store = RecogniserStore()
+    reports = store.get(data, independent_recipe(REPORTS)).recogniser
+    guides = store.committee(data, COMMITTEE).recogniser.members
     for folder in options.folders:
         images = to_float(torch.tensor(np.load(folder / "pegasi.npz")["images"]))
         both = [(predict(one, images) > 0).all(1) for one in (reports, *guides)]

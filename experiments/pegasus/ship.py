@@ -14,7 +14,7 @@ from pathlib import Path
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.generate.pairs import Parents
 from pegasus_lightning.generate.pretrained import FOLDER, pack
-from pegasus_lightning.recognisers.store import committee_for
+from pegasus_lightning.recognisers.store import RecogniserStore
 from pegasus_lightning.runs.trained import open_run
 from pegasus_lightning.train.guide import check_guide
 
@@ -30,7 +30,7 @@ def main() -> None:
     if run.config is None:
         raise SystemExit(f"{options.run} is no run's folder.")
     guide = run.config.model.guide
-    stored = committee_for(run.config.data, list(guide.architectures), images=guide.images)
+    stored = RecogniserStore().committee(run.config.data, list(guide.architectures), images=guide.images)
     check_guide(stored, run.checkpoint)
     parents = Parents.of(load_split(run.config.data, "train"))
     FOLDER.mkdir(exist_ok=True)

@@ -24,9 +24,9 @@ from pegasus_lightning.data.silhouettes import draw
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
 from pegasus_lightning.generate.sampler import Sampler
-from pegasus_lightning.generate.settings import GENERATE
-from pegasus_lightning.runs.trained import find_runs, open_run
-from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.generate.settings import GENERATE, GenerateConfig
+from pegasus_lightning.runs.trained import find_trained, open_run
+from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.tensors import to_float
 
 COUNT, BANK = 1000, 4000
@@ -76,14 +76,14 @@ def main(places: list[str]) -> None:
     horses, birds, truths = (draw(kind, COUNT, SEED) for kind in ("horse", "bird", "pegasus"))
     parents = Parents(horses, birds, ("horse", "bird"))
     bank = {name: measure(to_float(draw("pegasus", BANK, BANK_SEED))) for name, measure in MEASURES.items()}
-    runs = [open_run(path) for path in find_runs(places)]
+    runs = [open_run(path) for path in find_trained(places)]
 
     def nearest(images: Tensor) -> dict[str, Tensor]:
         return {name: torch.cdist(measure(images), bank[name]).min(1).values for name, measure in MEASURES.items()}
 
     for method in ("random", "matched"):
-        settings = plain(GENERATE.compose([f"pegasus.pairs={method}"]))
-        pairs = pairs_for(parents, settings["pegasus"], COUNT, 0)
+        settings = typed(GENERATE.compose([f"pegasus.pairs={method}"]), GenerateConfig)
+        pairs = pairs_for(parents, settings.pegasus, COUNT, 0)
         chosen = recipes(pairs, RATIOS)
         first, second = to_float(horses[pairs.first]), to_float(birds[pairs.second])
         average = torch.lerp(first, second, chosen.ratios[:, None, None, None])

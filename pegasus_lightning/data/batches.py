@@ -1,4 +1,4 @@
-"""Batches cut out of images in memory by vectorised indexing: no worker processes, no per-image Python."""
+"""Batches of images in memory by vectorised indexing, without worker processes or per-image Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pegasus_lightning.utils.tensors import to_float
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 (N, 3, 32, 32), labels int64 (N,) into `classes`."""
+    """Images uint8 (N, 3, 32, 32), and labels int64 (N,) that index `classes`."""
 
     images: Tensor
     labels: Tensor
@@ -24,32 +24,31 @@ class ImageSet:
         return len(self.images)
 
     def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         chosen = torch.as_tensor(indices)
         return ImageSet(self.images[chosen], self.labels[chosen], self.classes)
 
     def of_class(self, label: int) -> Tensor:
-        """Indices of the images of one class, (n,)."""
+        """Return the indices (n,) of the images of one class."""
         return torch.nonzero(self.labels == label).flatten()
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The same on `device`, laid out so that batches come out channels_last without a copy."""
+        """Return the set on `device`, in a layout whose batches are channels_last without a copy."""
         images = self.images.to(device, memory_format=torch.channels_last)
         return ImageSet(images, self.labels.to(device), self.classes)
 
 
 class TrainBatches:
-    """Shuffled batches for training: an iterable of (images float (B, 3, 32, 32), labels (B,)).
+    """Shuffled training batches: an iterable of (images float (B, 3, 32, 32), labels (B,)).
 
-    The order and the flips are functions of (seed, epoch, batch), so an iteration
-    can begin in the middle of a run, as after a resume. The last images of an epoch's order that do
-    not fill a batch are dropped: others each epoch, less than one batch. With several processes each
-    takes its share of every global batch, so the batches do not depend on the number of processes.
+    The order and the flips are functions of (seed, epoch, batch), so a resumed run can begin anywhere. The images at
+    the end of an epoch that do not fill a batch are dropped; they differ between epochs. Each process takes its share
+    of every global batch, so the batches do not depend on the number of processes.
 
     Args:
-        data: the images, on the device that batches shall come from.
-        batch_size: of the global batch, over all processes.
-        batches_done: says how many global batches the run has done; read when an iteration begins.
+        data: the images, on the device of the batches.
+        batch_size: size of the global batch, of all processes together.
+        batches_done: returns the number of global batches done; called when an iteration begins.
     """
 
     def __init__(
@@ -70,16 +69,16 @@ class TrainBatches:
         return len(self.data) // self.batch_size
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing to save (that there is such a method tells Lightning that a resume in mid-epoch is exact)."""
+        """Return no state. The method tells Lightning that a resume within an epoch is exact."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to load: `batches_done` says it all."""
+        """Load nothing: `batches_done` determines the batches."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.data.images.device
         epoch, first = divmod(self.batches_done(), len(self))
-        # Drawn on the CPU, so that they are the same whatever the batches are cut on; moved once an epoch.
+        # Drawn on the CPU, so that they are the same on every device, and moved once an epoch.
         order = torch.randperm(len(self.data), generator=generator(self.seed, Stream.ORDER, epoch))
         coins = torch.rand(len(self), self.batch_size, generator=generator(self.seed, Stream.FLIPS, epoch)) < 0.5
         order, coins = order.to(device), coins.to(device)
@@ -94,7 +93,7 @@ class TrainBatches:
 
 
 class EvaluationBatches:
-    """All images once, in order, the last batch as small as it comes out."""
+    """All images once, in order. The last batch may be smaller."""
 
     def __init__(self, data: ImageSet, batch_size: int) -> None:
         self.data, self.batch_size = data, batch_size

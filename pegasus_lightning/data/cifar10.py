@@ -31,10 +31,8 @@ def load(
     """Return images uint8 (N, 3, 32, 32) and labels int64 (N,), indices into `classes`.
 
     Images keep the archive's order: 5,000 a class in "train", 1,000 in "test". Missing files are unpacked from the
-    archive in `root`, which is downloaded first if it is missing and `download` is set.
-
-    Raises:
-        UserError: unknown class or split, data that is not available, or an altered file.
+    archive in `root`, which is downloaded first if it is missing and `download` is set. Raise UserError for an unknown
+    class or split, data that is not available, or an altered file.
     """
     positions = index_classes(classes, CLASSES, "CIFAR-10")
     check_split(split)

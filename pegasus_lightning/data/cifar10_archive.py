@@ -64,10 +64,8 @@ class _Unavailable(Exception):
 def ensure(root: Path, archive: Archive, files: NamesAndHashes, download: bool) -> None:
     """Make sure that `files` exist in root/folder: unpack the archive in `root`, or download it first.
 
-    Files that exist are not checked here; their reader checks the hash. No partial file is left behind.
-
-    Raises:
-        UserError: the files are not available; the message lists every remedy.
+    Files that exist are not checked here; their reader checks the hash. No partial file is left behind. Raise UserError
+    if the files are not available; the message lists every remedy.
     """
     if not _missing(root, archive, files):
         return

@@ -18,20 +18,16 @@ def check_split(split: str) -> None:
 def index_classes(classes: Sequence[str], available: Sequence[str], place: str) -> list[int]:
     """Return the position in `available` of each of `classes`; `place` names the source in error messages.
 
-    Raises:
-        UserError: no class, a class given twice, or an unknown class (with the nearest known name).
+    Raise UserError for no class, a class given twice, or an unknown class (with the nearest known name).
     """
     if isinstance(classes, str):
         raise UserError(f"The classes must be a list of names, not the single name '{classes}': write [{classes}].")
     if not classes:
         raise UserError(f"No class is given. Classes of {place}: {listing(available)}.")
-    positions: list[int] = []
-    for name in classes:
+    for number, name in enumerate(classes):
         if name not in available:
             hint = did_you_mean(name, available)
             raise UserError(f"{place} has no class '{name}'.{hint} Its classes: {listing(available)}.")
-        position = list(available).index(name)
-        if position in positions:
+        if name in classes[:number]:
             raise UserError(f"The class '{name}' is given twice: each class may be given once.")
-        positions.append(position)
-    return positions
+    return [list(available).index(name) for name in classes]

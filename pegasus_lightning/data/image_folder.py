@@ -39,10 +39,8 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     """Return images uint8 (N, 3, 32, 32) and labels int64 (N,), indices into `classes`.
 
     Images are ordered by class as given, then by file name. The decoded pixels are cached in `cache_dir` (by default
-    the user's cache folder) until a file changes.
-
-    Raises:
-        UserError: a folder is missing or empty, or files cannot be used (the message names them).
+    the user's cache folder) until a file changes. Raise UserError if a folder is missing or empty, or files cannot be
+    used (the message names them).
     """
     check_split(split)
     root = Path(root).expanduser()
@@ -179,7 +177,6 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
+        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     return picture.convert("RGB")

@@ -29,19 +29,12 @@ WORTH_KEEPING = 1000  # images; drawing them takes 2.5 seconds
 
 @dataclass(frozen=True)
 class Kinds:
-    """Images of every kind, and which of the two classes each one shows.
+    """Images of every kind, and which of the two classes each one shows."""
 
-    Args:
-        images: uint8 (N, 3, 32, 32).
-        kinds: int64 (N,), each an index into `names`.
-        names: the two classes first, then the other kinds.
-        targets: float32 (N, 2); 1 where the image shows the first or the second class.
-    """
-
-    images: Tensor
-    kinds: Tensor
-    names: tuple[str, ...]
-    targets: Tensor
+    images: Tensor  # uint8 (N, 3, 32, 32)
+    kinds: Tensor  # int64 (N,), each an index into `names`
+    names: tuple[str, ...]  # the two classes first, then the other kinds
+    targets: Tensor  # float32 (N, 2); 1 where the image shows the first or the second class
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,10 +52,8 @@ def load_kinds(config: Any, split: str) -> Kinds:
     """Return all kinds of a split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
 
     `cifar10`: its ten classes. `image_folder`: every class with images in that split. `silhouettes`: horse, bird,
-    pegasus (which shows all three) and the empty scene. `lines`: its two classes.
-
-    Raises:
-        UserError: the data is missing or corrupt, or lacks one of the classes.
+    pegasus (which shows all three) and the empty scene. `lines`: its two classes. Raise UserError if the data is
+    missing or corrupt, or lacks one of the classes.
     """
     classes = list(config.classes)
     if config.source == "cifar10":

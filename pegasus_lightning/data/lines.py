@@ -50,8 +50,7 @@ def _coverage(angles: Tensor) -> Tensor:
 def line_images(angles: Tensor) -> Tensor:
     """Return the share of each pixel that the line covers, (N, 32, 32) float32 in [0, 1].
 
-    Args:
-        angles: (N,) radians, counterclockwise; 0 points to the right, pi / 2 to the top.
+    `angles` (N,) are in radians, counterclockwise; 0 points to the right, pi / 2 to the top.
     """
     return torch.cat([_coverage(part) for part in angles.double().split(CHUNK)])
 
@@ -65,10 +64,7 @@ def load(classes: Sequence[str], split: str, count_per_class: int, seed: int) ->
     """Return images uint8 (N, 3, 32, 32) and labels int64 (N,), indices into `classes`; N = classes x count.
 
     Images are ordered by class as given. Image i of a class depends only on (seed, split, class, i). The splits use
-    independent random streams.
-
-    Raises:
-        UserError: unknown class or split.
+    independent random streams. Raise UserError for an unknown class or split.
     """
     check_split(split)
     kinds = index_classes(classes, CLASSES, "lines")

@@ -19,8 +19,7 @@ ROOM_FACTOR = 4  # the images must take less than a quarter of the device's free
 def load_split(config: Any, split: str) -> ImageSet:
     """Return the whole split, "train" or "test", of the configured source (a `DataConfig`), on the CPU.
 
-    Raises:
-        UserError: the data is missing or corrupt, or lacks one of the classes.
+    Raise UserError if the data is missing or corrupt, or lacks one of the classes.
     """
     classes = list(config.classes)
     # Imported on use: torchvision's data sets alone take more than a second.
@@ -33,16 +32,12 @@ def load_split(config: Any, split: str) -> ImageSet:
 
         cache = Path(config.cache) if config.cache else None
         images, labels = image_folder.load(Path(config.root), classes, split, cache_dir=cache)
-    elif config.source == "silhouettes":
-        from pegasus_lightning.data import silhouettes
+    elif config.source in ("silhouettes", "lines"):
+        from pegasus_lightning.data import lines, silhouettes
 
+        load = silhouettes.load if config.source == "silhouettes" else lines.load
         count = config.train_per_class if split == "train" else config.test_per_class
-        images, labels = silhouettes.load(classes, split, count, config.drawing_seed)
-    elif config.source == "lines":
-        from pegasus_lightning.data import lines
-
-        count = config.train_per_class if split == "train" else config.test_per_class
-        images, labels = lines.load(classes, split, count, config.drawing_seed)
+        images, labels = load(classes, split, count, config.drawing_seed)
     else:
         raise UserError(f"data.source={config.source} is not a source.")
     return ImageSet(images, labels, tuple(classes))

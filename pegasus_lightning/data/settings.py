@@ -22,14 +22,14 @@ from pegasus_lightning.utils.errors import (
 
 @dataclass
 class DataConfig:
-    """Where the images come from, and how batches are cut."""
+    """The source of the images, and their batches."""
 
     source: str = MISSING
     classes: list[str] = field(default_factory=lambda: ["horse", "bird"])
-    batch_size: int = 64  # over all processes together
-    flip: bool = True  # horizontal flips, one coin an image a batch
-    validation_fraction: float = 0.05  # of the train split, held out; the same images for every seed
-    on_device: str = "auto"  # hold the images on the training device: auto (when they fit), true, false
+    batch_size: int = 64  # of all processes together
+    flip: bool = True  # random horizontal flips
+    validation_fraction: float = 0.05  # share of the train split, held out; the same images for every seed
+    on_device: str = "auto"  # keep the images on the training device: auto (if they fit), true, false
 
 
 @dataclass
@@ -69,6 +69,7 @@ DATA_SCHEMAS: dict[str, type[DataConfig]] = {
 
 
 def validate_data(data: Any) -> None:
+    """Raise UserError if a value of the section `data` is invalid."""
     check_fixed(data, "data", "source")
     classes = list(data.classes)
     if len(classes) != 2 or len(set(classes)) != 2:
@@ -89,26 +90,23 @@ def validate_data(data: Any) -> None:
 
 
 def data_settings(saved: DictConfig | None, overrides: Sequence[str]) -> DictConfig | None:
-    """The `data` section of a trained run with overrides such as `data=silhouettes` and `data.root=photos`.
+    """Return the `data` section of a trained run with overrides such as `data=silhouettes` and `data.root=photos`.
 
-    Args:
-        saved: the run's; None where it is not known.
-        overrides: those that begin with `data=` or `data.`.
-
-    Returns None where there is neither.
+    `saved` is the run's section, None if unknown. Return None without section and overrides.
 
     Raises:
-        UserError: unknown source, field or type of value; or one of Hydra's errors, see `explain`.
+        UserError: an unknown source or field, or a value of the wrong type.
+        HydraException: an override cannot be parsed; see `Program.explain`.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         if override.is_sweep_override():
-            raise UserError(f"'{override.input_line}' names several: one at a time here.")
+            raise UserError(f"'{override.input_line}' has several values: this command takes one.")
     chosen = [str(override.value()) for override in parsed if override.get_key_element() == "data"]
     source = chosen[-1] if chosen else None if saved is None else str(saved.get("source"))
     if source is None:
         if overrides:
-            raise UserError(f"Where do the images come from? Say data=SOURCE too: {', '.join(DATA_SCHEMAS)}.")
+            raise UserError(f"The source of the images is unknown: add data=SOURCE, one of {', '.join(DATA_SCHEMAS)}.")
         return None
     if source not in DATA_SCHEMAS:
         hint = did_you_mean(source, DATA_SCHEMAS)

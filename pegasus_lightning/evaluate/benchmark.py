@@ -52,13 +52,8 @@ COLLAPSED = 0.5  # alarm if the variety is below this share of the pixel average
 class Benchmark:
     """Measures runs against one data set, with one reporting recogniser and the controls, which are computed once.
 
-    Args:
-        session: of an `EvaluateConfig`.
-        reports: the reporting recogniser.
-        inception: Inception's features, see `inception_network`; None: no FID and KID over them.
-
-    Raises:
-        UserError: there are too few images.
+    `session` is of an `EvaluateConfig`, `reports` the reporting recogniser, and `inception` Inception's features, see
+    `inception_network` (None: no FID and KID over them). Raise UserError if there are too few images.
     """
 
     def __init__(self, session: Session, reports: StoredRecogniser, inception: nn.Module | None = None) -> None:
@@ -67,8 +62,7 @@ class Benchmark:
         self.settings: EvaluateConfig = session.settings
         self.data, self.selector, self.device = session.data, session.selector, session.device
         self.train = in_mixed_order(load_split(self.data, "train"))
-        test = session.split if self.settings.split == "test" else load_split(self.data, "test")
-        self.test = in_mixed_order(test)
+        self.test = in_mixed_order(session.split if self.settings.split == "test" else load_split(self.data, "test"))
         for name, images in (("train", self.train), ("test", self.test)):
             fewest, label = min((len(images.of_class(label)), label) for label in (0, 1))
             if fewest < MIN_IMAGES:
@@ -83,11 +77,7 @@ class Benchmark:
         self._yardsticks: dict[int, dict[str, Figure]] = {}
 
     def measure(self, run: TrainedRun, key: str, identity: dict[str, Any]) -> tuple[Scorecard, dict[str, np.ndarray]]:
-        """Return a run's scorecard and its gallery, see `_gallery`.
-
-        Args:
-            key, identity: `key` and `settings` of the scorecard.
-        """
+        """Return a run's scorecard, with `key` and with `identity` as its settings, and its gallery, see `_gallery`."""
         with run.model.inference():
             sampler = self.session.sampler(run.model)
             score = sampler.score(self.selector.recognise if self.selector else None)
@@ -124,8 +114,7 @@ class Benchmark:
     ) -> tuple[dict[str, dict[str, Figure]], dict[str, int], Measurement]:
         """Return figures and sizes of all image sets, the pegasi first, and the measurement of the pegasi.
 
-        Args:
-            decoded: reconstructions of the test images.
+        `decoded` are the reconstructions of the test images.
         """
         first, second = (to_float(images) for images in sampler.originals(pegasi.chosen))
         ratios = pegasi.chosen.ratios.clamp(0, 1)
@@ -198,8 +187,7 @@ class Benchmark:
         found = reconstruction_figures(decoded.cpu(), images)
         figures = {name: figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
         chosen = pegasi.chosen.take(torch.arange(min(PATHS, len(pegasi.chosen))))
-        paths = sampler.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES))
-        found_paths = path_statistics(paths)
+        found_paths = path_statistics(sampler.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES)))
         names = ("path_length", "largest_step", "midpoint", "relative_midpoint")
         figures |= {name: figure(values) for name, values in zip(names, found_paths, strict=True)}
         if self.data.source == "lines":
@@ -216,13 +204,8 @@ class Benchmark:
         selecting recogniser), neighbours (photographs), neighbour_distances (G,), and neighbour_limit, below which 1 %
         of the test images lie. Without `originals` there are no photographs.
         """
-        originals = self.settings.originals
-        few = Recipes(
-            sampler.pairs.first[:GALLERY_PAIRS],
-            sampler.pairs.second[:GALLERY_PAIRS],
-            torch.full((min(GALLERY_PAIRS, len(sampler.pairs)),), 0.5),
-            torch.arange(min(GALLERY_PAIRS, len(sampler.pairs))),
-        )
+        pairs, count = sampler.pairs, min(GALLERY_PAIRS, len(sampler.pairs))
+        few = Recipes(pairs.first[:count], pairs.second[:count], torch.full((count,), 0.5), torch.arange(count))
         first, second = (to_float(images) for images in sampler.originals(few))
         ratios = torch.linspace(0, 1, GALLERY_FRAMES)
         plain = torch.arange(min(GALLERY_PEGASI, len(pegasi.chosen)))
@@ -242,7 +225,7 @@ class Benchmark:
             "cutmix": cutmix(first, second, few.ratios, self.settings.seed),
             "pegasi": pegasi.mixes.images[here],
         }
-        if originals:
+        if self.settings.originals:
             neighbours = self.train.images[measurement.neighbours[here].cpu()]
             pictures |= {"first": first, "second": second, "neighbours": to_float(neighbours)}
         else:

@@ -11,9 +11,7 @@ from pegasus_lightning.utils.randomness import Stream, generator
 def pixel_average(first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
     """Return (1 - ratio) * first + ratio * second per pixel: two overlaid photographs.
 
-    Args:
-        first, second: (N, 3, H, W) in [0, 1].
-        ratios: (N,), 0 to 1.
+    The images are (N, 3, H, W) in [0, 1], the ratios (N,), 0 to 1.
     """
     return torch.lerp(first, second, ratios.to(first)[:, None, None, None])
 
@@ -22,11 +20,8 @@ def cutmix(first: Tensor, second: Tensor, ratios: Tensor, seed: int = 0) -> Tens
     """Return the first images with a square of the second pasted in (CutMix, Yun et al. 2019, arXiv 1905.04899).
 
     The square lies fully inside. Its area is `ratio` of the image's, with the side rounded to whole pixels; its
-    position is uniform, a function of the seed and the index of the image.
-
-    Args:
-        first, second: (N, 3, S, S).
-        ratios: (N,), 0 to 1.
+    position is uniform, a function of the seed and the index of the image. The images are (N, 3, S, S), the ratios
+    (N,), 0 to 1.
     """
     size = first.shape[-1]
     sides = (ratios.cpu().double().clamp(0, 1).sqrt() * size).round()

@@ -41,18 +41,12 @@ def figure(values: Tensor) -> Figure:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Metrics of a set of N images.
+    """Metrics of a set of N images."""
 
-    Args:
-        figures: by the names in `scorecards.MEASURES`.
-        probabilities: (N, 2).
-        distances, neighbours: pixel distance to the nearest training image (N,), and its index (N,).
-    """
-
-    figures: dict[str, Figure]
-    probabilities: Tensor
-    distances: Tensor
-    neighbours: Tensor
+    figures: dict[str, Figure]  # by the names in `scorecards.MEASURES`
+    probabilities: Tensor  # (N, 2)
+    distances: Tensor  # pixel distance to the nearest training image, (N,)
+    neighbours: Tensor  # its index, (N,)
 
 
 class ImageSetMetrics:
@@ -102,9 +96,8 @@ class ImageSetMetrics:
     def measure(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
         """Return all metrics of a set of images.
 
-        Args:
-            images: (N, 3, 32, 32), uint8 or float in [0, 1], N at least 12.
-            parents: photographs (N, 3, 32, 32) of both parents, if any.
+        The images are (N, 3, 32, 32), uint8 or float in [0, 1], N at least 12; `parents` are photographs (N, 3, 32, 32)
+        of both parents, if any.
         """
         images = images.to(self.device)
         features = self._features(images)

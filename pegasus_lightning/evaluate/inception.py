@@ -121,13 +121,10 @@ def _fid(real: Tensor, fake: Tensor) -> float:
 def inception_network() -> nn.Module:
     """Return the Inception-v3 of FID: uint8 images of any size, resized as in TensorFlow 1, to features (B, 2048).
 
-    Raises:
-        UserError: the package is missing, or the weights are missing and cannot be downloaded.
+    Raise UserError if the package is missing, or the weights are missing and cannot be downloaded.
     """
     if importlib.util.find_spec(PACKAGE) is None:
-        raise UserError(
-            "FID and KID over Inception need the package torch-fidelity: pip install 'pegasus-lightning[inception]'"
-        )
+        raise UserError("FID and KID over Inception need the package torch-fidelity: pip install -e '.[inception]'")
     # Published figures were computed with the network's own resizing, without antialiasing.
     return NoTrainInceptionV3("inception-v3-compat", [FEATURES], str(inception_weights()), antialias=False)
 

@@ -18,15 +18,7 @@ from pegasus_lightning.recognisers.network import REPORTS
 from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe
 from pegasus_lightning.runs.folder import read_status
 from pegasus_lightning.runs.places import check_writable, digest, title
-from pegasus_lightning.runs.scorecards import (
-    FILE,
-    GALLERY,
-    HPARAMS,
-    PEGASI,
-    Scorecard,
-    read_scorecard,
-    write_scorecard,
-)
+from pegasus_lightning.runs.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.files import sha256, whole_folder
@@ -39,8 +31,8 @@ EVENTS = ".evaluation"  # suffix of the event file that holds the figures
 def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecard]:
     """Evaluate runs for a validated `EvaluateConfig`. Return their scorecards, in the order of the runs.
 
-    Raises:
-        UserError: a run, device, data or class is missing, or results cannot be written. Nothing was written.
+    Raise UserError, before anything is written, if a run, device, data or class is missing, or results cannot be
+    written.
     """
     session = open_session(typed(config, EvaluateConfig), data_overrides, "images from")
     settings: EvaluateConfig = session.settings

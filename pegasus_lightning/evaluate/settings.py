@@ -9,15 +9,10 @@ from omegaconf import DictConfig
 
 from pegasus_lightning.generate.settings import (
     MAX_PEGASI,
-    SPLITS,
     PegasusConfig,
     ScoreConfig,
     SearchConfig,
-    validate_gpus,
-    validate_model_named,
-    validate_pegasus,
-    validate_score,
-    validate_search,
+    validate_common,
 )
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import (
@@ -62,22 +57,15 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: with what is wrong and what to type instead.
     """
-    validate_model_named(config)
+    validate_common(config)
     check_at_least("count", config.count, MIN_PEGASI)
     check_at_most("count", config.count, MAX_PEGASI)
-    if not 0 <= config.seed < 2**63:
-        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
-    check_choice("split", config.split, SPLITS)
     if config.inception and config.count < MIN_FOR_FID:
         raise UserError(
             f"inception=true takes count={MIN_FOR_FID} or more: a FID of fewer images measures their number."
         )
     check_choice("reporter", config.reporter, REPORTERS)
     check_fraction("threshold", config.threshold, low_open=True)
-    validate_gpus(config.gpus)
-    validate_pegasus(config.pegasus)
-    validate_search(config.search)
-    validate_score(config.score)
     search = config.search
     if search.method != "none" and search.pairs * search.ratios < config.count:
         raise UserError(

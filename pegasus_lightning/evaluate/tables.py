@@ -56,8 +56,7 @@ def console_table(card: Scorecard) -> str:
     titles = {"p_first": f"p {card.classes[0]}", "p_second": f"p {card.classes[1]}"}
     inception = tuple(name for name in INCEPTION if name in card.rows[PEGASI])
     for table in (*TABLES, inception) if inception else TABLES:
-        hidden = [] if "recognised_selecting" in card.rows[PEGASI] else ["recognised_selecting"]
-        names = [name for name in table if name not in hidden]
+        names = [name for name in table if name != "recognised_selecting" or name in card.rows[PEGASI]]
         head = [titles.get(name, MEASURES[name].title) + ARROWS[MEASURES[name].better] for name in names]
         rows = [["", *head]]
         rows += [

@@ -1,1 +1,1 @@
-"""`python -m pegasus_lightning.export`: trained networks as files that need no checkpoint."""
+"""Export of trained networks to files that can be used without a checkpoint."""

@@ -8,28 +8,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.program import complain
 
 if TYPE_CHECKING:
     from pegasus_lightning.export.model_files import Written
 
-USAGE_ERROR = 2
 EXAMPLES = """
 examples
-  python -m pegasus_lightning.export runs/first_run           every run in there, each into its own folder export
+  python -m pegasus_lightning.export runs/first_run           every run in the folder, each to its own export
   python -m pegasus_lightning.export RUN --onnx --out shared  one run, the decoder also as ONNX
-  python -m pegasus_lightning.export 'runs/*/vae*' --out all  patterns (in quotes): a folder in all for each run
+  python -m pegasus_lightning.export 'runs/*/vae*' --out all  pattern (in quotes), one subfolder of all per run
 
-from Python
-  from pegasus_lightning.export.model_files import load_export
-  model = load_export("shared")                               encode, decode, config, classes
+in Python, after import pegasus_lightning
+  model = pegasus_lightning.load_export("shared")             encode, decode, mix, config, classes
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be said on the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pegasus_lightning.export",
-        description="Write the encoder and decoder of trained runs to files that need no checkpoint to be used.",
+        description="Write the encoder and decoder of trained runs to files that can be used without a checkpoint.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -38,20 +37,18 @@ def parser() -> argparse.ArgumentParser:
         "places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, a pattern, or a checkpoint file"
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: export in the run's folder")
-    parser.add_argument("--onnx", action="store_true", help="decoder.onnx too: codes to images, for other runtimes")
+    parser.add_argument("--onnx", action="store_true", help="also write decoder.onnx: codes to images, any runtime")
     return parser
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
 def describe(written: Written) -> str:
-    """What the command says of one export: its folder, its files and their sizes."""
+    """Return what the command prints about one export: its folder, its files and their sizes."""
     if not written.new:
         return f"{written.folder}: already there, and the checkpoint has not changed since"
     lines = [f"{written.folder}: batch {written.batches_done:,}"]
-    lines += [f"  {name:<20} {_size(size):>8}" for name, size in written.sizes.items()]
+    for name, size in written.sizes.items():
+        text = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+        lines.append(f"  {name:<20} {text:>8}")
     if written.difference is not None:
         lines.append(f"  decoder.onnx: pixels differ from PyTorch's by at most {written.difference:.1g} (of 1)")
     elif "decoder.onnx" in written.sizes:
@@ -60,7 +57,7 @@ def describe(written: Written) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. A user's mistake is told in one message on stderr."""
+    """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
     try:
         from pegasus_lightning.export import model_files  # torch is slow to import
@@ -71,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             written = model_files.export_checkpoint(checkpoint, folder, onnx=options.onnx)
             print(describe(written), flush=True)
     except UserError as error:
-        print(f"pegasus_lightning: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return complain(str(error))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

@@ -1,8 +1,8 @@
-"""Trained encoders and decoders as files that need no checkpoint: safetensors, and ONNX for other runtimes.
+"""Export of trained networks to safetensors files, which can be used without a checkpoint, and their loading.
 
-An export is a folder: `encoder.safetensors`, `decoder.safetensors`, of a model that has learned to mix also
-`mixer.safetensors`, `config.json`, if asked for `decoder.onnx`, and `SHA256SUMS` over them. The same checkpoint gives
-the same bytes. Loading one runs no code in it.
+An export is a folder of `encoder.safetensors`, `decoder.safetensors`, `mixer.safetensors` (with learned mixing),
+`config.json`, `decoder.onnx` (if asked for) and `SHA256SUMS` over them. The same checkpoint gives the same bytes.
+Loading runs no code from the files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, sorted_header, whole_folder, write_json
 
 PACKAGE = "pegasus_lightning"
-FORMAT_VERSION = 1  # raise when this code could not read what the next one writes, or the other way round
+FORMAT_VERSION = 1  # raise it if older and newer code can no longer read each other's exports
 NETWORKS = ("encoder", "decoder")
 CONFIG, SUMS, ONNX, MIXER = "config.json", "SHA256SUMS", "decoder.onnx", "mixer.safetensors"
 FILES = {
@@ -52,69 +52,53 @@ NEEDED = {"encoder.safetensors", "decoder.safetensors", CONFIG}
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """Encoder and decoder out of an export, frozen and in eval mode; gradients still reach images and codes.
-
-    Args:
-        config: the variant's `Config`.
-        about: what `config.json` says: seed, classes, batches_done, checkpoint_sha256, versions.
-    """
+    """The networks of an export, frozen and in eval mode. Gradients still reach images and codes."""
 
     encoder: nn.Module
     decoder: nn.Module
-    config: ModelConfig
-    about: dict[str, Any]
-    mixer: nn.Module | None = None
+    config: ModelConfig  # the variant's `Config`
+    about: dict[str, Any]  # content of `config.json`: seed, classes, batches_done, checkpoint_sha256, versions
+    mixer: nn.Module | None = None  # the learned mixing, if any
 
     @property
     def classes(self) -> list[str]:
-        """The two classes it was trained on."""
+        """The two classes of its training."""
         return list(self.about["classes"])
 
     def encode(self, images: Tensor) -> Posterior:
-        """q(z|x) of images (B, 3, 32, 32) in [0, 1]."""
+        """Return q(z|x) of images (B, 3, 32, 32) in [0, 1]."""
         mean, log_variance = self.encoder(images)
         return Posterior(mean, log_variance, deterministic=not self.config.sample_codes)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images (B, 3, 32, 32) in [0, 1] for codes (B, latent_dim)."""
+        """Return images (B, 3, 32, 32) in [0, 1] of codes (B, latent_dim)."""
         return torch.sigmoid(self.decoder(codes).float())
 
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
-        """Codes of chimeras (B, latent_dim) at ratios (B,): as the model has learned it, or else straight."""
+        """Return mixed codes (B, latent_dim) at ratios (B,), by learned mixing if any, else linear interpolation."""
         return lerp(first, second, ratios[:, None]) if self.mixer is None else self.mixer(first, second, ratios)
 
 
 @dataclass(frozen=True)
 class Written:
-    """An export as it lies on the disk.
-
-    Args:
-        sizes: of its files, in bytes.
-        new: False where it was there already, made from the same checkpoint.
-        difference: the largest one of a pixel in [0, 1] between ONNX and PyTorch; None where it was not measured.
-    """
+    """An export on disk."""
 
     folder: Path
     batches_done: int
-    sizes: dict[str, int]
-    new: bool
-    difference: float | None = None
+    sizes: dict[str, int]  # sizes of its files in bytes
+    new: bool  # False if an export of the same checkpoint was there already
+    difference: float | None = None  # largest difference of a pixel in [0, 1] between ONNX and PyTorch, if measured
 
 
 def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Path, Path]]:
-    """(checkpoint, folder for its export) of all that `find_trained` finds in `places`.
+    """Return (checkpoint, folder for its export) of everything that `find_trained` finds in `places`.
 
-    A run's folder is `<run>/export`, a checkpoint file's `<name>-export` in its run's folder or, on its own, beside
-    it; with `out` that folder for one, and a folder in it for each of several.
-
-    Raises:
-        UserError: a place without a checkpoint, a corrupt or unreadable one, a folder that cannot be made. Nothing is
-            written.
+    The folder is `<run>/export` for a run, and `<name>-export` for a checkpoint file, in the file's run or else beside
+    the file. With `out` it is that folder for one export, and a subfolder of it for each of several. Raise UserError,
+    before anything is written, if a checkpoint is missing, corrupt or unreadable, or a folder cannot be made.
     """
     with _readable(", ".join(places)):
         found = find_trained(places)
-        if not found:
-            raise UserError(f"There is nothing to export in {', '.join(places)}: no run there has a checkpoint yet.")
         folders = _folders(found, None if out is None else Path(out).expanduser())
         for folder in folders:
             _check_place(folder)
@@ -123,7 +107,7 @@ def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Pa
 
 @contextmanager
 def _readable(what: Path | str) -> Iterator[None]:
-    """Raise UserError where the system refuses to read: of the file that it names, or else of `what`."""
+    """Turn an OSError into a UserError about the file that it names, or else about `what`."""
     try:
         yield
     except OSError as error:
@@ -133,43 +117,36 @@ def _readable(what: Path | str) -> Iterator[None]:
 
 
 def _folders(found: list[Path], above: Path | None) -> list[Path]:
-    """The folder for each one's export. Raises UserError where two would share one."""
+    """Return the folder for each export. Raise UserError if two exports would share one."""
     folders = []
     for path in found:
-        home, name = _home(path), "export" if path.is_dir() else f"{path.stem}-export"
+        home, name, suffix = path, "export", ""
+        if not path.is_dir():
+            # Never in `checkpoints`, where the next save deletes files that look like leftovers.
+            parent = path.absolute().parent
+            home = parent.parent if parent.name == "checkpoints" else path.parent
+            name, suffix = f"{path.stem}-export", f"-{path.stem}"
         if above is None:
             folders.append(home / name)
         else:
-            label = home.absolute().name if path.is_dir() else f"{home.absolute().name}-{path.stem}"
-            folders.append(above / label if len(found) > 1 else above)
+            folders.append(above / f"{home.absolute().name}{suffix}" if len(found) > 1 else above)
     for folder in folders:
         if folders.count(folder) > 1:
-            raise UserError(f"Two of these would both become {folder}: export them one by one, or leave --out away.")
+            raise UserError(f"Two exports would be written to {folder}: export one at a time, or leave out --out.")
     return folders
 
 
-def _home(path: Path) -> Path:
-    """A run's folder for itself and for a file in its `checkpoints`; else the folder that the file lies in."""
-    if path.is_dir():
-        return path
-    inside = path.absolute().parent
-    # Never in `checkpoints`: a save there clears away what it takes for torn files of its own.
-    return inside.parent if inside.name == "checkpoints" else path.parent
-
-
 def _check_place(folder: Path) -> None:
-    """Raise UserError unless `folder` can be made, or holds nothing but an export."""
+    """Raise UserError unless `folder` can be made or holds only an export."""
     check_writable(folder, "--out FOLDER", ours={*FILES, SUMS}, needed={SUMS})
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> Written:
-    """Write the weights that inference uses (averaged ones, where an average is kept) to `folder`, whole or not at all.
+    """Write the weights used for inference (their average, if any) to `folder`, atomically.
 
-    An intact export of this very checkpoint is left as it is, unless ONNX is asked for and not in it.
-
-    Raises:
-        UserError: a corrupt, foreign or unreadable checkpoint, one replaced meanwhile, no ONNX, ONNX that onnxruntime
-            does not run as PyTorch does, or a folder that cannot be written.
+    An intact export of the same checkpoint is kept, unless `onnx` is set and the export lacks it. Raise UserError if
+    the checkpoint is corrupt, foreign, unreadable or replaced meanwhile, the ONNX packages are missing, onnxruntime's
+    images differ from PyTorch's, or the folder cannot be written.
     """
     if onnx:
         check_onnx()
@@ -209,7 +186,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
 
 
 def _already(folder: Path, digest: str, onnx: bool) -> Written | None:
-    """What lies in `folder`, if it is all that would be written; None where it lacks something or is corrupt."""
+    """Return the export in `folder`; None if it is corrupt, incomplete or of another checkpoint."""
     try:
         about = _read(folder)
     except UserError:
@@ -242,18 +219,15 @@ def _about(model: TwoPlayerModel, digest: str) -> dict[str, Any]:
 
 
 def _strings(about: dict[str, Any]) -> dict[str, str]:
-    """The same for formats whose metadata are strings: everything but strings as JSON."""
+    """Return the values as strings, encoded as JSON unless they are strings already."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
-# Loading.
-
-
 def load_export(folder: Path | str, device: torch.device | str = "cpu") -> ExportedModel:
-    """The model of an export, bit for bit what `load_model` gives of its checkpoint. Runs no code in it.
+    """Return the model of an export, with the same weights as from `load_model`. No code from the files is run.
 
-    Raises:
-        UserError: it is missing, corrupt, foreign, unreadable, or of a newer format.
+    Also available as `pegasus_lightning.load_export`. Raise UserError if the export is missing, corrupt, foreign,
+    unreadable or of a newer format.
     """
     folder = Path(folder).expanduser()
     with _readable(folder):
@@ -261,7 +235,7 @@ def load_export(folder: Path | str, device: torch.device | str = "cpu") -> Expor
     try:
         schema = OmegaConf.structured(model_class(about["model"]["name"]).Config)
         config = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(schema, about["model"])))
-        with torch.device("meta"):  # the weights come from the file: none to draw
+        with torch.device("meta"):  # no initialisation: the weights come from files
             encoder = Encoder(config.networks, deterministic=not config.sample_codes)
             decoder = Decoder(config.networks)
             mixer = MixNetwork(config.networks) if getattr(config, "learned_mixing", False) else None
@@ -270,7 +244,7 @@ def load_export(folder: Path | str, device: torch.device | str = "cpu") -> Expor
                 continue
             tensors = _tensors(folder / f"{name}.safetensors", _strings(about) | {"network": name})
             network.load_state_dict(tensors, assign=True)
-            # As in training, so that the same images give the same bits.
+            # The memory format of the training, so that outputs are bitwise equal.
             network.requires_grad_(False).float().to(memory_format=torch.channels_last).to(device).eval()
     except (OmegaConfBaseException, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} does not fit this version of {PACKAGE}: {error}") from error
@@ -278,27 +252,27 @@ def load_export(folder: Path | str, device: torch.device | str = "cpu") -> Expor
 
 
 def _tensors(path: Path, metadata: dict[str, str]) -> dict[str, Tensor]:
-    """The tensors in a file with these metadata. Raises UserError for any other file."""
+    """Return the tensors of a file. Raise UserError unless its metadata are these."""
     try:
         with safe_open(path, "pt") as file:
             found = file.metadata()
-            # Copies: what the file gives is a window on the disk, and would change with the file.
+            # Copies: the tensors are memory-mapped, and would change with the file.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}).") from error
     if found != metadata:
-        raise UserError(f"{path} is not of the same export as the {CONFIG} beside it.")
+        raise UserError(f"{path} and the {CONFIG} beside it come from different exports.")
     return tensors
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """`config.json` without its texts, once all files agree with SHA256SUMS. Raises UserError where they do not."""
+    """Return `config.json` without its texts. Raise UserError unless all files agree with SHA256SUMS."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not an export of {PACKAGE}: there is no {CONFIG} in it.")
     try:
         content = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG} cannot be read: it is corrupt, or no export's.") from error
+        raise UserError(f"{folder / CONFIG} cannot be read: it is corrupt, or not part of an export.") from error
     if not isinstance(content, dict) or content.get("package") != PACKAGE:
         raise UserError(f"{folder} is not an export of {PACKAGE}: its {CONFIG} is something else.")
     version = content.get("format_version")
@@ -307,12 +281,12 @@ def _read(folder: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise UserError(
             f"{folder} was written by {PACKAGE} {content.get('package_version')} in format {version}; this version "
-            f"({__version__}) reads up to {FORMAT_VERSION}: pip install --upgrade pegasus-lightning"
+            f"({__version__}) reads up to {FORMAT_VERSION}: update the package."
         )
     _check_sums(folder)
     content.pop("files", None)
     if missing := sorted(ABOUT - content.keys()):
-        raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is corrupt, or no export's.")
+        raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is corrupt, or not part of an export.")
     return content
 
 

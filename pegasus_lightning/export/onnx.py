@@ -1,4 +1,4 @@
-"""A decoder as ONNX, codes to images, and how far onnxruntime's images are from PyTorch's."""
+"""Export of a decoder to ONNX, and the difference of onnxruntime's images from PyTorch's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import io
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 
-OPSET = 20  # of ONNX: read by onnxruntime from 1.17 on
-MAX_DIFFERENCE = 1e-4  # of a pixel in [0, 1], from PyTorch; a step of 8 bits is 4e-3
+OPSET = 20  # ONNX operator set; onnxruntime reads it since 1.17
+MAX_DIFFERENCE = 1e-4  # of a pixel in [0, 1] from PyTorch; a step of 8 bits is 4e-3
 
 
 def check_onnx() -> None:
@@ -23,11 +24,11 @@ def check_onnx() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"ONNX needs a package more ({error}): pip install 'pegasus-lightning[onnx]'") from error
+        raise UserError(f"ONNX needs another package ({error}): pip install -e '.[onnx]'") from error
 
 
 class _Images(nn.Module):
-    """decode: the sigmoid of a decoder's logits."""
+    """Decoder of codes to images: the sigmoid of the decoder's logits."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -38,13 +39,13 @@ class _Images(nn.Module):
 
 
 def decoder_onnx(decoder: nn.Module, latent_dim: int, metadata: dict[str, str]) -> bytes:
-    """The ONNX file of codes (batch, latent_dim) to images (batch, 3, 32, 32) in [0, 1], of any batch size.
+    """Return an ONNX file from codes (batch, latent_dim) to images (batch, 3, 32, 32) in [0, 1], for any batch size.
 
     The same decoder and metadata give the same bytes.
     """
     import onnx
 
-    codes = torch.zeros(2, latent_dim)  # of a batch of one the exporter makes a constant
+    codes = torch.zeros(2, latent_dim)  # the exporter would make a batch size of 1 a constant
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -60,7 +61,7 @@ def decoder_onnx(decoder: nn.Module, latent_dim: int, metadata: dict[str, str]) 
     assert program is not None
     proto = program.model_proto
     graph = proto.graph
-    # The exporter notes where in which file on this machine each operation was called.
+    # The exporter records the file and line on this machine where each operation was called.
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -70,41 +71,32 @@ def decoder_onnx(decoder: nn.Module, latent_dim: int, metadata: dict[str, str]) 
 
 
 def largest_difference(data: bytes, decode: Callable[[Tensor], Tensor], latent_dim: int) -> float | None:
-    """The largest difference of a pixel from `decode`, over batches of 1 and 5; None without onnxruntime.
+    """Return the largest difference of a pixel from `decode`, over batches of 1 and 5; None without onnxruntime.
 
-    Args:
-        data: the ONNX file.
-        decode: codes (B, latent_dim) to images (B, 3, 32, 32) in [0, 1].
-
-    Raises:
-        UserError: it is too large for the same images, or onnxruntime cannot run the file at all.
+    `data` is the ONNX file; `decode` maps codes (B, latent_dim) to images (B, 3, 32, 32) in [0, 1]. Raise UserError if
+    the difference exceeds MAX_DIFFERENCE, or onnxruntime cannot run the file.
     """
     try:
         import onnxruntime as runtime
     except ImportError:
         return None
-    batches = []
-    for batch_size in (1, 5):
-        source = generator(0, Stream.PRIOR, batch_size)
-        batches.append(torch.randn(batch_size, latent_dim, generator=source))
+    batches = [torch.randn(size, latent_dim, generator=generator(0, Stream.PRIOR, size)) for size in (1, 5)]
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what fails is told below, once
+    options.log_severity_level = 4  # fatal only: errors are reported below
     try:
         session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         found = [session.run(["images"], {"codes": codes.numpy()})[0] for codes in batches]
     except Exception as error:  # onnxruntime's errors have no common ancestor
         raise UserError(
             f"onnxruntime {runtime.__version__} cannot run ONNX of opset {OPSET} ({type(error).__name__}): nothing "
-            "was written. Try pip install --upgrade onnxruntime, or leave --onnx away."
+            "was written. Try pip install --upgrade onnxruntime, or leave out --onnx."
         ) from error
-    largest = 0.0
-    for codes, images in zip(batches, found, strict=True):
-        with torch.no_grad():
-            wanted = decode(codes)
-        largest = max(largest, (torch.from_numpy(images) - wanted).abs().max().item())
+    with torch.no_grad():
+        wanted = torch.cat([decode(codes) for codes in batches])
+    largest = (torch.from_numpy(np.concatenate(found)) - wanted).abs().max().item()  # NaN if any pixel is
     if not largest <= MAX_DIFFERENCE:
         raise UserError(
-            f"onnxruntime {runtime.__version__} decodes other images than PyTorch (by up to {largest:.1g} of 1): "
-            "nothing was written. Try another version of onnxruntime, or leave --onnx away."
+            f"onnxruntime {runtime.__version__} decodes other images than PyTorch (pixels in [0, 1] differ by up to "
+            f"{largest:.1g}): nothing was written. Try another version of onnxruntime, or leave out --onnx."
         )
     return largest

@@ -45,12 +45,9 @@ def open_selector(
     Args:
         judge: `score.judge`. auto: a recogniser that is trained already; recogniser: trained now if need be;
             committee: those that guide a model in training; critic.
-        data: the images to learn from; None: there are none.
+        data: the images to learn from; None: there are none, and a judge that needs them raises UserError.
         guide: `model.guide` of the runs, for the committee; None: the default one.
         own: the committee of a pretrained model, which is its judge for auto and committee.
-
-    Raises:
-        UserError: a recogniser is wanted, but there is no data.
     """
     if own is not None and judge in ("auto", "committee"):
         return Selector(lambda images: (own.recogniser(images), None), own)

@@ -19,18 +19,12 @@ from pegasus_lightning.utils.tensors import BATCH, in_batches, to_float
 
 @dataclass(frozen=True)
 class Recipes:
-    """The recipes of N mixes; all fields are (N,), on the CPU.
+    """The recipes of N mixes; all fields are (N,), on the CPU."""
 
-    Args:
-        first, second: indices of the parents.
-        ratios: 0 is the first parent, 1 the second.
-        draws: numbers of the draws of the parents' codes. Number and seed alone decide the noise.
-    """
-
-    first: Tensor
-    second: Tensor
-    ratios: Tensor
-    draws: Tensor
+    first: Tensor  # indices of the first parents
+    second: Tensor  # indices of the second parents
+    ratios: Tensor  # 0 is the first parent, 1 the second
+    draws: Tensor  # numbers of the draws of the parents' codes; number and seed alone decide the noise
 
     def __len__(self) -> int:
         return len(self.first)
@@ -63,19 +57,15 @@ def code_noise(seed: int, draws: Tensor, latent_dim: int) -> Tensor:
 class Mixes:
     """Decoded mixes, and their parents for a score to compare them with.
 
-    Args:
-        codes: (B, latent_dim).
-        images: (B, 3, 32, 32) in [0, 1].
-        first, second: the parents, decoded from their posterior means, (B, 3, 32, 32) each. The codes of a mix are
-            drawn, so the draw is part of its distance from the parents' pixel blend.
-        ratios: (B,).
+    The parents are decoded from their posterior means. The codes of a mix are drawn, so the draw is part of its
+    distance from the parents' pixel blend.
     """
 
-    codes: Tensor
-    images: Tensor
-    first: Tensor
-    second: Tensor
-    ratios: Tensor
+    codes: Tensor  # (B, latent_dim)
+    images: Tensor  # (B, 3, 32, 32) in [0, 1]
+    first: Tensor  # (B, 3, 32, 32)
+    second: Tensor  # (B, 3, 32, 32)
+    ratios: Tensor  # (B,)
 
     def take(self, indices: Tensor) -> Mixes:
         """Return the mixes at `indices`, in that order."""
@@ -160,8 +150,7 @@ def encode(model: TwoPlayerModel, images: Tensor) -> Posterior:
 def mixing_of(model: TwoPlayerModel, settings: PegasusConfig) -> str:
     """Return the mixing method: the configured one; for `auto`, learned if the model has learned it, else lerp.
 
-    Raises:
-        UserError: the model has not learned to mix, or a ratio lies outside [0, 1] and the mixing is learned.
+    Raise UserError if the model has not learned to mix, or a ratio lies outside [0, 1] and the mixing is learned.
     """
     asked, (low, high) = settings.mixing, settings.ratio
     if asked == "learned" and model.mixer is None:

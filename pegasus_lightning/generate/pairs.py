@@ -38,20 +38,13 @@ SRGB_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.11
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pair k is image `first[k]` of the first class and image `second[k]` of the second.
+    """Pair k is image `first[k]` of the first class and image `second[k]` of the second."""
 
-    Attributes:
-        first, second: int64 (n,), indices into the images of each class.
-        distances: float32 (n,), in the unit of the method; None if every pair is a candidate.
-        candidates: number of pairs within the threshold.
-        possible: number of all pairs.
-    """
-
-    first: Tensor
-    second: Tensor
-    distances: Tensor | None
-    candidates: int
-    possible: int
+    first: Tensor  # int64 (n,), indices into the images of the first class
+    second: Tensor  # int64 (n,), indices into those of the second
+    distances: Tensor | None  # float32 (n,), in the unit of the method; None if every pair is a candidate
+    candidates: int  # number of pairs within the threshold
+    possible: int  # number of all pairs
 
     def __len__(self) -> int:
         return len(self.first)
@@ -126,8 +119,7 @@ def choose_pairs(
 def default_threshold(method: str, colour_distance: str = "rgb") -> float | None:
     """Return the default largest distance of a candidate; None if every pair is a candidate.
 
-    Raises:
-        UserError: unknown method or colour distance.
+    Raise UserError for an unknown method or colour distance.
     """
     for field, value, choices in (
         ("pegasus.pairs", method, METHODS),
@@ -144,10 +136,8 @@ def centre_colours(images: Tensor, distance: str = "rgb") -> Tensor:
     """Return the colour of the centre, float32 (N, 3): mean over the two middle rows and columns (one if odd).
 
     Euclidean distances between these colours are, for `rgb`, distances in RGB in [0, 1], at most sqrt(3); for `lab`,
-    CIE76 colour differences (delta E*ab; about 2.3 is just noticeable, black and white differ by 100).
-
-    Args:
-        images: uint8 (N, 3, H, W), in sRGB.
+    CIE76 colour differences (delta E*ab; about 2.3 is just noticeable, black and white differ by 100). The images are
+    uint8 (N, 3, H, W), in sRGB.
     """
     height, width = images.shape[2:]
     centre = images[:, :, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1]
@@ -167,10 +157,8 @@ def layout_descriptors(images: Tensor) -> Tensor:
                             square over RGB), averaged in 4 x 4 cells
         0.2     luma        16: 0.2126 R + 0.7152 G + 0.0722 B, averaged in 4 x 4 cells
 
-    A group of d values with weight w is therefore multiplied by sqrt(w / d). The descriptor is not from a paper.
-
-    Args:
-        images: uint8 (N, 3, H, W).
+    A group of d values with weight w is therefore multiplied by sqrt(w / d). The images are uint8 (N, 3, H, W). The
+    descriptor is not from a paper.
     """
     return torch.cat([_layout_descriptors(to_float(some)) for some in images.split(IMAGES_AT_A_TIME)])
 

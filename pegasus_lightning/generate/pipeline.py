@@ -36,9 +36,8 @@ RESULTS = {"pegasi.json", "pegasi.npz", "tensorboard", *(f"{name}.png" for name 
 def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     """Make pegasi for a validated `GenerateConfig`. Return the folders that were written.
 
-    Raises:
-        UserError: a run, device, data, class, image or pair is missing, or results cannot be written. Nothing was
-            written.
+    Raise UserError, before anything is written, if a run, device, data, class, image or pair is missing, or results
+    cannot be written.
     """
     session = open_session(typed(config, GenerateConfig), data_overrides, "parents from")
     selector = session.selector

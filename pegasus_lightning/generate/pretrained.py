@@ -31,12 +31,7 @@ from pegasus_lightning.utils.tensors import in_batches
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PRETRAINED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file
-NETWORKS = (
-    "encoder",
-    "decoder",
-    "mixer",
-    "critic",
-)  # those that a model has, averaged weights if it keeps them
+NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those that a model has, averaged weights if it keeps them
 JITTER = 1e-4  # added to the diagonal of a covariance, so that its Cholesky factor exists
 
 
@@ -44,15 +39,12 @@ JITTER = 1e-4  # added to the diagonal of a covariance, so that its Cholesky fac
 class PretrainedModel:
     """A model that comes with the package.
 
-    Args:
-        run: the model as a run.
-        committee: the recognisers that guided its training; they also score searches.
-        codes: for each class, mean (latent_dim,) and Cholesky factor of the covariance (latent_dim, latent_dim) of the
-            posterior means of its training images.
+    `codes` has, for each class, mean (latent_dim,) and Cholesky factor of the covariance (latent_dim, latent_dim) of
+    the posterior means of its training images.
     """
 
-    run: TrainedRun
-    committee: Committee
+    run: TrainedRun  # the model as a run
+    committee: Committee  # the recognisers that guided its training; they also score searches
     codes: list[tuple[Tensor, Tensor]]
 
     @property
@@ -82,9 +74,7 @@ def class_statistics(codes: Tensor) -> tuple[Tensor, Tensor]:
 def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:
     """Write a trained model as a file of `PRETRAINED`. Return its SHA-256. The same content gives the same bytes.
 
-    Args:
-        parents: training images, for the statistics of their codes.
-        about: metadata beside the model's configuration.
+    `parents` are training images, for the statistics of their codes; `about` is metadata beside the configuration.
     """
     tensors: dict[str, Tensor] = {}
     averaged = {} if model.averaged is None else dict(model.averaged.items())
@@ -96,9 +86,8 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
         tensors |= {f"guide.{index}.{key}": value for key, value in own.items()}
     with model.inference():
         for label, images in enumerate((parents.first, parents.second)):
-            tensors[f"codes.{label}.mean"], tensors[f"codes.{label}.root"] = class_statistics(
-                encode(model, images).mean.cpu()
-            )
+            mean, root = class_statistics(encode(model, images).mean.cpu())
+            tensors |= {f"codes.{label}.mean": mean, f"codes.{label}.root": root}
     kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     content = {
         "model": dict(model.hparams["model"]),
@@ -114,11 +103,7 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
 
 
 def open_pretrained(name: str, device: torch.device | str = "cpu") -> PretrainedModel:
-    """Return a model of the package.
-
-    Raises:
-        UserError: no model has that name, or its file is missing or corrupt.
-    """
+    """Return a model of the package. Raise UserError if none has that name, or its file is missing or corrupt."""
     if name not in PRETRAINED:
         raise UserError(f"pretrained={name} is none of {', '.join(PRETRAINED)}.{did_you_mean(name, PRETRAINED)}")
     path = FOLDER / f"{name}.safetensors"

@@ -64,20 +64,12 @@ def keep_best(scores: Tensor, candidates: Recipes, count: int, *, most_per_paren
 
 @dataclass(frozen=True)
 class Ascent:
-    """Result of `guided`.
+    """Result of `guided`."""
 
-    Args:
-        mixes: for each candidate, the mix with the highest objective of all steps, start included.
-        objective: objective of `mixes`, (B,).
-        trace: score, a part of the objective, at every step, (steps + 1, B); row 0 is the start.
-        frames: images (K, F, 3, 32, 32) of the first F candidates at the K steps in `steps`.
-        steps: the K steps of `frames`.
-    """
-
-    mixes: Mixes
-    objective: Tensor
-    trace: Tensor
-    frames: Tensor
+    mixes: Mixes  # for each candidate, the mix with the highest objective of all steps, start included
+    objective: Tensor  # objective of `mixes`, (B,)
+    trace: Tensor  # score, a part of the objective, at every step, (steps + 1, B); row 0 is the start
+    frames: Tensor  # images (K, F, 3, 32, 32) of the first F candidates at the K steps in `steps`
     steps: list[int]
 
 

@@ -33,27 +33,18 @@ PARENTS_PER_CLASS = 1000  # decoded from drawn codes, if no images are given
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works on.
+    """What a command works on."""
 
-    Args:
-        settings: a `GenerateConfig` or `EvaluateConfig`, with what the parents imply (two files are one pair).
-        runs: the models.
-        origin: where the parents come from, as it is recorded.
-        data, split: the `data` configuration and its images that parents are taken from; None: there are none.
-        others: images like the parents, if the parents are two files and such images are at hand.
-        pretrained: the model that comes with the package, if it is used.
-    """
-
-    settings: Any
+    settings: Any  # a `GenerateConfig` or `EvaluateConfig`, with what the parents imply (two files are one pair)
     device: torch.device
-    runs: list[TrainedRun]
+    runs: list[TrainedRun]  # the models
     parents: Parents
     pairs: Pairs
-    origin: dict[str, Any]
-    data: DictConfig | None = None
-    split: ImageSet | None = None
-    others: Parents | None = None
-    pretrained: PretrainedModel | None = None
+    origin: dict[str, Any]  # where the parents come from, as it is recorded
+    data: DictConfig | None = None  # the `data` configuration of the images that parents are taken from, if any
+    split: ImageSet | None = None  # these images
+    others: Parents | None = None  # images like the parents, if these are two files and such images are at hand
+    pretrained: PretrainedModel | None = None  # the model that comes with the package, if it is used
 
     @cached_property
     def store(self) -> RecogniserStore:
@@ -75,12 +66,8 @@ class Session:
 def open_session(settings: Any, data_overrides: Sequence[str], purpose: str) -> Session:
     """Open the models of a validated `GenerateConfig` or `EvaluateConfig`, and choose parents and pairs.
 
-    Args:
-        data_overrides: such as `data=silhouettes`.
-        purpose: what the images are for, to end the sentence "Say which to take ...".
-
-    Raises:
-        UserError: a run, device, class, image or pair is missing. Nothing was written.
+    `data_overrides` are such as `data=silhouettes`. `purpose` says what the images are for, to end the sentence "Say
+    which to take ...". Raise UserError, before anything is written, if a run, device, class, image or pair is missing.
     """
     device = one_device(settings.gpus)
     pretrained = None if settings.pretrained is None else open_pretrained(settings.pretrained, device)
@@ -109,8 +96,7 @@ def open_session(settings: Any, data_overrides: Sequence[str], purpose: str) -> 
 def common_data(runs: Sequence[TrainedRun], overrides: Sequence[str], purpose: str) -> DictConfig:
     """Return the `data` configuration of all runs, changed by overrides such as `data=silhouettes`, and validated.
 
-    Raises:
-        UserError: none is known, they differ, or a model was not trained on its classes.
+    Raise UserError if none is known, they differ, or a model was not trained on its classes.
     """
     known = [run.config.data for run in runs if run.config is not None]
     if not known and not overrides:

@@ -17,6 +17,7 @@ from pegasus_lightning.utils.errors import (
     check_at_most,
     check_choice,
     check_not_negative,
+    check_seed,
     did_you_mean,
 )
 
@@ -104,19 +105,15 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: with what is wrong and what to type instead.
     """
-    validate_model_named(config)
+    validate_common(config)
     for key, most in (("count", MAX_PEGASI), ("image_scale", 16)):
         check_at_least(key, config[key], 1)
         check_at_most(key, config[key], most)
-    if not 0 <= config.seed < 2**63:
-        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
-    check_choice("split", config.split, SPLITS)
     for name in config.figures or ():
         if name not in FIGURES:
             raise UserError(f"figures has no '{name}'.{did_you_mean(name, FIGURES)} Choose from: {', '.join(FIGURES)}.")
     if (config.first is None) != (config.second is None):
         raise UserError("first= and second= go together: name two image files, or neither.")
-    validate_gpus(config.gpus)
     named = config.figures or ()
     if config.first is not None and config.pegasus.threshold is not None:
         raise UserError("pegasus.threshold chooses pairs out of the data: leave it out with first= and second=.")
@@ -130,13 +127,10 @@ def validate(config: DictConfig) -> None:
     for name in ("pegasi", "gallery"):
         if name in named and single:
             raise UserError(f"figures=[{name}] shows several: it needs count=2 or more, and no first= and second=.")
-    validate_pegasus(config.pegasus)
-    validate_search(config.search)
-    validate_score(config.score)
 
 
-def validate_model_named(config: Any) -> None:
-    """Raise UserError unless either `run` or `pretrained` names a model."""
+def validate_common(config: Any) -> None:
+    """Check the fields that a `GenerateConfig` and an `EvaluateConfig` share. Raise UserError as `validate` does."""
     if not config.run and config.pretrained is None:
         raise UserError(
             "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..., or "
@@ -144,24 +138,20 @@ def validate_model_named(config: Any) -> None:
         )
     if config.run and config.pretrained is not None:
         raise UserError("run= and pretrained= both name a model: leave one of them out.")
-
-
-def validate_gpus(gpus: Any) -> None:
-    """Raise UserError unless `gpus` is null, 0 or 1: these commands use one device."""
-    if gpus is not None and (type(gpus) is not int or gpus not in (0, 1)):
-        raise UserError(f"gpus={gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
-
-
-def validate_score(score: Any) -> None:
-    """Raise UserError for a `ScoreConfig` out of range."""
+    check_seed(config.seed)
+    check_choice("split", config.split, SPLITS)
+    if config.gpus is not None and (type(config.gpus) is not int or config.gpus not in (0, 1)):
+        raise UserError(f"gpus={config.gpus} is not understood. Write gpus=0 for the CPU, gpus=1 for a GPU.")
+    _validate_pegasus(config.pegasus)
+    _validate_search(config.search)
+    score = config.score
     check_choice("score.judge", score.judge, JUDGES)
     for key in ("recognised", "realism", "critic", "overlap"):
         check_not_negative(f"score.{key}", score[key])
     check_above("score.overlap_margin", score.overlap_margin, 0)
 
 
-def validate_pegasus(pegasus: Any) -> None:
-    """Raise UserError for a `PegasusConfig` out of range."""
+def _validate_pegasus(pegasus: Any) -> None:
     check_choice("pegasus.pairs", pegasus.pairs, METHODS)
     check_choice("pegasus.colour_distance", pegasus.colour_distance, COLOUR_DISTANCES)
     check_above("pegasus.threshold", pegasus.threshold, 0)
@@ -174,8 +164,7 @@ def validate_pegasus(pegasus: Any) -> None:
         raise UserError(f"pegasus.ratio={ratio} is not a range: write two numbers, as in pegasus.ratio=[0.4,0.6].")
 
 
-def validate_search(search: Any) -> None:
-    """Raise UserError for a `SearchConfig` out of range."""
+def _validate_search(search: Any) -> None:
     check_choice("search.method", search.method, SEARCHES)
     for key in ("pairs", "ratios", "most_per_parent", "batch_size", "steps"):
         check_at_least(f"search.{key}", search[key], 1)

@@ -46,7 +46,7 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
         if not isinstance(error, (UserError, Interrupted, NonFiniteLoss, OSError)):
             raise
         if isinstance(error, Interrupted) and error.number == requeue_signal():
-            # Everything is saved. Let the scheduler's own handler queue the job again; it pickles `failures` as they are.
+            # Everything is saved. The scheduler's handler queues the job again and pickles `failures` as they are now.
             signal.raise_signal(error.number)
         failures.append(error)
         if state.mode is RunMode.MULTIRUN:

@@ -28,45 +28,26 @@ class State(str, Enum):
 
 @dataclass
 class Job:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Args:
-        number: from 1, in the order of the sweep.
-        name: name of the run folder.
-        overrides: overrides of this run, as typed on the command line.
-        folder: the run folder; it need not exist.
-        command: command of the job as a list of words.
-        log: file of its console output.
-        max_epochs: number of epochs to train.
-        label: the name without the parts common to all runs of the sweep; empty: the name.
-        environment: variables set by its slot.
-        config, config_hash: configuration of the run as YAML, and its `runs.config_hash`.
-        state: queued, running, finished, stopped or failed.
-        skipped: whether it was already finished when the sweep began.
-        slot: display name of its slot.
-        exit_code: exit code of its process, 128 + n if signal n killed it; None before the end.
-        reason: why it failed or stopped, one line.
-        began, ended: seconds since the epoch.
-    """
-
-    number: int
-    name: str
-    overrides: list[str]
-    folder: Path
-    command: list[str]
-    log: Path
-    max_epochs: int
+    number: int  # from 1, in the order of the sweep
+    name: str  # of the run folder
+    overrides: list[str]  # of this run, as typed on the command line
+    folder: Path  # the run folder; it need not exist
+    command: list[str]  # as a list of words
+    log: Path  # file of its console output
+    max_epochs: int  # number of epochs to train
     state: State = State.QUEUED
-    skipped: bool = False
-    slot: str = ""
-    exit_code: int | None = None
-    reason: str = ""
-    began: float | None = None
-    ended: float | None = None
-    label: str = ""
-    environment: dict[str, str] = field(default_factory=dict, repr=False)
-    config: str = field(default="", repr=False)
-    config_hash: str = ""
+    skipped: bool = False  # whether it was already finished when the sweep began
+    slot: str = ""  # display name of its slot
+    exit_code: int | None = None  # of its process, 128 + n if signal n killed it; None before the end
+    reason: str = ""  # why it failed or stopped, one line
+    began: float | None = None  # seconds since the epoch
+    ended: float | None = None  # seconds since the epoch
+    label: str = ""  # the name without the parts common to all runs of the sweep; empty: the name
+    environment: dict[str, str] = field(default_factory=dict, repr=False)  # variables set by its slot
+    config: str = field(default="", repr=False)  # configuration of the run as YAML
+    config_hash: str = ""  # `runs.folder.config_hash` of the configuration
 
     @property
     def shown(self) -> str:

@@ -36,12 +36,7 @@ class _Screen(Console):
 
 
 class LiveTable:
-    """Shows a sweep while it runs.
-
-    Args:
-        console: None: standard error.
-        time_now: returns seconds since the epoch.
-    """
+    """Shows a sweep while it runs, by default on standard error; `time_now` returns seconds since the epoch."""
 
     def __init__(self, console: Console | None = None, time_now: Callable[[], float] = time.time) -> None:
         self.console = _Screen() if console is None else console

@@ -61,11 +61,7 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
 
 
 def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
-    """Return the run that a composed configuration, with its `hydra` section, describes.
-
-    Raises:
-        UserError: the configuration is invalid.
-    """
+    """Return the run that a configuration, composed with its `hydra` section, describes. Raise UserError if invalid."""
     config = composed.copy()
     _check_hydra(config.hydra)
     choices, launcher = dict(config.hydra.runtime.choices), config.hydra.launcher
@@ -108,7 +104,7 @@ def _check_hydra(settings: DictConfig) -> None:
         raise UserError(f"The configuration makes Hydra build {named}, which is not allowed.")
     for path in settings.searchpath:
         if not str(path).startswith("file://"):
-            raise UserError(f"hydra.searchpath={path} is not allowed: add a folder of presets with --config-dir=FOLDER.")
+            raise UserError(f"hydra.searchpath={path} is not allowed: add presets with --config-dir=FOLDER.")
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -58,10 +58,7 @@ class Pool:
         self._locked_since: dict[int, float] = {}
 
     def run(self) -> int | None:
-        """Run until every job has ended. Return the signal that stopped the pool, or None.
-
-        Must be called from the main thread.
-        """
+        """Run in the main thread until every job has ended. Return the signal that stopped the pool, or None."""
         former: dict[int, Any] = {number: signal.signal(number, self._receive) for number in SIGNALS}
         try:
             while True:
@@ -197,10 +194,8 @@ def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bo
     if returncode == 0 and (finished or said == "finished"):
         job.state, job.reason = State.FINISHED, ""
         return
-    if said == "interrupted" or (stopped and (asked or job.exit_code == 128 + signal.SIGKILL)):
-        job.state = State.STOPPED
-    else:
-        job.state = State.FAILED
+    was_stopped = said == "interrupted" or (stopped and (asked or job.exit_code == 128 + signal.SIGKILL))
+    job.state = State.STOPPED if was_stopped else State.FAILED
     job.reason = _reason(job, returncode, status if said in ("failed", "interrupted") else {})
     # Another session's status is kept, unless it is "running", which is wrong by now.
     if said in (None, "running") and status.get("status") in (None, "running"):

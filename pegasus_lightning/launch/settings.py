@@ -7,18 +7,10 @@ from dataclasses import dataclass
 
 @dataclass
 class PoolSettings:
-    """The section `hydra.launcher` of the launcher `pool`.
+    """The section `hydra.launcher` of the launcher `pool`."""
 
-    Args:
-        slots: parallel jobs on the CPU; None: one for each thread, if the memory suffices.
-        jobs_per_gpu: parallel jobs on each GPU.
-        rank_by: metric that the final table is sorted by.
-        report: whether to write the HTML report at the end.
-        stop_timeout: seconds that jobs get to save when the sweep is stopped.
-    """
-
-    slots: int | None = None
-    jobs_per_gpu: int = 1
-    rank_by: str = "final/psnr"
-    report: bool = True
-    stop_timeout: float = 120.0
+    slots: int | None = None  # parallel jobs on the CPU; None: one for each thread, if the memory suffices
+    jobs_per_gpu: int = 1  # parallel jobs on each GPU
+    rank_by: str = "final/psnr"  # metric that the final table is sorted by
+    report: bool = True  # whether to write the HTML report at the end
+    stop_timeout: float = 120.0  # seconds that jobs get to save when the sweep is stopped

@@ -15,15 +15,10 @@ CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot for one job at a time.
+    """A slot for one job at a time."""
 
-    Args:
-        name: display name, such as "GPU 0" or "CPU 2".
-        environment: variables that bind a process to the slot.
-    """
-
-    name: str
-    environment: Mapping[str, str]
+    name: str  # display name, such as "GPU 0" or "CPU 2"
+    environment: Mapping[str, str]  # variables that bind a process to the slot
 
 
 def gpu_slots(devices: int, visible: str | None, *, jobs_per_gpu: int, threads: int) -> list[Slot]:

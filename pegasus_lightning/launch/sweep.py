@@ -35,11 +35,7 @@ FILE = "sweep.json"
 def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
     """Run what is not finished. Return the exit code: 0 if every run is finished, 128 + n after signal n, else 1.
 
-    Args:
-        runs: at least one; no two share a folder.
-
-    Raises:
-        UserError: the same sweep is running already.
+    There is at least one run, and no two share a folder. Raise UserError if the same sweep is running already.
     """
     home = runs[0].folder.parent
     # The name is a hash of the runs, so the same command finds its logs again.
@@ -110,8 +106,7 @@ def _slots(runs: Sequence[Planned], settings: PoolSettings) -> list[Slot]:
     threads = torch.get_num_threads()
     if uses_gpus(runs):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        count = torch.cuda.device_count()
-        return gpu_slots(count, visible, jobs_per_gpu=settings.jobs_per_gpu, threads=threads)
+        return gpu_slots(torch.cuda.device_count(), visible, jobs_per_gpu=settings.jobs_per_gpu, threads=threads)
     # Count all runs, finished ones too, so that a repeated sweep gives each run as many threads as before: their number
     # decides the order of sums, and so the last bits.
     return cpu_slots(settings.slots or cpu_slots_wanted(len(runs), threads, physical_memory()), threads)

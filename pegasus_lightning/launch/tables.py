@@ -13,7 +13,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +37,7 @@ OTHERS = {
     "final/critic_fake": ("critic\nfake", ".2f"),
 }
 BAD = ("bad", "fail", "failed", "unhealthy", "alarm")  # as in the report
-NARROWEST = 16  # characters of a name that are always shown
+NARROWEST = 16  # characters of a name in a line
 TAIL_BYTES = 2**16  # read from the end of a log, which may be of any size
 STOPPED_LINES = 3  # log lines shown for a stopped run, which did not fail
 CONTROL = re.compile(
@@ -47,27 +46,6 @@ CONTROL = re.compile(
     r"|\x1b[ -/]*[0-~]?"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
-
-
-class Shortened:
-    """A run name in a column of any width: if too long, it loses its hash, then its middle.
-
-    Args:
-        longest: length of the column's longest name; if that does not fit, no name in the column shows its hash.
-        remark: written below the name, in red.
-    """
-
-    def __init__(self, name: str, longest: int, style: str = "", remark: str = "") -> None:
-        self.name, self.longest, self.style, self.remark = name, longest, style, remark
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(min(NARROWEST, len(self.name)), len(self.name))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        name = self.name if self.longest <= options.max_width else RunName.parse(self.name).short
-        yield Text(shortened(name, options.max_width), self.style, no_wrap=True, overflow="ellipsis")
-        if self.remark:
-            yield Text(self.remark, "red")
 
 
 class ShellCommand:
@@ -85,14 +63,6 @@ class ShellCommand:
                 lines.append(" " * (self.indent + 2) + word)
         # Fold words longer than a line rather than cut them, and write no padding after a backslash.
         yield Text(" \\\n".join(lines), overflow="fold")
-
-
-def shortened(text: str, width: int) -> str:
-    """Return at most `width` characters of a text, with an ellipsis for its middle."""
-    if len(text) <= width:
-        return text
-    head = max(0, width - 1) // 2
-    return text[:head] + "…" + text[len(text) - max(0, width - 1 - head) :]
 
 
 def clock(seconds: float) -> str:
@@ -195,12 +165,11 @@ def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
     metrics = _shown(rank_by, (status for _, status in ended))
     table = plain_table(f"Ranked by {rank_by}, {'lowest' if sign > 0 else 'highest'} first")
     table.add_column("rank", no_wrap=True)
-    table.add_column("run")
+    table.add_column("run", overflow="fold", min_width=NARROWEST)
     for metric in metrics:
         table.add_column(head_of(metric)[0], justify="right", no_wrap=True)
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    longest = max((len(job.shown) for job, _ in ended), default=0)
     for rank, (job, status) in enumerate(sorted(ended, key=place), start=1):
         ranked = values.get(job.number) is not None
         best = "bold" if ranked and rank == 1 else ""
@@ -208,7 +177,7 @@ def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
         seconds = taken(job)
         cells: list[RenderableType] = [
             Text(str(rank), best) if ranked else Text(unranked, STYLES[job.state]),
-            Shortened(job.shown, longest, best, ", ".join(_unwell(status))),
+            Text("\n").join([Text(job.shown, best), *_unwell(status)]),
             *(Text(_written(metric, figure(status, metric)), best if metric == rank_by else "") for metric in metrics),
             _epochs(job, status),
             "before" if job.skipped else "-" if seconds is None else clock(seconds),
@@ -232,14 +201,13 @@ def seeds_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table | Non
         return not values, sign * mean(values) if values else 0.0
 
     table = plain_table("Mean and standard deviation over seeds")
-    table.add_column("variant")
+    table.add_column("variant", overflow="fold", min_width=NARROWEST)
     table.add_column("seeds", justify="right", no_wrap=True)
     for metric in metrics:
         table.add_column(head_of(metric)[0], justify="right", no_wrap=True)
-    longest = max(len(name) for name in variants)
     for name in sorted(variants, key=place):
         cells = [_spread(metric, figures[name][metric]) for metric in metrics]
-        table.add_row(Shortened(name, longest), str(len(variants[name])), *cells)
+        table.add_row(name, str(len(variants[name])), *cells)
     return table
 
 
@@ -310,11 +278,12 @@ def _epochs(job: Job, status: dict[str, Any]) -> str:
     return "-" if epochs is None else f"{epochs}/{job.max_epochs}"
 
 
-def _unwell(status: dict[str, Any]) -> list[str]:
-    """Return the names of the health checks with a bad verdict."""
+def _unwell(status: dict[str, Any]) -> list[Text]:
+    """Return the names of the health checks with a bad verdict, on one line in red; nothing if there are none."""
     health = status.get("health")
     entries = [entry for entry in health if isinstance(entry, dict)] if isinstance(health, list) else []
-    return [str(entry.get("name")) for entry in entries if str(entry.get("verdict")).lower() in BAD]
+    names = [str(entry.get("name")) for entry in entries if str(entry.get("verdict")).lower() in BAD]
+    return [Text(", ".join(names), "red")] if names else []
 
 
 def _variants(jobs: Sequence[Job]) -> dict[str, list[Job]]:

@@ -20,11 +20,7 @@ MODELS: dict[str, type[TwoPlayerModel]] = {
 
 
 def model_class(name: str) -> type[TwoPlayerModel]:
-    """Return the variant called `name`.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """Return the variant called `name`. Raise UserError if there is none."""
     if name not in MODELS:
         raise UserError(
             f"There is no model named '{name}'.{did_you_mean(name, MODELS)} Choose from: {', '.join(MODELS)}."

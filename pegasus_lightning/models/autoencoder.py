@@ -44,8 +44,7 @@ class Autoencoder(pl.LightningModule):
         self.config = cast(Any, OmegaConf.to_object(merged))  # a Config; its weights differ by variant
         plain = OmegaConf.to_container(merged, resolve=True)
         self.save_hyperparameters({"model": plain, "seed": seed, "classes": list(classes)})
-        self.seed = seed
-        self.batches_done = 0
+        self.seed, self.batches_done = seed, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
             self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)

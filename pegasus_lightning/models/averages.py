@@ -38,12 +38,8 @@ class Averages:
         """Add the scalars of one batch (0-dimensional tensors, detached here)."""
         for name, value in values.items():
             value = value.detach().float()
-            if name in self._sums:
-                self._sums[name] = self._sums[name].to(value.device).add_(value)
-                self._counts[name] += 1
-            else:
-                self._sums[name] = value.clone()
-                self._counts[name] = 1
+            self._sums[name] = self._sums[name].to(value.device).add_(value) if name in self._sums else value.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def state(self) -> dict[str, Any]:
         """Return the values added since the last flush, for `restore`."""

@@ -59,8 +59,7 @@ class FiniteWatch:
     def check(self, *, wait: bool = False) -> None:
         """Check the terms that have arrived; with `wait`, wait for all pending terms.
 
-        Raises:
-            NonFiniteLoss: names the non-finite terms and the batch.
+        Raise NonFiniteLoss, with the names and the batch, if any of them is not finite.
         """
         while self._pending:
             oldest = self._pending[0]

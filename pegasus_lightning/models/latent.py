@@ -42,11 +42,9 @@ class Posterior:
 
 
 def lerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
-    """Return (1 - ratio) * start + ratio * end.
+    """Return (1 - ratio) * start + ratio * end, of codes (B, latent_dim).
 
-    Args:
-        start, end: codes (B, latent_dim).
-        ratio: a number, or anything that broadcasts against the codes, such as (B, 1).
+    `ratio` is a number, or anything that broadcasts against the codes, such as (B, 1).
     """
     return start + (end - start) * ratio
 
@@ -54,13 +52,9 @@ def lerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
 def slerp(start: Tensor, end: Tensor, ratio: Tensor | float) -> Tensor:
     """Interpolate along the great circle (Shoemake 1985; for codes: White 2016, arXiv 1609.04468).
 
-    Returns sin((1 - ratio) w) / sin(w) * start + sin(ratio w) / sin(w) * end, where w is the angle between the codes. A
-    mix of two Gaussian codes keeps their typical length, while `lerp` shortens it. Falls back to `lerp` where the sine
-    of the angle vanishes (parallel, opposite or zero codes).
-
-    Args:
-        start, end: codes (B, latent_dim).
-        ratio: a number, or anything that broadcasts against the codes, such as (B, 1).
+    Returns sin((1 - ratio) w) / sin(w) * start + sin(ratio w) / sin(w) * end, where w is the angle between the codes
+    (B, latent_dim); `ratio` as in `lerp`. A mix of two Gaussian codes keeps their typical length, while `lerp` shortens
+    it. Falls back to `lerp` where the sine of the angle vanishes (parallel, opposite or zero codes).
     """
     lengths = start.norm(dim=-1, keepdim=True) * end.norm(dim=-1, keepdim=True)
     cosine = (start * end).sum(-1, keepdim=True) / lengths.clamp_min(1e-12)

@@ -21,9 +21,7 @@ def _float(tensor: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return BCE_sum(sigmoid(logits), targets) in nats per image, averaged over the batch.
 
-    Args:
-        logits: (B, ...), before the sigmoid.
-        targets: (B, ...), in [0, 1].
+    Both are (B, ...): logits before the sigmoid, targets in [0, 1].
     """
     logits = _float(logits)
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum") / len(logits)
@@ -69,9 +67,7 @@ def generator_loss(outputs: Tensor, kind: str) -> Tensor:
 def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
     """Return R1, 1/2 E ||grad_x C(x)||^2 over real images (Mescheder et al. 2018, arXiv 1801.04406, eq. 9, no gamma).
 
-    Args:
-        outputs: (B,), the critic's outputs for `images`.
-        images: (B, 3, H, W), which require gradients.
+    `outputs` (B,) are the critic's for `images` (B, 3, H, W), which require gradients.
     """
     (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
     return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
@@ -114,11 +110,8 @@ def coefficient_error(outputs: Tensor, alpha: Tensor) -> Tensor:
 def excess_bce(logits: Tensor, images: Tensor) -> Tensor:
     """Return BCE_sum(sigmoid(logits), images) minus its minimum, in nats, (B,).
 
-    The minimum is the Bernoulli entropy of the images, so the excess is
+    Both are (B, C, H, W), images in [0, 1]. The minimum is the Bernoulli entropy of the images, so the excess is
     sum KL(Bernoulli(image) || Bernoulli(sigmoid(logit))) >= 0.
-
-    Args:
-        logits: (B, C, H, W). images: (B, C, H, W) in [0, 1].
     """
     logits, images = _float(logits), _float(images)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
@@ -136,8 +129,7 @@ def psnr(predictions: Tensor, targets: Tensor) -> Tensor:
 def active_dimensions(means: Tensor, threshold: float = 0.01) -> Tensor:
     """Return the number of latents with Var_x(E[z|x]) > threshold (Burda et al. 2016, sec. 5.2).
 
-    Args:
-        means: posterior means of a data set, (N, latent_dim).
+    `means` are the posterior means of a data set, (N, latent_dim).
     """
     return (_float(means).var(0) > threshold).sum()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -262,19 +262,23 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def as_in_inference(network: nn.Module) -> Iterator[None]:
-    """Put `network` into eval mode and `frozen`: gradients pass through the function used in inference.
-
-    BatchNorm's backward pass reads the running statistics again. They must not change before it, neither by a forward
-    pass in training mode nor by an update of averaged weights.
-    """
+def _frozen_in_mode(network: nn.Module, training: bool) -> Iterator[None]:
     was_training = network.training
-    network.eval()
+    network.train(training)
     try:
         with frozen(network):
             yield
     finally:
         network.train(was_training)
+
+
+def as_in_inference(network: nn.Module) -> AbstractContextManager[None]:
+    """Put `network` into eval mode and `frozen`: gradients pass through the function used in inference.
+
+    BatchNorm's backward pass reads the running statistics again. They must not change before it, neither by a forward
+    pass in training mode nor by an update of averaged weights.
+    """
+    return _frozen_in_mode(network, False)
 
 
 def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
@@ -297,16 +301,9 @@ def with_statistics_of(critic: nn.Module, images: Tensor) -> nn.Module:
     return fixed.eval()
 
 
-@contextmanager
-def as_in_training(critic: nn.Module) -> Iterator[None]:
+def as_in_training(critic: nn.Module) -> AbstractContextManager[None]:
     """Put `critic` into training mode and `frozen`: each batch is normalised by its own statistics, as in training.
 
     BatchNorm's running statistics are averages over real and fake images. With them a critic hardly separates the two.
     """
-    was_training = critic.training
-    critic.train()
-    try:
-        with frozen(critic):
-            yield
-    finally:
-        critic.train(was_training)
+    return _frozen_in_mode(critic, True)

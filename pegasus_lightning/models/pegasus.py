@@ -147,8 +147,7 @@ class Pegasus(TwoPlayerModel):
     def on_fit_start(self) -> None:
         """Move the guide to the model's device.
 
-        Raises:
-            RuntimeError: a loss term uses a guide, and the model has none (see `train.guide.give_guide`).
+        Raise RuntimeError if a loss term uses a guide, and the model has none (see `train.guide.give_guide`).
         """
         if self.guide is not None:
             self.guide.to(self.device)
@@ -163,8 +162,7 @@ class Pegasus(TwoPlayerModel):
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
         if self.mixer is None:
             return super().mix(first, second, ratios)
-        mixed: Tensor = self._network("mixer")(first, second, ratios)
-        return mixed
+        return self._network("mixer")(first, second, ratios)
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         posterior = self.encode(images)
@@ -220,10 +218,8 @@ class Pegasus(TwoPlayerModel):
         for name, output in zip(shares, outputs.split([len(fakes[name]) for name in shares]), strict=True):
             terms[f"adversarial_{name}"] = weights.adversarial * shares[name] * losses.generator_loss(output, kind)
         if weights.feature:
-            both = torch.cat(
-                [self.augment_for_critic(step.reconstructions, 1), self.augment_for_critic(step.images, 1)]
-            )  # with the same draws
-            found, real = self.critic.features(both).chunk(2)
+            same_draws = [self.augment_for_critic(images, 1) for images in (step.reconstructions, step.images)]
+            found, real = self.critic.features(torch.cat(same_draws)).chunk(2)
             terms["feature"] = weights.feature * losses.feature_distance(real.detach(), found)
         if weights.perceptual and self.guide is not None:
             # Every second image, because the guide's first layers cost as much as the whole critic.
@@ -271,9 +267,8 @@ class Pegasus(TwoPlayerModel):
         self.log_mean("critic/real", self.critic_probability(real))
         for (name, share), output in zip(shares.items(), outputs, strict=True):
             terms[name] = weights.critic_fake * share * losses.critic_loss_fake(output, kind)
-            self.log_mean(
-                "critic/fake" if name == "reconstruction" else f"critic/{name}", self.critic_probability(output)
-            )
+            tag = "critic/fake" if name == "reconstruction" else f"critic/{name}"
+            self.log_mean(tag, self.critic_probability(output))
         return terms
 
     def blind_critic_loss(self) -> float | None:

@@ -25,7 +25,6 @@ from pegasus_lightning.models.averages import Averages, average_over_processes
 from pegasus_lightning.models.finite import FiniteWatch
 from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.networks import as_in_training, frozen
-from pegasus_lightning.models.settings import AdamConfig
 from pegasus_lightning.utils.errors import NonFiniteLoss
 from pegasus_lightning.utils.randomness import Stream
 
@@ -34,25 +33,15 @@ BALANCE_EVERY, R1_EVERY = 8, 4  # batches
 
 @dataclass
 class Step:
-    """A batch and its forward pass, shared by both players.
+    """A batch and its forward pass, shared by both players."""
 
-    Args:
-        images: (B, 3, 32, 32) in [0, 1].
-        posterior: q(z|x), (B, latent_dim).
-        codes: samples of it, (B, latent_dim).
-        logits: of the reconstructions, (B, 3, 32, 32).
-        labels: (B,), 0 the first class, 1 the second.
-        extra_images: other decoded images that a variant's terms use, by name.
-        ratios: mixing ratios of the mixes among them, (M,).
-    """
-
-    images: Tensor
-    posterior: Posterior
-    codes: Tensor
-    logits: Tensor
-    labels: Tensor | None = None
-    extra_images: dict[str, Tensor] = field(default_factory=dict)
-    ratios: Tensor | None = None
+    images: Tensor  # (B, 3, 32, 32) in [0, 1]
+    posterior: Posterior  # q(z|x), (B, latent_dim)
+    codes: Tensor  # samples of it, (B, latent_dim)
+    logits: Tensor  # of the reconstructions, (B, 3, 32, 32)
+    labels: Tensor | None = None  # (B,), 0 the first class, 1 the second
+    extra_images: dict[str, Tensor] = field(default_factory=dict)  # other decoded images that a variant uses, by name
+    ratios: Tensor | None = None  # mixing ratios of the mixes among them, (M,)
 
     @cached_property
     def reconstructions(self) -> Tensor:
@@ -186,17 +175,16 @@ class TwoPlayerModel(Autoencoder):
             critic_logged = {f"critic_loss/{name}": value for name, value in critic_terms.items()}
             self.finite.look(critic_logged, self.batches_done + 1)
             logged |= critic_logged
-            penalties = {}
+            penalties: list[Tensor] = []
             if self.config.r1 and self.batches_done % R1_EVERY == 0:
                 images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
                 penalty = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
                 self.finite.look({"critic_penalty/r1": penalty}, self.batches_done + 1)
-                penalties["r1"] = (
-                    R1_EVERY * penalty
-                )  # as if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1)
+                # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
+                penalties.append(R1_EVERY * penalty)
                 self.log_mean("critic/r1", penalty)
             others[0].zero_grad()
-            total = torch.stack([*critic_terms.values(), *penalties.values()]).sum()
+            total = torch.stack([*critic_terms.values(), *penalties]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
 
@@ -226,7 +214,7 @@ class TwoPlayerModel(Autoencoder):
         players = [(self.autoencoder_parameters, self.config.autoencoder_optimizer)]
         if self.critic is not None:
             players.append((self.critic_parameters, self.config.critic_optimizer))
-        return [_adam(parameters, config) for parameters, config in players]
+        return [torch.optim.Adam(p, lr=adam.lr, betas=(adam.beta1, adam.beta2), fused=True) for p, adam in players]
 
     # Logging, with batches done as the only axis.
 
@@ -314,7 +302,3 @@ class TwoPlayerModel(Autoencoder):
 
     def on_test_epoch_end(self) -> None:
         self._publish_evaluation("test")
-
-
-def _adam(parameters: list[nn.Parameter], config: AdamConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)

@@ -33,7 +33,4 @@ class VAE(TwoPlayerModel):
 
     def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
         weights = self.config.weights
-        return {
-            "reconstruction": weights.reconstruction * self.pixel_term(step),
-            "kl": weights.kl * self.kl_term(step),
-        }
+        return {"reconstruction": weights.reconstruction * self.pixel_term(step), "kl": weights.kl * self.kl_term(step)}

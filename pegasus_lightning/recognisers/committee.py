@@ -56,8 +56,7 @@ class Committee(nn.Module):
         member = self.member(turn)
         with torch.no_grad():
             wanted = member.maps(images)
-        found = member.maps(others)
-        pairs = zip(wanted, found, strict=True)
+        pairs = zip(wanted, member.maps(others), strict=True)
         return torch.stack([(_unit(a) - _unit(b)).square().sum(1).flatten(1).mean(1) for a, b in pairs]).sum(0)
 
 

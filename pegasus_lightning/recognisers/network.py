@@ -91,7 +91,7 @@ ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "residual": _residual,
     "averaging": _averaging,
 }
-# The residual network reports: it recognises neither class in noise, where the plain one, with its maxima, gives 1/2.
+# The residual network reports: it recognises nothing in noise, where the plain one, with its maxima, gives both .44.
 SELECTS = "plain"
 REPORTS = "residual"
 COMMITTEE = ("plain", "averaging")  # guides and selects; of other families than the reporting recogniser
@@ -100,13 +100,8 @@ COMMITTEE = ("plain", "averaging")  # guides and selects; of other families than
 class Recogniser(nn.Module):
     """Calibrated logits, probabilities and features of images (B, 3, 32, 32) in [0, 1], differentiable in the images.
 
-    A probability is that of the class being in the image, for a prior probability of one half.
-
-    Args:
-        architecture: a key of ARCHITECTURES.
-        classes: names of the two classes.
-        kinds: number of image kinds that `kinds_head` tells apart; it is used only in training.
-        seed: seed of the weights.
+    A probability is that of the class being in the image, for a prior probability of one half. `architecture` is a key
+    of ARCHITECTURES, `kinds` the number of image kinds that `kinds_head` tells apart, which is used only in training.
     """
 
     mean: Tensor
@@ -183,10 +178,8 @@ class Recogniser(nn.Module):
 def predict(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Return `function` of all images, computed in batches without gradients, as float32 on the CPU.
 
-    Args:
-        function: such as a recogniser's method.
-        images: (N, 3, 32, 32), float in [0, 1] or uint8.
-        device: device of the function's inputs.
+    `function` is, for example, a recogniser's method, and `device` that of its inputs; `images` are (N, 3, 32, 32),
+    float in [0, 1] or uint8.
     """
     results = []
     with torch.no_grad():
@@ -205,9 +198,7 @@ def _rates(probabilities: Tensor, targets: Tensor, threshold: float) -> tuple[Te
 def balanced_accuracy(probabilities: Tensor, targets: Tensor, threshold: float = 0.5) -> Tensor:
     """Return (sensitivity + specificity) / 2 of each output, (2,); one half for guessing, however rare the class.
 
-    Args:
-        probabilities, targets: (N, 2).
-        threshold: a class counts as recognised if its probability is greater.
+    `probabilities` and `targets` are (N, 2). A class counts as recognised if its probability exceeds `threshold`.
     """
     sensitivity, specificity = _rates(probabilities, targets, threshold)
     return (sensitivity + specificity) / 2
@@ -222,10 +213,7 @@ def calibration_error(probabilities: Tensor, targets: Tensor, bins: int = 15) ->
     """Return the expected calibration error of each output, (2,): sum over bins of weight * |confidence - accuracy|.
 
     Guo et al. 2017 (arXiv 1706.04599), eq. 3, with bins of equal width and images weighted by `class_weights`. Here
-    confidence is the mean probability and accuracy the share of images with the class.
-
-    Args:
-        probabilities, targets: (N, 2).
+    confidence is the mean probability and accuracy the share of images with the class. Both inputs are (N, 2).
     """
     weights = class_weights(targets.double())
     bin_of = (probabilities * bins).long().clamp(max=bins - 1)

@@ -69,17 +69,11 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class RecogniserStore:
-    """A folder of trained recognisers. `data` is a `DataConfig` in all its methods.
+    """A folder of trained recognisers. `data` is a `DataConfig` in all its methods."""
 
-    Args:
-        folder: None: `recognisers` in the user's cache folder.
-        device: where recognisers are trained and returned.
-        say: called with a line before a training and one after it.
-    """
-
-    folder: Path | None = None
-    device: torch.device | str = "cpu"
-    say: Callable[[str], object] = print
+    folder: Path | None = None  # None: `recognisers` in the user's cache folder
+    device: torch.device | str = "cpu"  # where recognisers are trained and returned
+    say: Callable[[str], object] = print  # called with a line before a training and one after it
 
     def find(self, data: Any, recipe: RecogniserConfig) -> StoredRecogniser | None:
         """Return the recogniser of a source if it is in the store and intact."""
@@ -92,10 +86,8 @@ class RecogniserStore:
     def get(self, data: Any, recipe: RecogniserConfig) -> StoredRecogniser:
         """Return the recogniser of a source. If it is not in the store, train it, measure it and save it there.
 
-        A second process that wants the same recogniser waits until it is trained.
-
-        Raises:
-            UserError: there are too few images, or the folder cannot be written to.
+        A second process that wants the same recogniser waits until it is trained. Raise UserError if there are too few
+        images, or the folder cannot be written to.
         """
         kinds = load_kinds(data, "train")
         path = _place(self.folder or default_folder(), recipe, kinds)
@@ -105,11 +97,9 @@ class RecogniserStore:
     def committee(self, data: Any, architectures: Sequence[str], *, images: int | None = None) -> StoredRecogniser:
         """Return the recognisers that guide a model on a source (see `guiding_recipe`), as one `Committee`.
 
-        Each member lies in its own file. The committee's path is a name made of theirs; no file has it.
-
-        Args:
-            architectures: keys of ARCHITECTURES, one for each member.
-            images: training images shown to each, repeats counted; None: as the recipe says.
+        Each member lies in its own file. The committee's path is a name made of theirs; no file has it. `architectures`
+        are keys of ARCHITECTURES, one for each member; `images` is the number of training images shown to each, repeats
+        counted (None: as the recipe says).
         """
         members = []
         for architecture in architectures:

@@ -23,40 +23,24 @@ INPUT_SAMPLE = 5000  # images that the input statistics are computed on
 
 @dataclass(frozen=True)
 class RecogniserConfig:
-    """Settings of a recogniser and its training.
+    """Settings of a recogniser and its training."""
 
-    Args:
-        architecture: a key of ARCHITECTURES.
-        seed: seed of the weights and of every draw in training.
-        epochs: number of times that each image of the two classes is used.
-        negatives: images of other kinds in an epoch, as a multiple of those; they take turns.
-        least, most: limits of the number of training images with repeats; they override `epochs`.
-        matrix_lr: learning rate of convolutions, relative to the weights' norm; falls linearly to 0.
-        lr: learning rate of biases and heads; falls linearly to 0.
-        smoothing: label smoothing.
-        shift: largest random shift in pixels, with reflection at the edge.
-        held_out: share of the images used for calibration.
-        half: 0 or 1: use only this half of the images (`half_of`); None: use all.
-        augmentation: operations of `augmentation.OPERATIONS`, in addition to mirroring and shifts.
-        adversarial: largest change of a pixel in adversarial training (`fgsm`); 0: none.
-    """
-
-    architecture: str
-    seed: int = 0
-    epochs: int = 7
-    negatives: float = 2.0
-    least: int = 40_000
+    architecture: str  # a key of ARCHITECTURES
+    seed: int = 0  # of the weights and of every draw in training
+    epochs: int = 7  # number of times that each image of the two classes is used
+    negatives: float = 2.0  # images of other kinds in an epoch, as a multiple of those; they take turns
+    least: int = 40_000  # least and most training images, with repeats; they override `epochs`
     most: int = 250_000
     batch_size: int = 250
-    matrix_lr: float = 0.085
+    matrix_lr: float = 0.085  # learning rate of convolutions, relative to the weights' norm; falls linearly to 0
     momentum: float = 0.85
-    lr: float = 0.01
-    smoothing: float = 0.2
-    shift: int = 2
-    held_out: float = 0.05
-    half: int | None = None
-    augmentation: tuple[str, ...] = ()
-    adversarial: float = 0.0
+    lr: float = 0.01  # learning rate of biases and heads; falls linearly to 0
+    smoothing: float = 0.2  # label smoothing
+    shift: int = 2  # largest random shift in pixels, with reflection at the edge
+    held_out: float = 0.05  # share of the images used for calibration
+    half: int | None = None  # 0 or 1: use only this half of the images (`half_of`); None: use all
+    augmentation: tuple[str, ...] = ()  # operations of `augmentation.OPERATIONS`, in addition to mirroring and shifts
+    adversarial: float = 0.0  # largest change of a pixel in adversarial training (`fgsm`); 0: none
 
 
 def standard_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
@@ -75,12 +59,12 @@ def guiding_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
 
 
 def independent_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
-    """Return a recipe like `standard_recipe`, but from the half of the images that `guiding_recipe` does not use."""
+    """Return the recipe of a recogniser that knows only the half of the images that `guiding_recipe` does not use."""
     return RecogniserConfig(architecture, seed, epochs=10, half=1)
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return (n, m) `matrix` approximately orthogonalised: its singular values become about 1 (0.7 to 1.2).
+    """Return (n, m) `matrix` made approximately semi-orthogonal: its singular values become about 1 (0.7 to 1.2).
 
     The quintic Newton-Schulz iteration of Jordan et al. 2024 (Muon), X <- a X + (b A + c A^2) X with A = X X^T. Its
     coefficients raise small singular values fast rather than converge to 1.
@@ -188,18 +172,15 @@ def train_recogniser(
     """Return a trained, calibrated and frozen recogniser.
 
     The loss, a mean over the batch, is the sum of the binary cross-entropies of the two classes and the cross-entropy
-    of the kind, which improves the features.
-
-    Args:
-        watch: called after each step with the step, the number of steps, the model and the loss.
+    of the kind, which improves the features. `watch` is called after each step with the step, the number of steps, the
+    model and the loss.
     """
     held, kept = hold_out(learned_from(kinds, config), config.held_out, config.seed)
     model = Recogniser(config.architecture, kinds.classes, kinds=len(kinds.names), seed=config.seed)
     model.fit_input(to_float(kept.images[:INPUT_SAMPLE]))
     model = model.to(device).to(memory_format=torch.channels_last)
     trained = [p for p in model.parameters() if p.requires_grad]
-    filters = [p for p in trained if p.ndim == 4]
-    muon = Muon(filters, config.matrix_lr, config.momentum)
+    muon = Muon([p for p in trained if p.ndim == 4], config.matrix_lr, config.momentum)
     adam = torch.optim.Adam([p for p in trained if p.ndim != 4], lr=config.lr, betas=(0.9, 0.95))
     order = training_order(kept, config)
     # The first mirroring is random, later ones alternate (Jordan 2024, arXiv 2404.00498, sec. 3.6).
@@ -221,8 +202,7 @@ def train_recogniser(
         truth = targets[batch] * (1 - config.smoothing / 2) + config.smoothing / 4
         of_images = partial(_loss, model, truth=truth, labels=labels[batch], smoothing=config.smoothing)
         if config.adversarial:
-            source = generator(config.seed, Stream.MIXING, step)
-            seen = fgsm(seen, config.adversarial, of_images, source)
+            seen = fgsm(seen, config.adversarial, of_images, generator(config.seed, Stream.MIXING, step))
         loss = of_images(seen)
         model.zero_grad()
         loss.backward()
@@ -244,9 +224,8 @@ def calibrate(model: Recogniser, held: Kinds) -> Recogniser:
     """Set temperature and offset of each output to minimise the cross-entropy on `held`.
 
     Guo et al. 2017 (arXiv 1706.04599, sec. 4.2), separately for each output, with equal weight for the images with and
-    without the class, and with an offset, as their proportion in training was another. The targets are Platt's (1999,
-    sec. 2.2): (n + 1) / (n + 2) and 1 / (n + 2) for n images, because with 1 and 0 outputs without errors would become
-    certain.
+    without the class, and with an offset, because their proportion in training differs. The targets are Platt's (1999,
+    sec. 2.2), (n + 1) / (n + 2) and 1 / (n + 2) for n images: with 1 and 0 outputs without errors would become certain.
     """
     there = held.targets.double()
     raw = predict(model, held.images, model.mean.device).double()

@@ -1,4 +1,4 @@
-"""Command `python -m pegasus_lightning.report PLACE...`: one HTML page about several runs."""
+"""`python -m pegasus_lightning.report PLACE...`: one HTML page about several runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.program import complain
 
-USAGE_ERROR = 2
 EVALUATE = "python -m pegasus_lightning.evaluate"
 EXAMPLES = """
 examples
-  python -m pegasus_lightning.report runs/first_light            every run in there
+  python -m pegasus_lightning.report runs/first_light            every run in the folder
   python -m pegasus_lightning.report 'runs/*/vae*' runs/single   patterns (in quotes), several places
   python -m pegasus_lightning.report runs/ablation --baseline vae --out ablation.html
 """
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pegasus_lightning.report",
-        description="Put runs side by side on one self-contained HTML page: figures, pictures, curves, commands.",
+        description="Compare runs on one self-contained HTML page: figures, pictures, curves, commands.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -47,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         path, runs = write_report(options.places, options.out, options.baseline, not options.no_originals)
     except UserError as error:
-        print(f"pegasus_lightning: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return complain(str(error))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pegasus_lightning.report.read import flat
 from pegasus_lightning.runs.scorecards import (
     MEASURES,
     MODEL_MEASURES,
@@ -22,6 +21,7 @@ from pegasus_lightning.runs.scorecards import (
     groups,
     over_seeds,
 )
+from pegasus_lightning.utils.compose import flat
 
 BASELINE = "adversarial_vae"  # default
 MINUS = "\u2212"
@@ -52,23 +52,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A formatted figure.
+    """A formatted figure."""
 
-    Args:
-        value: for sorting; NaN if undefined.
-        text, half: the value and half of its 95 % interval, in the format of the measure.
-        detail: the interval and the value of each seed.
-        difference, interval: difference to the baseline and its 95 % interval; empty for the baseline itself.
-        verdict: better, worse or differs; empty if the interval contains 0.
-    """
-
-    value: float
-    text: str
-    half: str
-    detail: str
-    difference: str = ""
-    interval: str = ""
-    verdict: str = ""
+    value: float  # for sorting; NaN if undefined
+    text: str  # the value, in the format of the measure
+    half: str  # half of its 95 % interval, in the format of the measure
+    detail: str  # the interval and the value of each seed
+    difference: str = ""  # to the baseline; empty for the baseline itself
+    interval: str = ""  # 95 % interval of the difference; empty without one
+    verdict: str = ""  # better, worse or differs; empty if the interval contains 0
 
 
 @dataclass(frozen=True)
@@ -101,25 +93,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of scorecards with one key.
+    """Comparison of scorecards with one key. The tables `pegasi`, `controls` and `own` have the same columns."""
 
-    Args:
-        baseline: group that the others are compared with.
-        settings: evaluation settings, as (key, value), that differ from those of the first comparison.
-        cards: scorecards by group.
-        pegasi, controls, own: tables with the same columns; own: the other image sets that models make.
-        models: table of the metrics of the models themselves.
-        points: points of the plot: pegasi, and the controls that are the same for all models.
-    """
-
-    baseline: str
-    settings: list[tuple[str, str]]
-    cards: dict[str, list[Scorecard]]
+    baseline: str  # group that the others are compared with
+    settings: list[tuple[str, str]]  # evaluation settings, (key, value), that differ from the first comparison's
+    cards: dict[str, list[Scorecard]]  # by group
     pegasi: Table
     controls: Table
-    own: Table
-    models: Table
-    points: list[Point]
+    own: Table  # the other image sets that models make
+    models: Table  # metrics of the models themselves
+    points: list[Point]  # of the plot: pegasi, and the controls that are the same for all models
 
 
 def choose_baseline(names: Iterable[str], wanted: str | None = None) -> str:
@@ -263,11 +246,8 @@ def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None
         verdict = "differs" if good is None else "better" if good else "worse"
     interval = f"[{_signed(measure, apart.low)}, {_signed(measure, apart.high)}]"
     unit = " pp" if measure.style.endswith("%") else ""
-    return Cell(
-        cell.value,
-        cell.text,
-        cell.half,
-        cell.detail,
+    return replace(
+        cell,
         difference=f"{_signed(measure, apart.value)}{unit}",
         interval=interval if math.isfinite(apart.low) and math.isfinite(apart.high) else "",
         verdict=verdict,

@@ -23,24 +23,16 @@ class Strip:
 
 @dataclass(frozen=True)
 class PairSet:
-    """Models that mixed the same pairs.
-
-    Args:
-        ratios: ratios of the frames.
-        start: index of the frame nearest to ratio 0.5.
-        band: positions of PEGASUS_RATIOS along the slider, in [0, 1].
-        pairs: number of pairs.
-        above, models, below: strips of the parents, of each run, and of the parents combined without a model.
-    """
+    """Models that mixed the same pairs."""
 
     classes: list[str]
-    ratios: list[float]
-    start: int
-    band: tuple[float, float]
-    pairs: int
-    above: list[Strip]
-    models: list[Strip]
-    below: list[Strip]
+    ratios: list[float]  # of the frames
+    start: int  # index of the frame nearest to ratio 0.5
+    band: tuple[float, float]  # positions of PEGASUS_RATIOS along the slider, in [0, 1]
+    pairs: int  # number of pairs
+    above: list[Strip]  # of the parents
+    models: list[Strip]  # of each run
+    below: list[Strip]  # of the parents combined without a model
 
 
 @dataclass(frozen=True)

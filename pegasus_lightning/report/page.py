@@ -60,8 +60,7 @@ def write_report(
 ) -> tuple[Path, list[Run]]:
     """Find the runs in `places`, write their page, and return its path and the runs.
 
-    Raises:
-        UserError: no run in a place, unknown baseline, or the path cannot be written.
+    Raise UserError if there is no run in a place, the baseline is unknown, or the path cannot be written.
     """
     folders = find_runs(places, "status.json")
     path = _out(folders, out)
@@ -94,9 +93,8 @@ def _out(folders: Sequence[Path], out: str | None) -> Path:
 def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = True) -> str:
     """Return the page as text; equal files give an equal page.
 
-    Args:
-        baseline: group to compare with; by default the adversarial VAE.
-        originals: whether to show photographs of the data set.
+    `baseline` is the group to compare with, by default the adversarial VAE; `originals` shows photographs of the data
+    set.
     """
     groups = list(dict.fromkeys(run.group for run in runs))
     if baseline is not None and baseline not in groups:

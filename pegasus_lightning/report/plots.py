@@ -103,6 +103,7 @@ def curves_plots(curves: Mapping[str, Curve], colours: Mapping[str, str], prefix
         finite = [value for curve in drawn.values() for _, value in curve if math.isfinite(value)]
         if not finite:
             continue
+        ends = ", ".join(f"{tag.partition('/')[2]} {c[0][1]:.4g} to {c[-1][1]:.4g}" for tag, c in drawn.items())
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(3.0, 2.1))
             axes = figure.add_axes((0.17, 0.27, 0.8, 0.6))
@@ -122,12 +123,8 @@ def curves_plots(curves: Mapping[str, Curve], colours: Mapping[str, str], prefix
                 axes.legend(
                     loc="upper center", bbox_to_anchor=(0.45, -0.13), ncols=3, handlelength=1.2, columnspacing=1
                 )
-            plots.append(to_svg(figure, f"{prefix}-{len(plots)}", f"{name}. {title}: {_ends(drawn)}."))
+            plots.append(to_svg(figure, f"{prefix}-{len(plots)}", f"{name}. {title}: {ends}."))
     return plots
-
-
-def _ends(drawn: Mapping[str, Curve]) -> str:
-    return ", ".join(f"{tag.partition('/')[2]} {c[0][1]:.4g} to {c[-1][1]:.4g}" for tag, c in drawn.items())
 
 
 def realism_plot(points: Sequence[Point], prefix: str) -> str:

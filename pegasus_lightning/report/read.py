@@ -1,4 +1,4 @@
-"""Run folders, found and read for the page. Whatever cannot be read is said, and never stops the rest."""
+"""Run folders as the report reads them. A file that cannot be read is noted as a problem of its run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_sco
 from pegasus_lightning.utils.compose import flat
 from pegasus_lightning.utils.errors import UserError
 
-LOG_LINES, LOG_WIDTH = 15, 300  # of train.log that are shown; characters of one
-KINDS = ("interpolations", "mixes", "prior", "reconstructions")  # of saved grids, in the order of the page
+LOG_LINES, LOG_WIDTH = 15, 300  # lines of train.log that are shown, and their longest length
+KINDS = ("interpolations", "mixes", "prior", "reconstructions")  # saved image grids, in the order of the page
 PHOTOGRAPHS = ("reconstructions",)  # kinds that show photographs of the data set
 
 Curve = list[tuple[int, float]]
@@ -29,42 +29,29 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds.
-
-    Args:
-        name, group: what the page calls it, with and without the seed.
-        status: `status.json`; empty where it cannot be read.
-        config: flat, by dotted keys; empty likewise.
-        curves: values by tag, by batches done, batches ascending.
-        grids: PNG files by kind and epochs done.
-        log: the last lines of `train.log`.
-        has_checkpoint: whether a model was saved.
-        cards: its scorecards by `Scorecard.key`, of each the newest, and where they lie.
-        card, gallery: of the evaluation that most runs share.
-        problems: what could not be read, a sentence each.
-    """
+    """The contents of a run's folder."""
 
     folder: Path
-    name: str
-    group: str
-    status: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    grids: dict[str, dict[int, Path]] = field(default_factory=dict)
-    log: list[str] = field(default_factory=list)
-    has_checkpoint: bool = False
-    cards: dict[str, tuple[Path, Scorecard]] = field(default_factory=dict)
-    card: Scorecard | None = None
-    gallery: Gallery | None = None
-    problems: list[str] = field(default_factory=list)
+    name: str  # on the page, with the seed
+    group: str  # the name without the seed
+    status: dict[str, Any] = field(default_factory=dict)  # `status.json`; empty if it cannot be read
+    config: dict[str, Any] = field(default_factory=dict)  # values by dotted key; empty if `config.yaml` cannot be read
+    curves: dict[str, Curve] = field(default_factory=dict)  # (batches done, value) by tag, in order of the batches
+    grids: dict[str, dict[int, Path]] = field(default_factory=dict)  # PNG files by kind and epochs done
+    log: list[str] = field(default_factory=list)  # last lines of `train.log`
+    has_checkpoint: bool = False  # whether a model was saved
+    cards: dict[str, tuple[Path, Scorecard]] = field(default_factory=dict)  # newest of each `Scorecard.key`, with path
+    card: Scorecard | None = None  # from the evaluation whose key most runs share
+    gallery: Gallery | None = None  # of the same evaluation
+    problems: list[str] = field(default_factory=list)  # what could not be read, one sentence each
 
     @property
     def state(self) -> str:
-        """running, finished, interrupted, failed; or unknown."""
+        """running, finished, interrupted, failed or unknown."""
         return self.said("status") or "unknown"
 
     def said(self, field: str) -> str:
-        """What the status says under a name; empty where it says nothing."""
+        """Return a field of the status as text; empty if missing."""
         value = self.status.get(field)
         return "" if value is None else str(value)
 
@@ -75,18 +62,18 @@ class Run:
 
     @property
     def classes(self) -> list[str]:
-        """The two, where they are known."""
+        """The two classes; empty if unknown."""
         found = self.card.classes if self.card else self.config.get("data.classes")
         return [str(name) for name in found] if isinstance(found, list) else []
 
     @property
     def seed(self) -> Any:
-        """Of the training; None where it is not known."""
+        """Seed of the training; None if unknown."""
         return self.card.seed if self.card else self.config.get("seed")
 
     @property
     def command(self) -> str:
-        """What was typed, fit for a shell; empty where it is not known."""
+        """The command of the run, quoted for a shell; empty if unknown."""
         words = self.status.get("command")
         if not isinstance(words, list) or not words:
             return ""
@@ -95,7 +82,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Everything the page shows of these runs, under names that differ: whole folder names or paths where they must."""
+    """Return the contents of these runs. Runs of the same name are named by their whole folder name or path."""
     runs = [_read_run(folder) for folder in folders]
     shared = Counter(key for run in runs for key in run.cards)
     runs = [_with_card(run, shared) for run in runs]
@@ -140,7 +127,7 @@ def _cards(folder: Path, problems: list[str]) -> dict[str, tuple[Path, Scorecard
 
 
 def _with_card(run: Run, shared: Mapping[str, int]) -> Run:
-    """Take the scorecard whose key most runs share (of several the newest), and its gallery."""
+    """Set the scorecard whose key most runs share (in a tie the newest), and its gallery."""
     if not run.cards:
         return run
     path, card = run.cards[max(run.cards, key=lambda key: shared[key])]
@@ -165,10 +152,10 @@ def _config(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def config_difference(run: Run, baseline: Run) -> list[tuple[str, str, str]]:
-    """(key, the run's value, the baseline's) of what makes them different runs; a dash where one has none.
+    """Return (key, the run's value, the baseline's value) of differing settings; a dash stands for a missing value.
 
-    Where they train, and what is shown, is left out (`runs.NOT_IDENTITY`), but not how long: a run that was trained
-    for longer is no fair comparison.
+    Settings that do not identify a run (`runs.folder.NOT_IDENTITY`) are left out, except the length of the training,
+    because a comparison with a longer training is not fair.
     """
     unsaid = {f"{group}.{key}" if group else key for group, keys in NOT_IDENTITY.items() for key in keys}
     unsaid -= {"trainer.max_epochs", "trainer.max_time"}
@@ -179,7 +166,7 @@ def config_difference(run: Run, baseline: Run) -> list[tuple[str, str, str]]:
 
 
 def _setting(config: dict[str, Any], key: str) -> str:
-    """As YAML would write it."""
+    """Return a value as YAML would write it."""
     if key not in config:
         return "\u2013"
     value = config[key]
@@ -218,8 +205,7 @@ def _curves(path: Path, problems: list[str]) -> dict[str, Curve]:
 def _grids(folder: Path) -> dict[str, dict[int, Path]]:
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.glob("*.png")):
-        match = re.fullmatch(r"([\w-]+)-epoch-(\d+)\.png", path.name)
-        if match:
+        if match := re.fullmatch(r"([\w-]+)-epoch-(\d+)\.png", path.name):
             found.setdefault(match[1], {})[int(match[2])] = path
     order = [*(kind for kind in KINDS if kind in found), *(kind for kind in found if kind not in KINDS)]
     return {kind: dict(sorted(found[kind].items())) for kind in order}

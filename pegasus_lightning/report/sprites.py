@@ -29,19 +29,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Grids:
-    """Saved grids of one run.
+    """Saved grids of one run."""
 
-    Args:
-        kinds: in the order of the page.
-        epochs: ascending.
-        pictures: by kind and epoch, for saved files only.
-        notes: sentences on what was left out.
-    """
-
-    kinds: list[str]
-    epochs: list[int]
-    pictures: dict[tuple[str, int], Grid]
-    notes: list[str]
+    kinds: list[str]  # in the order of the page
+    epochs: list[int]  # ascending
+    pictures: dict[tuple[str, int], Grid]  # by kind and epoch, for saved files only
+    notes: list[str]  # sentences on what was left out
 
 
 def address(content: bytes) -> str:
@@ -79,9 +72,8 @@ def _encode(path: Path, quality: int) -> tuple[bytes, int, int]:
 def encode_grids(saved: Mapping[str, Mapping[int, Path]], share: int) -> Grids:
     """Return saved grids within a run's share of the page, if necessary at lower quality, then for fewer epochs.
 
-    Args:
-        saved: PNG files by kind and epoch.
-        share: bytes of data URLs; the grids of the last epoch are always kept.
+    `saved` are PNG files by kind and epoch; `share` is in bytes of data URLs. The grids of the last epoch are always
+    kept.
     """
     share = share * 3 // 4  # base64 needs four bytes for three
     everything = sorted({epoch for files in saved.values() for epoch in files})

@@ -1,1 +1,1 @@
-"""What a run's folder holds."""
+"""Contents of run folders: names, status, checkpoints, scorecards and galleries."""

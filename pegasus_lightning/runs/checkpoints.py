@@ -124,16 +124,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class SaveLast(Checkpoint):
     """Save `last.ckpt` every few epochs and after the last one, whatever the metrics.
 
-    Args:
-        folder: the run's `checkpoints/`.
-        every_n_epochs: epochs between saves.
-        check: raises `Interrupted` if the run is to stop; the callback saves before it passes this on.
+    `folder` is the run's `checkpoints/`. `check` raises `Interrupted` if the run is to stop; the callback saves before
+    it passes this on.
     """
 
     def __init__(self, folder: Path, every_n_epochs: int, check: Callable[[], object] = lambda: None) -> None:
-        self.path = folder / LAST
-        self.every_n_epochs = every_n_epochs
-        self.check = check
+        self.path, self.every_n_epochs, self.check = folder / LAST, every_n_epochs, check
         self._saved_at = -1
 
     def save(self, trainer: pl.Trainer) -> None:
@@ -162,10 +158,7 @@ class SaveLast(Checkpoint):
 def latest_checkpoint(run: Path) -> Path | None:
     """Return the newest intact checkpoint of a run folder; None if nothing was ever saved.
 
-    A corrupt one is logged and skipped.
-
-    Raises:
-        UserError: there are checkpoints, but none is intact.
+    A corrupt one is logged and skipped. Raise UserError if there are checkpoints, but none is intact.
     """
     folder = run / "checkpoints"
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
@@ -199,8 +192,7 @@ def is_finished(folder: Path, max_epochs: int, max_time: str | None) -> bool:
 def checkpoint_to_resume(folder: Path, config: dict[str, Any]) -> Path | None:
     """Return the checkpoint to continue from, None to start afresh, as the run's `resume` says (auto, never, must).
 
-    Raises:
-        UserError: the folder does not fit `resume`, or belongs to another configuration.
+    Raise UserError if the folder does not fit `resume`, or belongs to another configuration.
     """
     resume = config["resume"]
     if resume == "never":
@@ -219,8 +211,7 @@ def checkpoint_to_resume(folder: Path, config: dict[str, Any]) -> Path | None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint, on the CPU. No code in it is run.
 
-    Raises:
-        UserError: it is missing, corrupt, not a checkpoint of this package, or of an unknown format.
+    Raise UserError if it is missing, corrupt, not a checkpoint of this package, or of an unknown format.
     """
     if not path.exists():
         raise UserError(f"There is no checkpoint {path}.")
@@ -242,11 +233,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(source: Path | str) -> Path:
-    """Return the newest intact checkpoint of a run folder, or `source` itself if it is a file.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return a run folder's newest intact checkpoint, or `source` if it is a file. Raise UserError if there is none."""
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"There is no run folder or checkpoint {path}.")
@@ -262,10 +249,8 @@ def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPla
     """Return the trained model of a run folder or checkpoint file, in eval mode on `device`.
 
     It offers `encode`, `decode`, `reconstruct`, `sample_prior`, `mix` and `interpolate`; images are (B, 3, 32, 32) in
-    [0, 1], codes (B, latent_dim).
-
-    Raises:
-        UserError: there is no checkpoint, or it is corrupt, foreign, or of an unknown variant.
+    [0, 1], codes (B, latent_dim). Raise UserError if there is no checkpoint, or it is corrupt, foreign, or of an
+    unknown variant.
     """
     path = find_checkpoint(source)
     content = read_checkpoint(path)

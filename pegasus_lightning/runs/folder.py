@@ -94,12 +94,8 @@ def run_folder(config: dict[str, Any], readable: str) -> Path:
 def find_runs(places: Sequence[str], marker: str) -> list[Path]:
     """Return the run folders in `places`. A place is a run's folder, a folder of runs (three deep) or a pattern.
 
-    Args:
-        marker: the entry that makes a folder a run's: "status.json" or "checkpoints". With the latter a place may
-            also be a checkpoint file, which is returned as it is.
-
-    Raises:
-        UserError: a place is missing, or holds no run.
+    `marker` is the entry that makes a folder a run's: "status.json" or "checkpoints". With the latter a place may also
+    be a checkpoint file, which is returned as it is. Raise UserError if a place is missing, or holds no run.
     """
     what = "run folder or checkpoint" if marker == "checkpoints" else "run folder"
     found: dict[Path, Path] = {}
@@ -190,9 +186,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
     """Hold a run's folder while it trains: its lock, its log file, and its status, which says how the run ended.
 
-    Raises:
-        UserError: another process trains the run.
-        Interrupted: in place of a KeyboardInterrupt.
+    Raise UserError if another process trains the run, and Interrupted in place of a KeyboardInterrupt.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=1)  # a sweep may hold it for a moment to see whether it is free

@@ -1,4 +1,4 @@
-"""The pictures that `evaluate` leaves beside a scorecard."""
+"""The gallery: pictures that `evaluate` saves beside a scorecard."""
 
 from __future__ import annotations
 
@@ -14,41 +14,31 @@ from pegasus_lightning.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images are uint8, channels before rows; P pairs, F frames, G pegasi. Photographs are None where left out.
+    """uint8 images of P pairs with F frames each, and of G pegasi. Photographs are None if left out."""
 
-    Args:
-        frames: (P, F, 3, H, W) decoded interpolations at `ratios` (F,), 0 the first class.
-        pair_indices: (P, 2) which images of the split the parents are.
-        first, second: (P, 3, H, W) the parents' photographs; blend, cutmix: two put together with no model.
-        pegasi: (G, 3, H, W), mixed at `pegasi_ratios` (G,).
-        probabilities: (G, 2) that the recogniser gives both classes; selected: (G,) whether searched for.
-        neighbours: (G, 3, H, W) the nearest training photographs; distances: (G,) to them.
-        neighbour_limit: distance under which 1 % of test images lie.
-    """
-
-    frames: np.ndarray
-    ratios: np.ndarray
-    pair_indices: np.ndarray
-    first: np.ndarray | None
-    second: np.ndarray | None
-    blend: np.ndarray | None
-    cutmix: np.ndarray | None
-    pegasi: np.ndarray
-    pegasi_ratios: np.ndarray
-    probabilities: np.ndarray
-    selected: np.ndarray
-    neighbours: np.ndarray | None
-    distances: np.ndarray
-    neighbour_limit: float
+    frames: np.ndarray  # (P, F, 3, H, W) decoded interpolations at `ratios`
+    ratios: np.ndarray  # (F,), 0 being the first class
+    pair_indices: np.ndarray  # (P, 2) indices of the parents in their split
+    first: np.ndarray | None  # (P, 3, H, W) photographs of the first parents
+    second: np.ndarray | None  # (P, 3, H, W) photographs of the second parents
+    blend: np.ndarray | None  # (P, 3, H, W) the two combined without a model
+    cutmix: np.ndarray | None  # (P, 3, H, W) the two combined without a model
+    pegasi: np.ndarray  # (G, 3, H, W)
+    pegasi_ratios: np.ndarray  # (G,) ratios of these mixes
+    probabilities: np.ndarray  # (G, 2) of both classes, by the recogniser
+    selected: np.ndarray  # (G,) whether a search found the pegasus
+    neighbours: np.ndarray | None  # (G, 3, H, W) nearest training photographs
+    distances: np.ndarray  # (G,) to the nearest training photographs
+    neighbour_limit: float  # distance below which 1 % of test images lie
 
     def without_photographs(self) -> Gallery:
-        """The same with nothing in it that is made of photographs' pixels, the models' own pictures apart."""
+        """Return the gallery without photographs and images combined from their pixels."""
         unseen = dict.fromkeys(("first", "second", "blend", "cutmix", "neighbours"))
         return Gallery(**{**self.__dict__, **unseen})
 
 
 def read_gallery(path: Path) -> Gallery:
-    """Raises UserError for a file that is no gallery, or a torn one."""
+    """Return the gallery in a file. Raise UserError if the file is not a gallery or is incomplete."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

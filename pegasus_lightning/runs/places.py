@@ -20,8 +20,7 @@ def digest(content: Any) -> str:
 def title(settings: Any, content: list[Any]) -> str:
     """Return `<pairs>-<mixing>-<search>-s<seed>-<8 hex of the content>`, the name of a folder of results.
 
-    Args:
-        settings: a `GenerateConfig` or an `EvaluateConfig`.
+    `settings` is a `GenerateConfig` or an `EvaluateConfig`.
     """
     pegasus, method = settings.pegasus, settings.search.method
     return f"{pegasus.pairs}-{pegasus.mixing}-{method}-s{settings.seed}-{digest(content)}"

@@ -1,6 +1,6 @@
-"""Scorecards: what a run was measured to be, as a file, and what several of them say together.
+"""Scorecards: the figures of an evaluated run, their JSON files, and statistics over several runs.
 
-`evaluate` writes them, `report` reads them; both know the figures by the names in MEASURES.
+`evaluate` writes them and `report` reads them. MEASURES and MODEL_MEASURES name the figures.
 """
 
 from __future__ import annotations
@@ -16,30 +16,23 @@ from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import write_json
 
 VERSION = 1
-PEGASUS_RATIOS = (0.4, 0.6)  # range of ratios at which a mix is called a pegasus, as in the source document
+PEGASUS_RATIOS = (0.4, 0.6)  # ratios at which a mix is called a pegasus, as in the source document
 FILE, GALLERY = "scorecard.json", "gallery.npz"
 PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
 RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"
-NORMAL_QUANTILE = 1.96  # half the width of a 95 % interval, in standard errors
+NORMAL_QUANTILE = 1.96  # half width of a 95 % interval, in standard errors
 
 
 class Measure(NamedTuple):
-    """What a figure is.
+    """Description of a figure."""
 
-    Args:
-        title: for a column's head.
-        better: "higher", "lower", or "" where neither is.
-        style: of `format`.
-        meaning: one sentence.
-    """
-
-    title: str
-    better: str
-    style: str
-    meaning: str
+    title: str  # column header
+    better: str  # "higher", "lower", or "" if neither is
+    style: str  # format specification
+    meaning: str  # one sentence
 
 
-# Of a set of images: a row of the scorecard.
+# Figures of a set of images, which is a row of the scorecard.
 MEASURES = {
     "recognised": Measure("both seen", "higher", ".1%", "Share in which the recogniser sees both classes."),
     "recognised_selecting": Measure("by selector", "", ".1%", "The same by the recogniser that selects, or guides."),
@@ -61,7 +54,7 @@ MEASURES = {
     "inception_kid": Measure("KID", "lower", ".4f", "Kernel distance over Inception's features."),
     "linearity": Measure("not overlaid", "higher", ".3f", "Distance from the decoded parents' pixel blend, RMSE."),
 }
-# Of the model itself.
+# Figures of the model itself.
 MODEL_MEASURES = {
     "psnr": Measure("PSNR", "higher", ".2f", "Peak signal-to-noise ratio of test reconstructions, dB."),
     "ssim": Measure("SSIM", "higher", ".3f", "Structural similarity of test reconstructions."),
@@ -78,12 +71,12 @@ MODEL_MEASURES = {
         "line smoothness", "lower", ".3f", "Largest turn of an interpolation, less an even one."
     ),
 }
-# Of the pegasi, in TensorBoard, tagged `evaluation/<name>`.
+# Figures of the pegasi that TensorBoard shows as `evaluation/<name>`.
 HPARAMS = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
 
 
 class Figure(NamedTuple):
-    """A value and where it lies with 95 % confidence; NaN where it is not defined."""
+    """A value and its 95 % interval; NaN if undefined."""
 
     value: float
     low: float
@@ -92,44 +85,27 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorecard:
-    """One run's figures.
+    """The figures of one run."""
 
-    Args:
-        run: the run's folder, as it was named.
-        name: what captions call the run, its seed included; group: the same without the seed.
-        seed: of the training; None where it is not known.
-        batches: of training.
-        classes: the two.
-        key: equal for scorecards that can be compared: the same settings, data and recogniser.
-        settings: an `EvaluateConfig` as a plain dict.
-        parents: where the parents came from.
-        recognisers: of "reports" and "selects" (None where nothing was selected): architecture, file, how good it is.
-        rows: figures by set of images and measure; PEGASI first, controls after it.
-        counts: images of each row.
-        model: figures of the model itself, by MODEL_MEASURES.
-        alarms: what is wrong, a sentence each.
-        variant: hash of the run's configuration without the seed; empty where it is not known.
-    """
-
-    run: str
-    name: str
-    group: str
-    seed: int | None
-    batches: int
+    run: str  # path of the run's folder, as typed
+    name: str  # name of the run in captions, with its seed
+    group: str  # the name without the seed
+    seed: int | None  # of the training; None if unknown
+    batches: int  # number of training batches
     classes: list[str]
-    key: str
-    settings: dict[str, Any]
-    parents: dict[str, Any]
-    recognisers: dict[str, Any]
-    rows: dict[str, dict[str, Figure]]
-    counts: dict[str, int]
-    model: dict[str, Figure]
-    alarms: list[str] = field(default_factory=list)
-    variant: str = ""
+    key: str  # equal for comparable scorecards: those with the same settings, data and recogniser
+    settings: dict[str, Any]  # an `EvaluateConfig` as a plain dict
+    parents: dict[str, Any]  # source of the parents
+    recognisers: dict[str, Any]  # architecture, file, quality of "reports" and "selects" (None: no selection)
+    rows: dict[str, dict[str, Figure]]  # figures by set of images and measure; PEGASI first, then controls
+    counts: dict[str, int]  # number of images of each row
+    model: dict[str, Figure]  # figures of the model itself, by MODEL_MEASURES
+    alarms: list[str] = field(default_factory=list)  # warnings, one sentence each
+    variant: str = ""  # hash of the run's configuration without the seed; empty if unknown
 
 
 def write_scorecard(path: Path, card: Scorecard) -> None:
-    """As JSON, atomically; a figure that is not finite becomes null."""
+    """Write a scorecard as JSON, atomically. A value that is not finite becomes null."""
     content = asdict(card) | {
         "version": VERSION,
         "rows": {row: {name: _plain(figure) for name, figure in figures.items()} for row, figures in card.rows.items()},
@@ -139,7 +115,7 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 
 
 def read_scorecard(path: Path) -> Scorecard:
-    """Raises UserError for a file that is no scorecard of this version."""
+    """Return the scorecard in a file. Raise UserError if the file is not a scorecard of this version."""
     try:
         content = json.loads(path.read_text())
         if content.pop("version") != VERSION:
@@ -162,37 +138,28 @@ def _figure(plain: dict[str, float | None]) -> Figure:
 
 
 def newest_scorecard(run: Path) -> Path | None:
-    """The scorecard last written in a run's folder; None where it was never evaluated."""
-    # What begins with a dot was being written when the power went.
+    """Return the newest scorecard in a run's folder; None if the run was never evaluated."""
+    # Folders whose names begin with a dot are left over from interrupted writes.
     found = [path for path in run.glob(f"evaluation/*/{FILE}") if not path.parent.name.startswith(".")]
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
 
 
 class Spread(NamedTuple):
-    """A figure over seeds.
-
-    Args:
-        mean, low, high: the mean over seeds and its 95 % interval.
-        spread: standard deviation over seeds; NaN for a single one.
-        values: each seed's.
-    """
+    """A figure over seeds: the mean, and its 95 % interval from `low` to `high`."""
 
     mean: float
     low: float
     high: float
-    spread: float
-    values: tuple[float, ...]
+    spread: float  # standard deviation over seeds; NaN for a single seed
+    values: tuple[float, ...]  # one for each seed
 
 
 def over_seeds(figures: Sequence[Figure]) -> Spread:
-    """The mean of one figure over runs that differ in their seed alone.
+    """Return the mean of one figure over one or more runs that differ only in their seed, with its interval.
 
-    Half the interval's width is the larger of two: the runs' own intervals averaged (root mean square, over sqrt(n)),
-    which know of the images, and 1.96 standard errors of the runs' values, which know of the seeds. With two seeds the
-    second covers the truth in 70 % of cases only, with three in 81 %: a guess, as any is from so few.
-
-    Args:
-        figures: of at least one run.
+    The interval's half width is the larger of two: the root mean square of the runs' own half widths over sqrt(n),
+    which is due to the images, and 1.96 standard errors of the runs' values, which are due to the seeds. The latter
+    covers the truth in only 70 % of cases with two seeds and in 81 % with three.
     """
     values = tuple(figure.value for figure in figures)
     count = len(values)
@@ -208,9 +175,9 @@ def over_seeds(figures: Sequence[Figure]) -> Spread:
 
 
 def difference(figure: Spread, baseline: Spread) -> Figure:
-    """`figure` less `baseline`: half widths add in quadrature, as if the two were independent.
+    """Return `figure` minus `baseline`. The half widths add in quadrature, as for independent figures.
 
-    They share pairs, photographs and recogniser, so the interval is rather too wide than too narrow.
+    The two share pairs, photographs and recogniser, so the interval is rather too wide than too narrow.
     """
     value = figure.mean - baseline.mean
     half = math.hypot((figure.high - figure.low) / 2, (baseline.high - baseline.low) / 2)
@@ -218,10 +185,10 @@ def difference(figure: Spread, baseline: Spread) -> Figure:
 
 
 def groups(cards: Sequence[Scorecard]) -> dict[str, list[Scorecard]]:
-    """Comparable scorecards of runs that differ in their seed alone, by group, seeds ascending.
+    """Return comparable scorecards of runs that differ only in their seed, by group and in order of the seed.
 
-    What has one name but was configured or evaluated in another way, or trained for another time, is a group of its
-    own, its name followed by what tells it from the others, as in `vae (batch 1200)`.
+    Runs of one name that differ in configuration, evaluation or number of batches are separate groups, whose names end
+    in the difference, as in `vae (batch 1200)`.
     """
     found: dict[tuple[str, str, str, int], list[Scorecard]] = {}
     for card in cards:
@@ -238,7 +205,7 @@ def groups(cards: Sequence[Scorecard]) -> dict[str, list[Scorecard]]:
 
 
 def format_figure(measure: Measure, value: float) -> str:
-    """`value` as the measure is written; a dash where it is not defined, no minus before a zero."""
+    """Return `value` as text: a dash for NaN, and no minus before a zero."""
     if math.isnan(value):
         return "-"
     text = format(value, measure.style)

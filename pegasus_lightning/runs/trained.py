@@ -20,20 +20,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A model from a run folder, or from a checkpoint file on its own.
+    """A model from a run folder, or from a checkpoint file on its own."""
 
-    Args:
-        path: the run's folder or the file, as the user named it.
-        checkpoint: the file that was loaded.
-        config: the run's configuration; None for a file outside a run's folder.
-        name: the name in captions and folders.
-    """
-
-    path: Path
-    checkpoint: Path
+    path: Path  # the run's folder or the file, as the user named it
+    checkpoint: Path  # the file that was loaded
     model: TwoPlayerModel
-    config: DictConfig | None
-    name: str
+    config: DictConfig | None  # the run's configuration; None for a file outside a run's folder
+    name: str  # in captions and folders
 
     @property
     def folder(self) -> Path | None:
@@ -42,7 +35,6 @@ class TrainedRun:
 
     @property
     def classes(self) -> list[str]:
-        """The two classes of its training."""
         return list(self.model.hparams["classes"])
 
 
@@ -50,9 +42,7 @@ def find_trained(places: Sequence[str]) -> list[Path]:
     """Return the run folders with a checkpoint, and the checkpoint files, in `places`; see `find_runs`.
 
     A run without a checkpoint (in its first epoch, or failed) is left out with a warning, unless it was named itself.
-
-    Raises:
-        UserError: a place is missing, or holds nothing trained.
+    Raise UserError if a place is missing, or holds nothing trained.
     """
     found: list[Path] = []
     for place in places:
@@ -64,14 +54,15 @@ def find_trained(places: Sequence[str]) -> list[Path]:
             if run not in saved:
                 log.warning("%s has no checkpoint yet: left out.", run)
         found += saved
+    if not found:
+        raise UserError(f"No run in {', '.join(places)} has a checkpoint yet.")
     return list(dict.fromkeys(found))
 
 
 def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     """Load what `find_trained` found. Its name is the folder's, without the hash and the name of the data source.
 
-    Raises:
-        UserError: no checkpoint, a corrupt or foreign one, or a config.yaml that cannot be read.
+    Raise UserError for no checkpoint, a corrupt or foreign one, or a config.yaml that cannot be read.
     """
     checkpoint = find_checkpoint(path)
     model = load_model(checkpoint, device)

@@ -1,1 +1,1 @@
-"""One training run."""
+"""Training of one run: settings, trainer, guide and callbacks."""

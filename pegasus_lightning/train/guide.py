@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 def guide_for(model: Any, data: Any, device: torch.device | str = "cpu") -> StoredRecogniser | None:
     """Return the recognisers that guide a model, trained now if need be. None: no loss term of the model uses them.
 
-    Args:
-        model: a `ModelConfig`.
-        data: a `DataConfig`.
+    `model` is a `ModelConfig`, `data` a `DataConfig`.
     """
     guide = getattr(model, "guide", None)
     if guide is None or not (model.weights.guidance or model.weights.perceptual):
@@ -34,11 +32,7 @@ def guide_for(model: Any, data: Any, device: torch.device | str = "cpu") -> Stor
 
 
 def check_guide(guide: StoredRecogniser | None, checkpoint: Path | None) -> None:
-    """Refuse to continue a run with another guide than the one it began with.
-
-    Raises:
-        UserError: the checkpoint was guided by other recognisers, which have been trained anew since.
-    """
+    """Raise UserError if a run began with another guide, whose recognisers have been trained anew since."""
     if guide is None or checkpoint is None:
         return
     known = read_checkpoint(checkpoint).get("guide")

@@ -13,12 +13,7 @@ from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models import MODELS
 from pegasus_lightning.models.settings import validate_model
 from pegasus_lightning.utils.compose import Program
-from pegasus_lightning.utils.errors import (
-    UserError,
-    check_at_least,
-    check_choice,
-    check_fraction,
-)
+from pegasus_lightning.utils.errors import UserError, check_at_least, check_choice, check_fraction, check_seed
 
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
@@ -110,11 +105,7 @@ def _validate_trainer(trainer: Any) -> None:
 
 
 def validate(config: DictConfig) -> None:
-    """Check ranges and combinations. Touch nothing on disk.
-
-    Raises:
-        UserError: with what is wrong and what to type instead.
-    """
+    """Check ranges and combinations, nothing on disk. Raise UserError with what is wrong and what to type instead."""
     validate_model(config.model)
     validate_data(config.data)
     _validate_trainer(config.trainer)
@@ -125,8 +116,7 @@ def validate(config: DictConfig) -> None:
     for key in ("health_min_critic_skill", "health_min_variety"):
         check_fraction(f"callbacks.{key}", config.callbacks[key])
     check_choice("resume", config.resume, RESUME)
-    if not 0 <= config.seed < 2**63:
-        raise UserError(f"seed={config.seed} is out of range: it must be a whole number from 0 up.")
+    check_seed(config.seed)
     if not config.runs_dir.strip():
         raise UserError("runs_dir= is empty: name the folder for the runs, such as runs_dir=runs.")
     for key in ("experiment_name", "run_name"):

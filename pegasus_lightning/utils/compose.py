@@ -62,19 +62,12 @@ def flat(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Program:
-    """A command of the package, as far as its configuration goes.
+    """A command of the package, as far as its configuration goes."""
 
-    Args:
-        command: what starts it.
-        config: name of its main file in conf/.
-        groups: its groups of presets.
-        schemas: returns its dataclass schemas by their place in Hydra's ConfigStore, such as "schema/model/vae".
-    """
-
-    command: str
-    config: str
-    groups: tuple[str, ...]
-    schemas: Callable[[], Mapping[str, type]]
+    command: str  # what starts it
+    config: str  # name of its main file in conf/
+    groups: tuple[str, ...]  # its groups of presets
+    schemas: Callable[[], Mapping[str, type]]  # by place in Hydra's ConfigStore, such as "schema/model/vae"
 
     def register(self) -> None:
         """Put the schemas into Hydra's ConfigStore."""
@@ -122,11 +115,8 @@ class Program:
 
     def known_keys(self, overrides: Sequence[str]) -> list[str]:
         """Return every key that could be set, given the presets that the overrides choose (if these exist)."""
-        chosen = []
-        for override in overrides:
-            key, _, value = override.partition("=")
-            if key in self.groups and value in presets(key):
-                chosen.append(override)
+        split = [override.partition("=") for override in overrides]
+        chosen = [f"{key}={value}" for key, _, value in split if key in self.groups and value in presets(key)]
         return [*_keys(self.compose(chosen)), *self.groups]
 
     def explain(self, error: Exception, overrides: Sequence[str] = ()) -> str:
@@ -152,8 +142,7 @@ class Program:
                 if equals:
                     return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
                 return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
-        match = re.search(r"Could not override '([^']+)'", str(error))
-        if match:
+        if match := re.search(r"Could not override '([^']+)'", str(error)):
             return self._unknown_key(match[1], overrides)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return " ".join(lines[:2])

@@ -32,17 +32,13 @@ class Devices:
 def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1, *, key: str = "trainer.gpus") -> Devices:
     """Return the devices for `gpus`: null (one GPU if available, else the CPU), 0 (the CPU), N, or a list of indices.
 
-    `cpu_processes` is the number of processes on the CPU, `key` the name of the setting in messages.
-
-    Raises:
-        UserError: a requested GPU does not exist; there is no silent fallback.
+    `cpu_processes` is the number of processes on the CPU, `key` the name of the setting in messages. Raise UserError if
+    a requested GPU does not exist; there is no silent fallback.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    reason = " (no GPU found)" if gpus is None and not available else ""
     if gpus is None:
         gpus = 1 if available else 0
-        reason = "" if available else " (no GPU found)"
-    else:
-        reason = ""
     wanted = list(gpus) if not isinstance(gpus, int) else list(range(gpus))
     if not wanted:
         threads = torch.get_num_threads()
@@ -66,8 +62,7 @@ def hide_gpus() -> None:
 def one_device(gpus: int | None) -> torch.device:
     """Return the device of a command that uses one: `gpus` is null (a GPU if available), 0 (the CPU) or 1.
 
-    Raises:
-        UserError: a GPU is requested, but none is available.
+    Raise UserError if a GPU is requested, but none is available.
     """
     devices = choose_devices(gpus, key="gpus")
     if devices.accelerator == "cpu":

@@ -103,6 +103,12 @@ def check_not_negative(key: str, value: float) -> None:
         raise UserError(f"{key}={value} is out of range: it must be at least 0, and finite.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise UserError unless the seed is from 0 to 2^63 - 1."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed} is out of range: it must be a whole number from 0 up.")
+
+
 def check_fixed(node: Any, group: str, field: str) -> None:
     """Raise UserError if the field that names a node's schema was changed: the group's preset sets it."""
     schema = OmegaConf.get_type(node)

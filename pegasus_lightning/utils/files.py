@@ -44,10 +44,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` once it is complete and flushed to disk.
 
     The temporary folder lies beside `path`, and an error leaves `path` unchanged. An existing folder is replaced by two
-    renames; a kill between them leaves the old folder as `.<name>.<token>.old`.
-
-    Raises:
-        FileExistsError: `path` is something other than a folder.
+    renames; a kill between them leaves the old folder as `.<name>.<token>.old`. Raise FileExistsError if `path` is
+    something other than a folder.
     """
     if path.is_symlink() or path.is_file():
         raise FileExistsError(f"{path} is not a folder")
@@ -71,10 +69,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove temporary files of killed writers in `folder`, not in its subfolders.
-
-    The caller must know that no process is writing to `folder`.
-    """
+    """Remove temporary files of killed writers directly in `folder`, to which no process may be writing."""
     for leftover in folder.glob(".*.tmp"):
         if leftover.is_file():
             leftover.unlink(missing_ok=True)

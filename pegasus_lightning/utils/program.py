@@ -45,9 +45,7 @@ def run_program(
 ) -> int:
     """Compose the configuration of a command, run its work, and return the exit code.
 
-    Args:
-        help_text: printed by `--help`.
-        work: called with the configuration and the overrides that begin with `data=` or `data.`.
+    `work` is called with the configuration and the overrides that begin with `data=` or `data.`.
     """
     if "--help" in arguments or "-h" in arguments:
         print(help_text)
@@ -58,7 +56,7 @@ def run_program(
         parsed = program.parse_arguments(quote_paths(arguments))
         options = [name for name, value in vars(parsed).items() if value and name not in ("overrides", "cfg")]
         if options:
-            raise UserError(f"{program.command} has no option -m or --{options[0]}: `--help` lists its options.")
+            raise UserError(f"{program.command} has no -m and no option --{options[0]}: `--help` lists its options.")
         data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
         overrides = [text for text in parsed.overrides if text not in data]
         program.check_overrides(overrides)

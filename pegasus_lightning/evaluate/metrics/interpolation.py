@@ -36,8 +36,7 @@ def path_statistics(frames: Tensor) -> PathStatistics:
         0: two overlaid images. For even R: mean over the two middle frames, each against the blend at its own ratio.
     relative_linearity: linearity over the distance between the ends; NaN for equal ends.
 
-    Args:
-        frames: (B, R, 3, 32, 32), R at least 3.
+    The frames are (B, R, 3, 32, 32), R at least 3.
     """
     count = frames.shape[1]
     if count < 3:
@@ -64,11 +63,8 @@ def nearest_line(images: Tensor, count: int = REAL_LINES) -> NearestLine:
     """Return the nearest of `count` evenly spaced lines by cosine distance (Berthelot et al. 2018, sec. 3.2).
 
     The distance is 1 - x.y / (|x| |y|) over pixels in [-1, 1] (black is -1), as in the paper; with black at 0 it would
-    be about ten times as large. Colour images are compared with grey lines, channel by channel.
-
-    Args:
-        images: (N, 3, 32, 32) in [0, 1].
-        count: number of lines; 10,000 in the paper.
+    be about ten times as large. Colour images, (N, 3, 32, 32) in [0, 1], are compared with grey lines, channel by
+    channel. `count` is 10,000 in the paper.
     """
     angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
     lines = (2 * line_images(angles) - 1).flatten(1).to(images.device)  # one of the three equal channels
@@ -113,11 +109,7 @@ def line_statistics(frames: Tensor, count: int = REAL_LINES) -> LineStatistics:
 
     The distance is averaged over all frames of a path including its ends, as in the authors' `line_eval`. The paper
     uses 16 frames. Its table 1 reports distance / 1e-3 and smoothness: plain autoencoder 6.88 and .44, VAE 1.21 and
-    .49, ACAI 0.24 and .10.
-
-    Args:
-        frames: (B, R, 3, 32, 32) in [0, 1].
-        count: see `nearest_line`.
+    .49, ACAI 0.24 and .10. The frames are (B, R, 3, 32, 32) in [0, 1]; `count` as in `nearest_line`.
     """
     found = nearest_line(frames.flatten(0, 1), count)
     shape = frames.shape[:2]

@@ -124,9 +124,7 @@ def kid_error(real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = Non
     of means over finite sets by subtracting mean(c^2) (1 / N + 1 / M). For equal distributions both vanish and the
     third term remains. The deviation of `kid` is that of a subset and several times as large.
 
-    Args:
-        real, fake: (N, d) and (M, d).
-        real_to_others: `mean_kernel_to_others(real)`, if already computed.
+    The sets are (N, d) and (M, d); `real_to_others` is `mean_kernel_to_others(real)`, if already computed.
     """
     within_real = mean_kernel_to_others(real) if real_to_others is None else real_to_others
     across = _kernel_means(real, fake)

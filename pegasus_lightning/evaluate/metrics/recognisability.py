@@ -45,7 +45,6 @@ def bootstrap_interval(
     Args:
         values: (N,), numbers or bools. NaN (undefined for an image) is left out; without values both ends are NaN.
         confidence: in (0, 1).
-        resamples: number of resamples.
         seed: seed of the draws; equal arguments give equal intervals.
     """
     values = values.detach().cpu().double()

@@ -29,12 +29,10 @@ class Reconstruction(NamedTuple):
 def reconstruction(reconstructions: Tensor, images: Tensor) -> Reconstruction:
     """Return PSNR, SSIM and excess BCE of each reconstruction.
 
-    `losses.psnr`; SSIM of Wang et al. 2004 (Gaussian window of 11 pixels, torchmetrics); `losses.excess_bce`. For
-    the excess BCE, reconstructions of models and PCA alike are clamped to half a grey level away from 0 and 1, where
-    one wrong pixel would cost infinity. A perfect copy then costs 0.002 nats a black pixel, 6 nats a black image.
-
-    Args:
-        reconstructions, images: each (N, 3, H, W) in [0, 1]; H and W at least 11. uint8 images are scaled.
+    `losses.psnr`; SSIM of Wang et al. 2004 (Gaussian window of 11 pixels, torchmetrics); `losses.excess_bce`. For the
+    excess BCE, reconstructions of models and PCA alike are clamped to half a grey level away from 0 and 1, where one
+    wrong pixel would cost infinity. A perfect copy then costs 0.002 nats a black pixel, 6 nats a black image. Both
+    inputs are (N, 3, H, W) in [0, 1], H and W at least 11; uint8 images are scaled.
     """
     if images.dtype == torch.uint8:
         images = to_float(images)

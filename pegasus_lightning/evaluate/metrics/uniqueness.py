@@ -89,8 +89,7 @@ def _least_rmse(samples: Tensor, others: Tensor, mirrors: bool) -> Tensor:
 def distance_to_others(samples: Tensor) -> Tensor:
     """Return each sample's mean distance to all others, (N,); the mean over samples is 0 for a mode collapse.
 
-    Args:
-        samples: (N, ...), N at least 2: images in [0, 1], uint8 images or features.
+    The samples are (N, ...), N at least 2: images in [0, 1], uint8 images or features.
     """
     rows = _rows(samples).double()  # in float32 equal images have distances of up to 1e-3
     if len(rows) < 2:
@@ -108,10 +107,6 @@ class ParentDistances(NamedTuple):
 
 
 def parent_distances(images: Tensor, first: Tensor, second: Tensor) -> ParentDistances:
-    """Return the distance of each image from its two parents.
-
-    Args:
-        images, first, second: each (N, 3, 32, 32), in [0, 1] or uint8.
-    """
+    """Return the distance of each image from its two parents; all are (N, 3, 32, 32), in [0, 1] or uint8."""
     to_first, to_second = rmse(images, first), rmse(images, second)
     return ParentDistances(to_first, to_second, torch.minimum(to_first, to_second))

@@ -72,43 +72,32 @@ def variety(decoded: Tensor, images: Tensor) -> float | None:
 def judge_critic(skill: float, threshold: float, batch: int) -> Verdict:
     """Return the verdict "dominated critic" from the median skill of the last `EPOCHS` epochs."""
     number = f"{skill:.3g}, where 0 is a critic that gives every image the same output (alarm under {threshold:g})"
-    return _verdict(
-        "dominated critic",
-        skill,
-        threshold,
-        batch,
-        good=f"The critic is informative: its skill is {number}.",
-        bad=f"The critic is uninformative, so the autoencoder learns nothing from it: its skill is {number}. "
-        "Try a higher model.critic_optimizer.lr, or smaller adversarial weights in model.weights.",
+    good = f"The critic is informative: its skill is {number}."
+    bad = (
+        f"The critic is uninformative, so the autoencoder learns nothing from it: its skill is {number}. "
+        "Try a higher model.critic_optimizer.lr, or smaller adversarial weights in model.weights."
     )
+    return _verdict("dominated critic", skill, threshold, batch, good=good, bad=bad)
 
 
 def judge_posterior(active: float, latent_dim: int, threshold: float, batch: int) -> Verdict:
     """Return the verdict "collapsed posterior" from the active dimensions; the threshold is at most `latent_dim`."""
     threshold = min(threshold, latent_dim)
     number = f"{active:g} of the code's {latent_dim} dimensions vary with the image (alarm under {threshold:g})"
-    return _verdict(
-        "collapsed posterior",
-        active,
-        threshold,
-        batch,
-        good=f"The codes carry information about the image: {number}.",
-        bad=f"The codes carry almost no information about the image: {number}. Try a smaller model.weights.kl.",
-    )
+    good = f"The codes carry information about the image: {number}."
+    bad = f"The codes carry almost no information about the image: {number}. Try a smaller model.weights.kl."
+    return _verdict("collapsed posterior", active, threshold, batch, good=good, bad=bad)
 
 
 def judge_modes(share: float, threshold: float, batch: int) -> Verdict:
     """Return the verdict "collapsed modes" from the variety."""
     number = f"{share:.2g} of the distance between images of the data (alarm under {threshold:g})"
-    return _verdict(
-        "collapsed modes",
-        share,
-        threshold,
-        batch,
-        good=f"Different codes decode to different images: their distance is {number}.",
-        bad=f"Different codes decode to nearly the same image: their distance is {number}. "
-        "Try smaller adversarial weights or a larger weight of the reconstruction in model.weights.",
+    good = f"Different codes decode to different images: their distance is {number}."
+    bad = (
+        f"Different codes decode to nearly the same image: their distance is {number}. "
+        "Try smaller adversarial weights or a larger weight of the reconstruction in model.weights."
     )
+    return _verdict("collapsed modes", share, threshold, batch, good=good, bad=bad)
 
 
 def _verdict(name: str, value: float, threshold: float, batch: int, *, good: str, bad: str) -> Verdict:

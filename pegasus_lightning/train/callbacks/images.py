@@ -17,9 +17,7 @@ from pegasus_lightning.utils.image_grid import image_grid, save_png
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
 
-INTERPOLATION_STEPS = 11
-INTERPOLATION_ROWS = 6
-PRIOR_ROWS = 4
+INTERPOLATION_STEPS, INTERPOLATION_ROWS, PRIOR_ROWS = 11, 6, 4
 
 
 def fixed_pairs(data: ImageSet, count: int) -> tuple[Tensor, Tensor]:
@@ -78,10 +76,8 @@ def pegasus_grid(model: TwoPlayerModel, pairs: tuple[Tensor, Tensor], **look: An
 class ImageGrids(pl.Callback):
     """Draw the four grids every `every_n_epochs` epochs and after the first and last, as PNG and in TensorBoard.
 
-    Args:
-        folder: folder of the PNG files, inside the run folder, whose name is in the footer of every grid.
-        data: images to draw (the validation split).
-        every_n_epochs, columns, scale: as in the configuration.
+    `folder`, of the PNG files, lies inside the run folder, whose name is in the footer of every grid. `data` are the
+    images to draw (the validation split).
     """
 
     def __init__(self, folder: Path, data: ImageSet, *, every_n_epochs: int, columns: int, scale: int) -> None:
@@ -95,10 +91,8 @@ class ImageGrids(pl.Callback):
             return
         self._drawn_at = model.batches_done
         pairs = (self.pairs[0].to(model.device), self.pairs[1].to(model.device))
-        look: dict[str, Any] = {
-            "scale": self.scale,
-            "footer": f"{self.folder.parent.name}, epoch {epochs}, batch {model.batches_done}",
-        }
+        footer = f"{self.folder.parent.name}, epoch {epochs}, batch {model.batches_done}"
+        look: dict[str, Any] = {"scale": self.scale, "footer": footer}
         with model.inference():
             pictures = {"prior": prior_grid(model, self.columns, **look)}
             if len(pairs[0]):  # a small validation split may lack a class

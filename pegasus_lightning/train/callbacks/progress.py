@@ -28,8 +28,7 @@ def numbers_that_matter(metrics: dict[str, float]) -> str:
 class ProgressLine(pl.Callback):
     """Show one progress bar for the whole run on a terminal, or one line an epoch elsewhere.
 
-    Args:
-        seconds_between_lines: shortest time between two lines outside a terminal; the last epoch is always printed.
+    `seconds_between_lines` is the shortest time between two lines; the last epoch is always printed.
     """
 
     def __init__(self, seconds_between_lines: float = 5.0) -> None:

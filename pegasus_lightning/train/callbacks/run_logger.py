@@ -23,10 +23,8 @@ class RunLogger(Logger):
     The final metrics are collected between `begin_closing` and `close_hparams` and written together, as one event file
     and one line of metrics.jsonl. Both are removed if the run is continued.
 
-    Args:
-        folder: the run folder.
-        resumed_at: batches done at the checkpoint from which the run continues; None for a new run. Later log entries
-            belong to the lost part of the run and are removed.
+    `resumed_at`: batches done at the checkpoint from which the run continues; None for a new run. Later log entries
+    belong to the lost part of the run and are removed.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None = None) -> None:

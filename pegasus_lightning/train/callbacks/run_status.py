@@ -31,9 +31,7 @@ class RunStatus(pl.Callback):
     After an epoch's last batch, validation, pictures and the save come first; then `SaveLast` calls `check`. The
     processes of a data-parallel run synchronise before they stop, because a signal may have reached one of them alone.
 
-    Attributes:
-        report: called with the changed fields of `status.json`.
-        save: saves a checkpoint now.
+    `report` is called with the changed fields of `status.json`; `save` saves a checkpoint now.
     """
 
     def __init__(
