@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 
 from pegasus_lightning.models import model_class
@@ -17,6 +18,9 @@ from pegasus_lightning.models.two_player import TwoPlayerModel
 if not torch.cuda.is_available():
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for the processes that tests start
 torch.set_num_threads(min(2, torch.get_num_threads()))
+# TensorBoard reads a run's files by name, which ends in the number of the writer in its process: a tenth writer, which
+# only tests have, would come before the ninth of the same second.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
 TINY = {"networks": {"channels": 4, "latent_dim": 6, "fc_width": 8}}
 

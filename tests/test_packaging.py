@@ -1,4 +1,4 @@
-"""The wheel: presets included, and a console script that works away from the checkout."""
+"""Tests of the wheel: its presets, and a console script that works outside the checkout."""
 
 import os
 import subprocess

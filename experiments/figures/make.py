@@ -24,10 +24,7 @@ HERE = Path(__file__).parent
 # Name of the search -> options of the command, and figures to keep with their new names.
 WAYS = {
     "drawn": (["figures=[pegasi,repeats,diagram]"], {"pegasi": "pegasi", "repeats": "repeats", "diagram": "diagram"}),
-    "best": (
-        ["search=best_of", "search.pairs=2500", "figures=[best,gallery]"],
-        {"best": "best", "gallery": "gallery"},
-    ),
+    "best": (["search=best_of", "search.pairs=2500", "figures=[best,gallery]"], {"best": "best", "gallery": "gallery"}),
     "guided": (
         ["search=guided", "search.pairs=2500", "figures=[pegasi,filmstrip]"],
         {"pegasi": "guided", "filmstrip": "filmstrip"},

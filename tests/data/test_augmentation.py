@@ -1,4 +1,4 @@
-"""What happens to an image by hand, number by number: how far it moves, what is cut out, how colours change."""
+"""Augmentation against results by hand: translations, cutouts and colour changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def numbers(count: int, seed: int = 5) -> Tensor:
 
 
 def moved_by_hand(image: Tensor, down: int, right: int) -> Tensor:
-    """Pixel by pixel; grey moves in."""
+    """Translate pixel by pixel; the border becomes grey."""
     moved = torch.full_like(image, 0.5)
     for row, column in itertools.product(range(32), range(32)):
         if 0 <= row - down < 32 and 0 <= column - right < 32:
@@ -41,7 +41,7 @@ def moved_by_hand(image: Tensor, down: int, right: int) -> Tensor:
 
 
 def way(image: Tensor, moved: Tensor) -> tuple[int, int]:
-    """By how many pixels the whole image was moved, downwards and to the right."""
+    """Return the translation in pixels, down and right."""
     steps = range(-6, 7)
     inner = image[:, 12:20, 12:20]
     (found,) = [
@@ -60,7 +60,7 @@ def test_a_translation_moves_whole_pixels_and_grey_moves_in() -> None:
     for image, found, (down, right) in zip(images, moved, ways, strict=True):
         torch.testing.assert_close(found, moved_by_hand(image, down, right))
     rows, columns = zip(*ways, strict=True)
-    # A ninth of the numbers for each way from 4 pixels to 4 pixels; the second column went through them twice as fast.
+    # Each translation from -4 to 4 pixels has a ninth of the numbers; the second column advances two at a time.
     assert sorted(rows) == list(range(-4, 5))
     assert list(rows) in (sorted(rows), sorted(rows, reverse=True))
     assert list(columns) == [rows[n * 2 % 9] for n in range(9)]
@@ -84,7 +84,7 @@ def test_the_first_number_of_a_translation_is_the_row() -> None:
     ("row", "column", "rows", "columns"),
     [
         (16, 16, range(8, 24), range(8, 24)),
-        (0, 32, range(0, 8), range(24, 32)),  # centres on the border: half of the square is outside
+        (0, 32, range(0, 8), range(24, 32)),  # centres on the border: half of the square lies outside
         (32, 3, range(24, 32), range(0, 11)),
         (11, 0, range(3, 19), range(0, 8)),
     ],
@@ -118,7 +118,7 @@ def test_half_of_the_images_keep_their_square() -> None:
     assert torch.equal(struck, many[:, 2] < 0.5)
 
 
-# One pixel next to another: (0.2, 0.4, 0.9), whose grey is 0.5, and (0.6, 0.6, 0.9), whose grey is 0.7; their mean 0.6.
+# Two pixels: (0.2, 0.4, 0.9) with grey value 0.5, and (0.6, 0.6, 0.9) with grey value 0.7; mean 0.6.
 PAIR = torch.tensor([[[[0.2, 0.6]], [[0.4, 0.6]], [[0.9, 0.9]]]])
 
 
@@ -160,11 +160,11 @@ def test_each_image_has_its_own_numbers_and_no_other_image_a_say(name: str) -> N
 
 def test_the_same_numbers_alter_two_batches_in_the_same_way() -> None:
     images, uniforms = noise(6), numbers(6)
-    uniforms[:, 7] = 0  # each has its square
+    uniforms[:, 7] = 0  # every image has a square
     one, other = augment(images, uniforms, ["translation", "cutout"]), augment(1 - images, uniforms, ALL[3:])
-    torch.testing.assert_close(one + other, torch.ones_like(one))  # grey in the same places, and moved as far
+    torch.testing.assert_close(one + other, torch.ones_like(one))  # equal squares and translations
     assert not torch.allclose(one, augment(images, numbers(6, seed=6), ALL[3:]))
-    # What makes one batch brighter makes the other as much brighter.
+    # The brightness of both batches changes by the same amount.
     changes = [augment(batch, uniforms, ["brightness"]) - batch for batch in (images, noise(6, seed=1))]
     torch.testing.assert_close(*changes, rtol=0, atol=1e-6)
     assert changes[0].abs().max() > 0.05
@@ -203,7 +203,7 @@ def test_one_operation_less_leaves_the_others_as_they_were(left_out: str) -> Non
         "cutout": lambda x: cutout(x, uniforms[:, 5:8]),
     }
     wanted = images
-    for name, step in steps.items():  # colours first: what is moved in stays grey, and the square too
+    for name, step in steps.items():  # colours first, so the border and the square stay grey
         wanted = wanted if name == left_out else step(wanted)
     rest = [name for name in ALL if name != left_out]
     assert torch.equal(augment(images, uniforms, rest), wanted)
@@ -232,7 +232,7 @@ def test_gradients_reach_the_images_as_finite_differences_have_it(name: str) -> 
     images.requires_grad_()
     weights, direction = noise(2, seed=3) - 0.5, noise(2, seed=4) - 0.5
     (gradient,) = torch.autograd.grad((augment(images, uniforms, [name]) * weights).sum(), images)
-    # Each operation is linear (or affine) in the images: the difference is exact at any length.
+    # Each operation is affine in the images, so a finite difference of any length is exact.
     with torch.no_grad():
         ends = [(augment(images + side * direction, uniforms, [name]) * weights).double().sum() for side in (1, -1)]
     wanted = (ends[0] - ends[1]).item() / 2
@@ -242,9 +242,9 @@ def test_gradients_reach_the_images_as_finite_differences_have_it(name: str) -> 
 
 def test_what_is_out_of_sight_has_no_gradient_and_what_is_in_sight_has() -> None:
     images = noise(1).requires_grad_()
-    uniforms = torch.tensor([[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0]])  # nothing but the square in the middle
+    uniforms = torch.tensor([[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0]])  # only the central square
     (gradient,) = torch.autograd.grad(augment(images, uniforms, ALL).sum(), images)
     wanted = torch.ones(3, 32, 32)
     wanted[:, 8:24, 8:24] = 0
-    # Contrast and saturation spread what they take from one pixel over others; their factors are 1 here.
+    # Contrast and saturation would spread gradients over other pixels; their factors are 1 here.
     torch.testing.assert_close(gradient[0], wanted)

@@ -1,4 +1,4 @@
-"""Batches as a function of seed, epoch and global batch: shuffled, flipped, resumable, shared among processes."""
+"""Batches as a function of seed, epoch and global batch: shuffles, flips, resuming and data parallelism."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from pegasus_lightning.utils.tensors import to_float
 
 
 def data(count: int) -> ImageSet:
-    """Images that carry their own number as label, each different from its mirror image."""
+    """Return images with their own number as label, each different from its mirror image."""
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return ImageSet(images, torch.arange(count), ("horse", "bird")).to("cpu")
 
@@ -59,7 +59,7 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 @pytest.mark.parametrize("done", [3, 4, 5])
 def test_a_run_taken_up_again_sees_the_remaining_batches(done: int) -> None:
-    whole = list(batches(flip=True, done=3))  # the second epoch, from its start
+    whole = list(batches(flip=True, done=3))  # the whole second epoch
     assert_same(list(batches(flip=True, done=done)), whole[done - 3 :])
 
 
@@ -81,7 +81,7 @@ def test_flips_are_exact_mirror_images_of_about_half() -> None:
         flipped = [torch.equal(image, original.flip(2)) for image, original in zip(images, originals, strict=True)]
         kept = [torch.equal(image, original) for image, original in zip(images, originals, strict=True)]
         assert all(a != b for a, b in zip(flipped, kept, strict=True))
-        assert 0 < sum(flipped) < 40  # a coin for each image, not one for the batch
+        assert 0 < sum(flipped) < 40  # one draw per image, not per batch
         mirrored += sum(flipped)
     assert abs(mirrored - 200) < 5 * 10  # five standard deviations
     for images, numbers in batches(flip=False):

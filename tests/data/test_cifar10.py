@@ -1,4 +1,4 @@
-"""CIFAR-10 read from small archives made here, in the format of the official one, with hashes of their own."""
+"""CIFAR-10 read from small test archives in the official format, with their own hashes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ TRAIN_LABELS = {"data_batch_1": [HORSE, BIRD, DOG], "data_batch_2": [BIRD, HORSE
 TEST_LABELS = {"test_batch": [DOG, BIRD]}
 
 
-_Pickler: Any = vars(pickle)["_Pickler"]  # the one in Python, whose writing of a type can be replaced
+_Pickler: Any = vars(pickle)["_Pickler"]  # the pure Python pickler, whose methods can be overridden
 
 
 class _Python2Pickler(_Pickler):
-    """Writes text and bytes as Python 2 did (one `str` type), as the official batches are written."""
+    """Pickler that writes text and bytes as the `str` of Python 2, like the official batches."""
 
     def _save_python2_str(self, value: str | bytes) -> None:
         data = value.encode("latin1") if isinstance(value, str) else value
@@ -41,7 +41,7 @@ class _Python2Pickler(_Pickler):
 
 def python2_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
     buffer = io.BytesIO()
-    # `b` (not latin1 text) is how NumPy hands its bytes over from protocol 3 on; Python 2's were protocol 2.
+    # NumPy passes its data as bytes (not latin1 text) from protocol 3 on; Python 2 used protocol 2.
     pickler = _Python2Pickler(buffer, protocol=2)
     pickler.proto = 3
     pickler.dump({"batch_label": "a batch", "labels": labels, "data": pixels, "filenames": ["x.png"] * len(labels)})
@@ -63,7 +63,7 @@ def tar_of(members: dict[str, bytes]) -> bytes:
 
 
 def make_archive(source: Path, files: dict[str, bytes], **extra_members: bytes) -> Archive:
-    """An archive of `files` at source/cifar-10-python.tar.gz, to be had over a file:// address."""
+    """Write an archive of `files` to source/cifar-10-python.tar.gz, available at a file:// URL."""
     source.mkdir(exist_ok=True)
     data = tar_of({f"{FOLDER}/{name}": content for name, content in files.items()} | extra_members)
     path = source / OFFICIAL.filename
@@ -111,7 +111,7 @@ def place_by_hand(root: Path, files: dict[str, bytes]) -> Path:
 
 
 class Malice:
-    """Unpickling this writes a file."""
+    """Object that writes a file when unpickled."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -187,7 +187,7 @@ def test_archive_put_there_by_hand_is_unpacked_without_a_network(root: Path, arc
     source.rename(root / archive.filename)
     images, _ = load(root, ["bird"], "train", download=False, archive=archive)
     assert len(images) == 2
-    (root / archive.filename).unlink()  # once unpacked, the archive is needed no more
+    (root / archive.filename).unlink()  # the unpacked files suffice
     assert len(load(root, ["bird"], "train", download=False, archive=archive)[0]) == 2
 
 
@@ -201,7 +201,7 @@ def test_altered_batch_is_refused_and_never_run(
     place_by_hand(root, files | {"data_batch_2": evil})
     if wall == "hash":
         pattern = r"data_batch_2 is corrupt .* delete it"
-    else:  # as if the hash had been forged
+    else:  # a forged hash
         archive = replace(archive, train_files=(("data_batch_2", md5(evil)),))
         pattern = r"was not loaded"
     with pytest.raises(UserError, match=pattern):
@@ -228,7 +228,7 @@ def test_altered_batch_is_refused_before_it_is_unpickled(
 def test_tar_with_a_member_outside_is_refused(root: Path, tmp_path: Path, files: dict[str, bytes], name: str) -> None:
     name = name.replace("/ABSOLUTE", str(tmp_path / "sentinel"))
     archive = make_archive(tmp_path / "source", files, **{name: b"escaped"})
-    with pytest.raises(UserError, match=r"not to be trusted"):
+    with pytest.raises(UserError, match=r"is unsafe"):
         load(root, ["bird"], "train", archive=archive)
     assert not list(tmp_path.rglob("sentinel"))
     assert not (root / FOLDER).exists()
@@ -243,7 +243,7 @@ def test_tar_with_a_link_is_refused(root: Path, tmp_path: Path, files: dict[str,
         tar.addfile(link)
     archive = make_archive(tmp_path / "source", files)
     Path(archive.url.removeprefix("file://")).write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match=r"not to be trusted"):
+    with pytest.raises(UserError, match=r"is unsafe"):
         load(root, ["bird"], "train", archive=replace(archive, md5=md5(buffer.getvalue())))
 
 

@@ -1,4 +1,4 @@
-"""Folders of images made here, pixel by pixel, and what becomes of them."""
+"""Image folders: decoding, caching, ignored files and error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def random_pixels(seed: int) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two horses (b.PNG, a.png) and a bird for training; beside them, what is to be passed over."""
+    """Two horses (b.PNG, a.png) and a bird in train, and entries that must be ignored."""
     root = tmp_path / "images"
     for split, name, file, seed in (
         ("train", "horse", "b.PNG", 1),
@@ -48,7 +48,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files decoded from here on."""
+    """The names of the files decoded after this fixture is created."""
     names: list[str] = []
 
     def watched(path: Path) -> np.ndarray:
@@ -90,16 +90,16 @@ def test_another_size_is_cut_to_its_central_square(tmp_path: Path) -> None:
 def test_shrinking_keeps_a_ramp_in_place_and_smooths(tmp_path: Path) -> None:
     ramp = np.broadcast_to(2 * np.arange(64, dtype=np.uint8)[None, :, None], (64, 64, 3)).copy()
     shrunk = decode(save(tmp_path / "ramp.png", ramp))
-    # Output column i sees input columns 2i and 2i + 1 from their middle: (2 * 2i + 2 * (2i + 1)) / 2 = 4i + 1.
+    # Output column i is centred between input columns 2i and 2i + 1: (2 * 2i + 2 * (2i + 1)) / 2 = 4i + 1.
     assert shrunk[:, :, 4:28].tolist() == np.broadcast_to(4 * np.arange(4, 28) + 1, (3, 32, 24)).tolist()
     columns = np.zeros((64, 64, 3), dtype=np.uint8)
-    columns[:, ::2] = 255  # finer than 32 columns can show: grey, not black or white
+    columns[:, ::2] = 255  # too fine for 32 columns, so the result is grey
     assert (np.abs(decode(save(tmp_path / "columns.png", columns))[:, :, 4:28].astype(int) - 127) <= 26).all()
 
 
 def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     clear = np.zeros((32, 32, 4), dtype=np.uint8)
-    clear[:16] = (255, 0, 0, 128)  # half red: 128/255 of red on white is (255, 127, 127); the rest is clear
+    clear[:16] = (255, 0, 0, 128)  # 128/255 of red on white is (255, 127, 127); the rest is transparent
     picture = decode(save(tmp_path / "rgba.png", clear))
     assert picture[:, 0, 0].tolist() == [255, 127, 127]
     assert picture[:, 31, 0].tolist() == [255, 255, 255]
@@ -122,7 +122,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
 
 def test_a_turned_photograph_is_turned_back(tmp_path: Path) -> None:
     lying = np.full((32, 32, 3), BLUE, dtype=np.uint8)
-    lying[:, :16] = RED  # red at the left; orientation 6 says: turn a quarter clockwise, so red goes to the top
+    lying[:, :16] = RED  # red on the left; orientation 6 is a quarter turn clockwise, so red moves to the top
     exif = Image.Exif()
     exif[274] = 6
     picture = decode(save(tmp_path / "turned.jpg", lying, exif=exif, quality=95)).astype(int)
@@ -145,7 +145,7 @@ def test_unusable_files_are_named_five_at_most_and_counted(root: Path, cache: Pa
     (horses / "d.png").write_bytes(whole[: len(whole) // 2])
     save(horses / "e.png", np.zeros((7, 20, 3), dtype=np.uint8))
     save(horses / "f.png", np.zeros((20, 81, 3), dtype=np.uint8))
-    save(horses / "g.png", np.zeros((20, 80, 3), dtype=np.uint8))  # 4:1 exactly is let through
+    save(horses / "g.png", np.zeros((20, 80, 3), dtype=np.uint8))  # exactly 4:1 is accepted
     (horses / "h.png").symlink_to(horses / "gone.png")
     with pytest.raises(UserError) as caught:
         load(root, ["horse"], "train", cache)
@@ -194,9 +194,9 @@ def test_second_load_decodes_nothing(root: Path, cache: Path, decoded: list[str]
     assert not decoded
     assert torch.equal(first, second)
     assert labels.tolist() == [0, 0, 1]
-    second[0] = 0  # the caller owns what it got, and the cache keeps its own
+    second[0] = 0  # the caller's copy is independent of the cache
     assert torch.equal(load(root, ["horse", "bird"], "train", cache)[0], first)
-    assert [path.suffix for path in cache.iterdir()] == [".bin"]
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
 
 
 def test_folders_splits_and_classes_do_not_push_one_another_out_of_the_cache(
@@ -238,12 +238,13 @@ def test_corrupt_cache_is_rebuilt_and_said(
         again, _ = load(root, ["horse"], "train", cache)
     assert torch.equal(first, again)
     assert sorted(decoded) == ["a.png", "b.PNG"]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"The image cache {file} is corrupt: decoding the images again."
-    ]
+    (record,) = caplog.records
+    what = "is corrupt: " if damage == "flipped" else "cannot be read ("
+    assert record.getMessage().startswith(f"The image cache {file} {what}")
+    assert record.getMessage().endswith(": decoding the images again.")
     decoded.clear()
     load(root, ["horse"], "train", cache)
-    assert not decoded  # it was written anew
+    assert not decoded  # the cache was rewritten
 
 
 @pytest.mark.parametrize("change", ["pixels", "written to, but of the same size and time", "renamed", "added", "code"])
@@ -257,7 +258,7 @@ def test_a_change_decodes_again(
     if change == "pixels":
         save(file, random_pixels(9))
     if change == "written to, but of the same size and time":
-        while file.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of the file system ticks in milliseconds
+        while file.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock has millisecond resolution
             os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     if change == "renamed":
         file.rename(file.with_name("z.png"))
@@ -267,7 +268,7 @@ def test_a_change_decodes_again(
         monkeypatch.setattr(image_folder, "DECODING_VERSION", image_folder.DECODING_VERSION + 1)
     load(root, ["horse"], "train", cache)
     assert len(decoded) == 2 + (change == "added")
-    assert len(list(cache.iterdir())) == 1  # what is out of date does not pile up
+    assert len(list(cache.iterdir())) == 1  # outdated caches are removed
 
 
 def test_no_cache_is_no_obstacle(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -282,7 +283,7 @@ def test_no_cache_is_no_obstacle(root: Path, tmp_path: Path, caplog: pytest.LogC
 def test_a_failed_write_keeps_the_old_cache_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, key, old = tmp_path / "a.bin", hashlib.sha256(b"old").digest(), np.zeros((2, 3), dtype=np.uint8)
+    path, key, old = tmp_path / "a.safetensors", hashlib.sha256(b"old").digest(), np.zeros((2, 3), dtype=np.uint8)
     tensor_cache.load_or_build(path, key, old.shape, lambda: old)
     kept = path.read_bytes()
 

@@ -1,4 +1,4 @@
-"""What a source can show beside the two classes, and what is to be seen in it."""
+"""Kinds of images beside the two classes, and their targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def save(root: Path, split: str, kind: str, red: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ImageFolderConfig:
-    """horse and bird; cat in train only, newt in test only, an empty folder, one with a text, a hidden one."""
+    """horse and bird; cat in train only, newt in test only; an empty folder, one with a text file, a hidden one."""
     root = tmp_path / "images"
     for split, kind, red in (
         ("train", "bird", 1), ("train", "cat", 2), ("train", "cat", 3), ("train", "horse", 4), ("train", ".thumbs", 5),
@@ -60,7 +60,7 @@ def test_a_class_asked_for_must_be_there_in_either_split(folder: ImageFolderConf
     folder.classes = ["horse", "cat"]
     with pytest.raises(UserError, match="no class 'cat'"):
         load_kinds(folder, "test")
-    folder.classes = ["horse", "dog"]  # a folder, but no image in it
+    folder.classes = ["horse", "dog"]  # a folder without images
     with pytest.raises(UserError, match=r"no \.png"):
         load_kinds(folder, "train")
     folder.root += "/nowhere"
@@ -103,7 +103,7 @@ def test_many_silhouettes_are_drawn_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = SilhouettesConfig(train_per_class=2, test_per_class=2)
     fresh = load_kinds(config, "train").images
-    assert not list(tmp_path.iterdir())  # too few to be kept
+    assert not list(tmp_path.iterdir())  # too few images to be cached
     drawings: list[str] = []
     scenes = silhouettes.load_scenes
     monkeypatch.setattr(silhouettes, "load_scenes", lambda *key: drawings.append(key[0]) or scenes(*key))
@@ -116,7 +116,7 @@ def test_many_silhouettes_are_drawn_once(tmp_path: Path, monkeypatch: pytest.Mon
     load_kinds(SilhouettesConfig(train_per_class=3), "train")
     load_kinds(SilhouettesConfig(train_per_class=2, classes=["bird", "horse"]), "train")
     assert len(drawings) == 5
-    monkeypatch.setattr("PIL.__version__", "another")  # other code may draw other pixels
+    monkeypatch.setattr("PIL.__version__", "another")  # another version may draw other pixels
     load_kinds(config, "train")
     assert len(drawings) == 6
 

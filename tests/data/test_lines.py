@@ -1,4 +1,4 @@
-"""The drawn lines: against pixels worked out by hand, a supersampled stroke, and mirror images."""
+"""Drawn lines against pixels computed by hand, a supersampled stroke, and mirror images."""
 
 import math
 
@@ -24,15 +24,15 @@ def test_level_and_upright_lines_by_hand() -> None:
 
 def test_a_diagonal_line_by_hand() -> None:
     (image,) = line_images(torch.tensor([math.pi / 4]))
-    # Slope 1, two across: through the middle of each pixel on the diagonal, hence all of it and half of its neighbours.
+    # Slope 1, width 2: the stroke covers each diagonal pixel and half of its neighbours.
     assert image[10, 19:24].tolist() == pytest.approx([0, 0.5, 1, 0.5, 0])
-    ends_at = 16 + 15 / math.sqrt(2)  # 26.607: the tip's pixel is covered as far as that
+    ends_at = 16 + 15 / math.sqrt(2)  # 26.607: the last pixel is covered up to here
     assert image[5, 26].item() == pytest.approx(ends_at - 26, abs=1e-6)
     assert image[:, 28:].sum() == image[:4].sum() == 0
 
 
 def test_a_line_is_the_share_of_each_pixel_under_its_stroke() -> None:
-    """Against a stroke sampled at 64 x 64 points a pixel."""
+    """Compare with a stroke sampled at 64 x 64 points per pixel."""
     samples = (torch.arange(32 * 64, dtype=torch.float64) + 0.5) / 64
     down, right = torch.meshgrid(samples - 16, samples - 16, indexing="ij")
     for angle in (0.3, 1.2, 2.0, 2.9, 3.5, 4.4, 5.0, 6.1):
@@ -42,7 +42,7 @@ def test_a_line_is_the_share_of_each_pixel_under_its_stroke() -> None:
         else:
             inside = (down / y >= 0) & (down / y <= 15) & ((right - x / y * down).abs() <= 1)
         wanted = inside.float().reshape(32, 64, 32, 64).mean((1, 3))
-        # The stroke's place across is taken in the middle of each pixel along: off by slope / 8 at the most.
+        # The stroke's position across is taken at the centre of each pixel along it: an error of slope / 8 at most.
         assert (line_images(torch.tensor([angle]))[0] - wanted).abs().max() < 0.13
 
 
@@ -70,7 +70,7 @@ def test_images_are_grey_uint8_and_labels_follow_the_order_of_the_classes() -> N
     swapped, _ = load(["up", "down"], "train", 6, seed=0)
     assert torch.equal(swapped, torch.cat([images[6:], images[:6]]))
     upper, lower = images[:, 0, :15].float().sum((1, 2)), images[:, 0, 17:].float().sum((1, 2))
-    assert torch.equal(lower > upper, labels == 0)  # rows 15 and 16 hold the start of every line
+    assert torch.equal(lower > upper, labels == 0)  # every line starts in rows 15 and 16
 
 
 def test_an_image_depends_on_seed_split_class_and_number_alone() -> None:
@@ -78,7 +78,7 @@ def test_an_image_depends_on_seed_split_class_and_number_alone() -> None:
     assert torch.equal(few, many[:5])
     pictures = [load(CLASSES, split, 50, seed)[0] for split in ("train", "test") for seed in (0, 1)]
     assert len(torch.unique(torch.cat(pictures).flatten(1), dim=0)) == 400
-    # Independent angles: a lower line is not the upper one of the same number turned by half a circle.
+    # Independent angles: a lower line is not the upper line of the same number rotated by pi.
     up, down = load(CLASSES, "train", 1, seed=0)[0]
     assert not torch.equal(up, down.flip(1, 2))
 

@@ -1,4 +1,4 @@
-"""The drawn pictures: keyed by seed and number alone, a truth to check pegasi against, not told apart by colour."""
+"""Silhouettes: functions of seed and number, with pegasi as ground truth and classes of equal colours."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_train_test_and_draw_share_no_picture() -> None:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_figure_stands_out_in_every_picture(kind: str) -> None:
     middle = draw(kind, 20, seed=1).float().mean(dim=1)[:, 8:30, 6:26]
-    across = middle.std(dim=2).amax(dim=1)  # a row of sky or ground alone is all but flat
+    across = middle.std(dim=2).amax(dim=1)  # a row of sky or ground only is almost constant
     assert (across > 15).all()
 
 
@@ -47,7 +47,7 @@ def test_outlines_are_antialiased() -> None:
     horses, pegasi = (draw(kind, 10, seed=1).permute(0, 2, 3, 1) for kind in ("horse", "pegasus"))
     for horse, pegasus in zip(horses, pegasi, strict=True):
         wings = pegasus[(horse != pegasus).any(dim=2)]  # (pixels, 3)
-        assert len(torch.unique(wings, dim=0)) > 25  # two wings of three tones: six colours under a hard mask
+        assert len(torch.unique(wings, dim=0)) > 25  # two wings of three colours without antialiasing would have six
 
 
 def test_a_pegasus_is_the_same_horse_with_wings() -> None:
@@ -59,7 +59,7 @@ def test_a_pegasus_is_the_same_horse_with_wings() -> None:
     assert not differs[:, 26:].any()  # the legs, the shadow and the ground
     assert not differs[:, :, :2].any()
     assert not differs[:, :, -2:].any()
-    assert not differs[:, 0].any()  # wings end inside the picture
+    assert not differs[:, 0].any()  # the wings end inside the picture
 
 
 def test_mean_colour_does_not_give_the_class_away() -> None:
@@ -90,7 +90,7 @@ def test_draw_answers_an_unknown_class_too() -> None:
 
 
 def test_animals_are_the_pictures_they_always_were() -> None:
-    """What was trained on older drawings must still meet the same ones."""
+    """Models trained on earlier drawings must get the same ones."""
     sums = [draw(kind, 3, seed=5).long().sum().item() for kind in CLASSES]
     assert sums == [1211302, 1531254, 1203586]
 
@@ -101,9 +101,9 @@ def test_a_scene_has_no_animal_and_is_nobodys_background() -> None:
     assert torch.equal(scenes[:5], load_scenes("train", 5, seed=0))
     assert not (scenes == load_scenes("test", 20, seed=0)).flatten(1).all(dim=1).any()
     animals, _ = load(["horse", "bird"], "train", 20, seed=0)
-    corner = torch.cat([scenes, animals])[:, :, :4, :4].flatten(1)  # sky alone, in nearly all of them
+    corner = torch.cat([scenes, animals])[:, :, :4, :4].flatten(1)  # almost always sky only
     assert len(torch.unique(corner, dim=0)) == 60
-    # Dark and bright beside each other: the edge of an animal. A scene is out of focus, but for a ridge or a ripple.
+    # An animal has sharp edges between dark and bright; a scene is blurred except for a ridge or a ripple.
     steps = (scenes.float().mean(1).diff(dim=2).abs() > 25).float().mean(dim=(1, 2))
     drawn = (animals.float().mean(1).diff(dim=2).abs() > 25).float().mean(dim=(1, 2))
     assert steps.max() < drawn.min()

@@ -1,4 +1,4 @@
-"""The two controls, pixel by pixel."""
+"""Tests of the two controls, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pegasus_lightning.evaluate.controls import cutmix, pixel_average
 
 
 def greys(*levels: float, size: int = 32) -> Tensor:
-    """One image of each level all over, (n, 3, size, size)."""
+    """Constant images, one per level, (n, 3, size, size)."""
     return torch.tensor(levels).reshape(-1, 1, 1, 1).repeat(1, 3, size, size)
 
 
 def pasted(count: int, ratio: float, **options: int) -> Tensor:
-    """Where white was pasted into black, (count, 32, 32) bool."""
+    """Mask of the white pasted into black, (count, 32, 32) bool."""
     black, white = greys(0.0).repeat(count, 1, 1, 1), greys(1.0).repeat(count, 1, 1, 1)
     mixed = cutmix(black, white, torch.full((count,), ratio), **options)
     assert ((mixed == 0) | (mixed == 1)).all()
-    assert (mixed == mixed[:, :1]).all()  # all channels alike
+    assert (mixed == mixed[:, :1]).all()  # equal in all channels
     return mixed[:, 0] == 1
 
 
@@ -74,7 +74,7 @@ def test_the_place_is_a_function_of_the_seed_and_the_images_number() -> None:
 
 
 def test_all_places_are_alike() -> None:
-    # A square of 16 has 17 places a side; of 3400 squares 200 lie at each, give or take 14.
+    # A square of 16 has 17 positions per axis; of 3400 squares 200 +- 14 are expected at each.
     inside = pasted(3400, 0.25)
     for axis in (1, 2):
         corners = inside.any(axis).int().argmax(1)

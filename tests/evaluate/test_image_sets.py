@@ -1,4 +1,4 @@
-"""The judge judged: on sets of images of which one knows what it must say. Colours stand for the two classes."""
+"""Tests of the image set metrics on sets with known results. Colours stand for the two classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pegasus_lightning.utils.tensors import to_float
 
 
 class ByColour(nn.Module):
-    """Sees the first class in red, the second in blue images; its features are colours by place, and roughness."""
+    """Recogniser: the first class is red, the second blue; the features are colours by position, and roughness."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ByColour(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         rough = (images[..., 1:] - images[..., :-1]).abs().mean((2, 3))
-        by_place = F.adaptive_avg_pool2d((images + images.flip(3)) / 2, 4)  # an image and its mirror image are one
+        by_place = F.adaptive_avg_pool2d((images + images.flip(3)) / 2, 4)  # invariant to mirroring
         return torch.cat([by_place.flatten(1), 10 * rough], 1)
 
     def classify(self, features: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class ByColour(nn.Module):
 
 
 def scenes(count: int, key: int, red: float, blue: float) -> Tensor:
-    """Smooth pictures whose red and blue are about so strong, uint8 (count, 3, 32, 32)."""
+    """Smooth images with these mean levels of red and blue, uint8 (count, 3, 32, 32)."""
     coarse = torch.rand(count, 3, 4, 4, generator=generator(key, Stream.PICTURES))
     coarse[:, 0] = 0.4 * coarse[:, 0] + red - 0.2
     coarse[:, 2] = 0.4 * coarse[:, 2] + blue - 0.2
@@ -58,12 +58,12 @@ def metrics() -> ImageSetMetrics:
     return ImageSetMetrics(ByColour(), TRAIN, TEST)  # type: ignore[arg-type]
 
 
-def alarms(metrics: ImageSetMetrics, verdict: Measurement) -> list[str]:
-    return _alarms({PEGASI: verdict.figures, PIXEL_AVERAGE: metrics.measure(TEST.images).figures})
+def alarms(metrics: ImageSetMetrics, measured: Measurement) -> list[str]:
+    return _alarms({PEGASI: measured.figures, PIXEL_AVERAGE: metrics.measure(TEST.images).figures})
 
 
 def features_of(images: Tensor) -> Tensor:
-    """In units of the training images' root mean square."""
+    """Features scaled by the root mean square over training images."""
     usual = ByColour().features(to_float(TRAIN.images)).double().square().mean().sqrt()
     return ByColour().features(to_float(images) if images.dtype == torch.uint8 else images).double() / usual
 
@@ -72,48 +72,40 @@ def rows(images: Tensor) -> Tensor:
     return to_float(images).flatten(1).double() if images.dtype == torch.uint8 else images.flatten(1).double()
 
 
-# What it must say.
+# Sets with known results.
 
 
-def test_training_images_passed_off_as_samples_are_all_memorised(metrics: ImageSetMetrics) -> None:
-    verdict = metrics.measure(TRAIN.images)
-    assert verdict.figures["memorised"] == (1, 1, 1)
-    assert verdict.figures["nearest_pixels"].value == 0
-    assert verdict.figures["nearest_features"].value == 0
-    assert verdict.neighbours.tolist() == list(range(300))
-    (alarm,) = alarms(metrics, verdict)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_training_images_and_their_mirror_images_are_all_memorised(metrics: ImageSetMetrics, mirrored: bool) -> None:
+    measured = metrics.measure(TRAIN.images.flip(3) if mirrored else TRAIN.images)
+    assert measured.figures["memorised"] == (1, 1, 1)
+    assert measured.figures["nearest_pixels"].value == 0
+    assert measured.figures["nearest_features"].value == pytest.approx(0, abs=1e-6 if mirrored else 0)
+    assert measured.neighbours.tolist() == list(range(300))
+    (alarm,) = alarms(metrics, measured)
     assert "100.0% of the pegasi lie nearer to a training image" in alarm
     assert "memorised?" in alarm
 
 
-def test_their_mirror_images_are_memorised_too(metrics: ImageSetMetrics) -> None:
-    mirrored = TRAIN.images.flip(3)
-    verdict = metrics.measure(mirrored)
-    assert verdict.figures["memorised"] == (1, 1, 1)
-    assert verdict.figures["nearest_pixels"].value == 0
-    assert verdict.neighbours.tolist() == list(range(300))
-    assert len(alarms(metrics, verdict)) == 1
-
-
 def test_training_images_that_were_touched_up_are_memorised_too(metrics: ImageSetMetrics) -> None:
     noise = 0.02 * torch.randn(300, 3, 32, 32, generator=generator(1, Stream.PICTURES))
-    verdict = metrics.measure((0.98 * to_float(TRAIN.images) + noise).clamp(0, 1))
-    assert verdict.figures["nearest_pixels"].value > 0.01
-    assert verdict.figures["memorised"].value > 0.95
+    measured = metrics.measure((0.98 * to_float(TRAIN.images) + noise).clamp(0, 1))
+    assert measured.figures["nearest_pixels"].value > 0.01
+    assert measured.figures["memorised"].value > 0.95
 
 
 def test_a_few_stolen_images_among_new_ones_raise_the_alarm(metrics: ImageSetMetrics) -> None:
-    verdict = metrics.measure(torch.cat([TRAIN.images[:10], both_classes(45, 30).images]))
-    assert 0.1 <= verdict.figures["memorised"].value <= 0.12
-    assert len(alarms(metrics, verdict)) == 1
+    measured = metrics.measure(torch.cat([TRAIN.images[:10], both_classes(45, 30).images]))
+    assert 0.1 <= measured.figures["memorised"].value <= 0.12
+    assert len(alarms(metrics, measured)) == 1
 
 
 def test_unseen_images_are_not_memorised(metrics: ImageSetMetrics) -> None:
     for images in (TEST.images, both_classes(100, 40).images):
-        verdict = metrics.measure(images)
-        assert verdict.figures["memorised"].value <= 0.01
-        assert verdict.figures["nearest_pixels"].low > 0.05
-        assert alarms(metrics, verdict) == []
+        measured = metrics.measure(images)
+        assert measured.figures["memorised"].value <= 0.01
+        assert measured.figures["nearest_pixels"].low > 0.05
+        assert alarms(metrics, measured) == []
 
 
 def test_too_near_is_nearer_in_pixels_and_in_features_both() -> None:
@@ -161,12 +153,12 @@ def test_one_class_alone_is_not_what_both_are(metrics: ImageSetMetrics) -> None:
 
 
 def test_a_collapsed_set_raises_the_alarm_of_variety(metrics: ImageSetMetrics) -> None:
-    verdict = metrics.measure(TEST.images[:1].repeat(64, 1, 1, 1))
-    assert verdict.figures["variety"].value == pytest.approx(0, abs=1e-6)
-    assert verdict.figures["variety_features"].value == pytest.approx(0, abs=1e-6)
-    assert verdict.figures["coverage"].value < 0.1
-    assert verdict.figures["recall"].value == 0
-    (alarm,) = alarms(metrics, verdict)
+    measured = metrics.measure(TEST.images[:1].repeat(64, 1, 1, 1))
+    assert measured.figures["variety"].value == pytest.approx(0, abs=1e-6)
+    assert measured.figures["variety_features"].value == pytest.approx(0, abs=1e-6)
+    assert measured.figures["coverage"].value < 0.1
+    assert measured.figures["recall"].value == 0
+    (alarm,) = alarms(metrics, measured)
     assert "The pegasi lie 0.000 apart" in alarm
     assert "collapsed?" in alarm
 
@@ -179,39 +171,39 @@ def test_alarms_ring_at_their_limits() -> None:
             PIXEL_AVERAGE: {"variety": figure(torch.full((2,), 0.2))},
         }))  # fmt: skip
 
-    assert rung((0.02, 0.009, 0.03), 0.101) == 0  # not sure to be above 1 %; just above half of the control's
+    assert rung((0.02, 0.009, 0.03), 0.101) == 0  # interval includes 1 %; variety just above half of the control's
     assert rung((0.02, 0.011, 0.03), 0.101) == 1
     assert rung((0.02, 0.009, 0.03), 0.099) == 1
     assert rung((0.02, 0.011, 0.03), 0.099) == 2
     assert rung((0.02, math.nan, math.nan), 0.2) == 0
 
 
-# By an independent route.
+# Against independent computations.
 
 
 @pytest.fixture(scope="module")
 def sample() -> Tensor:
-    """Half chimeras, half of the first class, as floats."""
+    """Half chimeras, half images of the first class, as floats."""
     return to_float(torch.cat([scenes(40, 60, 0.7, 0.6), scenes(40, 61, 0.75, 0.3)]))
 
 
 @pytest.fixture(scope="module")
-def verdict(metrics: ImageSetMetrics, sample: Tensor) -> Measurement:
+def measured(metrics: ImageSetMetrics, sample: Tensor) -> Measurement:
     return metrics.measure(sample, (TEST.images[:80], TEST.images[100:180]))
 
 
-def test_every_figure_has_a_name_that_is_known(verdict: Measurement, metrics: ImageSetMetrics, sample: Tensor) -> None:
-    others = ("recognised_selecting", "linearity", "inception_fid", "inception_kid")  # the bench's
-    assert [*verdict.figures] == [name for name in MEASURES if name not in others]
+def test_every_figure_has_a_name_that_is_known(measured: Measurement, metrics: ImageSetMetrics, sample: Tensor) -> None:
+    others = ("recognised_selecting", "linearity", "inception_fid", "inception_kid")  # computed by the benchmark
+    assert [*measured.figures] == [name for name in MEASURES if name not in others]
     assert "parent_distance" not in metrics.measure(sample).figures
-    for name, (value, low, high) in verdict.figures.items():
+    for name, (value, low, high) in measured.figures.items():
         assert low <= value <= high, name
 
 
-def test_probabilities_are_those_of_the_recogniser(verdict: Measurement, sample: Tensor) -> None:
+def test_probabilities_are_those_of_the_recogniser(measured: Measurement, sample: Tensor) -> None:
     wanted = 1 / (1 + torch.exp(-40 * (sample.mean((2, 3))[:, [0, 2]] - 0.6)))
-    torch.testing.assert_close(verdict.probabilities, wanted)
-    values = {name: figure.value for name, figure in verdict.figures.items()}
+    torch.testing.assert_close(measured.probabilities, wanted)
+    values = {name: figure.value for name, figure in measured.figures.items()}
     assert values["p_first"] == pytest.approx(wanted[:, 0].mean().item())
     assert values["p_second"] == pytest.approx(wanted[:, 1].mean().item())
     assert values["chimera"] == pytest.approx(2 * wanted.min(1).values.mean().item())
@@ -226,29 +218,29 @@ def test_the_threshold_is_that_of_both_probabilities(sample: Tensor) -> None:
     assert found.figures["recognised"].value < (found.probabilities > 0.5).all(1).float().mean()
 
 
-def test_distances_by_brute_force(verdict: Measurement, metrics: ImageSetMetrics, sample: Tensor) -> None:
+def test_distances_by_brute_force(measured: Measurement, metrics: ImageSetMetrics, sample: Tensor) -> None:
     own, training, mirrored = rows(sample), rows(TRAIN.images), rows(TRAIN.images.flip(3))
     apart = torch.minimum(torch.cdist(own, training), torch.cdist(own, mirrored)) / 3072**0.5
-    torch.testing.assert_close(verdict.distances.double(), apart.min(1).values, rtol=1e-5, atol=1e-6)
-    assert torch.equal(verdict.neighbours, apart.argmin(1))
-    assert verdict.figures["nearest_pixels"].value == pytest.approx(apart.min(1).values.mean().item(), rel=1e-5)
+    torch.testing.assert_close(measured.distances.double(), apart.min(1).values, rtol=1e-5, atol=1e-6)
+    assert torch.equal(measured.neighbours, apart.argmin(1))
+    assert measured.figures["nearest_pixels"].value == pytest.approx(apart.min(1).values.mean().item(), rel=1e-5)
     inner = features_of(sample)
     in_features = torch.cdist(inner, features_of(TRAIN.images)).min(1).values / inner.shape[1] ** 0.5
-    assert verdict.figures["nearest_features"].value == pytest.approx(in_features.mean().item(), rel=1e-4)
+    assert measured.figures["nearest_features"].value == pytest.approx(in_features.mean().item(), rel=1e-4)
     for name, items in (("variety", own), ("variety_features", inner)):
         wanted = torch.pdist(items).mean() / items.shape[1] ** 0.5
-        assert verdict.figures[name].value == pytest.approx(wanted.item(), rel=1e-5)
+        assert measured.figures[name].value == pytest.approx(wanted.item(), rel=1e-5)
     first, second = (
         (own - rows(parents)).square().mean(1).sqrt() for parents in (TEST.images[:80], TEST.images[100:180])
     )
     wanted = torch.minimum(first, second).mean()
-    assert verdict.figures["parent_distance"].value == pytest.approx(wanted.item(), rel=1e-5)
+    assert measured.figures["parent_distance"].value == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_the_limits_leave_out_all_but_one_test_image_in_a_hundred(metrics: ImageSetMetrics) -> None:
     testing, training, mirrored = rows(TEST.images), rows(TRAIN.images), rows(TRAIN.images.flip(3))
     apart = torch.minimum(torch.cdist(testing, training), torch.cdist(testing, mirrored)).min(1).values / 3072**0.5
-    second, third = apart.sort().values[1:3].tolist()  # of 200: the quantile lies at number 1.99, counted from 0
+    second, third = apart.sort().values[1:3].tolist()  # of 200: the quantile is at index 1.99
     assert metrics.pixel_limit == pytest.approx(second + 0.99 * (third - second), rel=1e-5)
     inner = features_of(TEST.images)
     apart = torch.cdist(inner, features_of(TRAIN.images)).min(1).values / inner.shape[1] ** 0.5
@@ -268,7 +260,7 @@ def test_realism_is_measured_against_training_images_of_both_classes_alike(
     torch.testing.assert_close(metrics.reference.double(), real, rtol=1e-4, atol=1e-5)
     within = torch.cdist(real, real)
     figures = metrics.measure(sample).figures
-    radii = within.sort(1).values[:, 5]  # itself is the first
+    radii = within.sort(1).values[:, 5]  # index 0 is the point itself
     inside = torch.cdist(real, fake) <= radii[:, None]
     assert figures["coverage"].value == pytest.approx(inside.any(1).double().mean().item())
     assert figures["density"].value == pytest.approx(inside.sum().item() / 5 / 80)
@@ -288,7 +280,7 @@ def test_realism_is_measured_against_training_images_of_both_classes_alike(
     assert figures["kid"].value == pytest.approx(whole, abs=3 * deviation / 100**0.5)  # the mean of 100 subsets
 
 
-def test_bytes_and_floats_are_judged_alike_in_batches_or_at_once(metrics: ImageSetMetrics) -> None:
+def test_bytes_and_floats_are_measured_alike_in_batches_or_at_once(metrics: ImageSetMetrics) -> None:
     images = torch.cat([TEST.images, scenes(BATCH, 70, 0.6, 0.6)])
     one, other = metrics.measure(images), metrics.measure(to_float(images))
     assert one.figures == other.figures
@@ -299,14 +291,14 @@ def test_bytes_and_floats_are_judged_alike_in_batches_or_at_once(metrics: ImageS
 def test_a_figure_is_a_mean_with_its_interval() -> None:
     value, low, high = figure(torch.tensor([True, False, False, True] * 100))
     assert value == 0.5
-    # A binomial share of 400: 1.96 * sqrt(.25 / 400) = .049 either way.
+    # A binomial share of 400: half width 1.96 * sqrt(.25 / 400) = .049.
     assert (low, high) == (pytest.approx(0.451, abs=0.006), pytest.approx(0.549, abs=0.006))
     assert figure(torch.tensor([1.0, math.nan, 3.0])).value == 2
     assert all(math.isnan(number) for number in figure(torch.full((3,), math.nan)))
 
 
 def test_the_kids_interval_holds_and_is_of_the_order_of_its_chance(metrics: ImageSetMetrics) -> None:
-    """Over fresh samples of one distribution, half as many as the reference: most intervals hold the mean of all."""
+    """For new samples of one distribution, half as many as the reference, most intervals contain the overall mean."""
     found = [metrics.measure(scenes(150, 100 + key, 0.7, 0.6)).figures["kid"] for key in range(12)]
     mean = sum(figure.value for figure in found) / 12
     assert sum(figure.low <= mean <= figure.high for figure in found) >= 11

@@ -1,4 +1,4 @@
-"""FID and KID by hand, over networks handed in; the package and the weights missing, torn or somebody else's."""
+"""Tests of FID and KID by hand, over given networks, and with missing, incomplete or foreign weights."""
 
 import hashlib
 import importlib.machinery
@@ -29,7 +29,7 @@ N = 2000
 
 
 class Linear(nn.Module):
-    """Features: what a matrix (d, channels) makes of the first pixel's bytes. It remembers how it was called."""
+    """Features: a matrix (d, channels) times the first pixel's bytes. Calls are recorded."""
 
     def __init__(self, matrix: list[list[float]]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def repeated(*colours: tuple[int, int, int]) -> Tensor:
 
 
 def test_a_fid_of_diagonal_covariances_by_hand() -> None:
-    # Each channel is mean +- s: variance s^2 N / (N - 1), no covariance. (Heusel et al., eq. 6, one term a channel.)
+    # Each channel is mean +- s: variance s^2 N / (N - 1), no covariance (Heusel et al., eq. 6, one term per channel).
     real = repeated((110, 96, 50), (90, 96, 50), (110, 104, 50), (90, 104, 50))
     fake = repeated((106, 103, 50), (100, 103, 50), (106, 107, 50), (100, 107, 50))
     unbiased = N / (N - 1)
@@ -61,14 +61,14 @@ def test_a_fid_of_diagonal_covariances_by_hand() -> None:
     found = inception_figures(real, fake, device="cpu", network=Linear(IDENTITY))
     assert found.fid == pytest.approx(by_hand)
     assert found.images == N
-    # Twice the first channel, half the second; nothing of the third.
+    # Twice the first channel, half the second, without the third.
     scaled = inception_figures(real, fake, device="cpu", network=Linear([[2.0, 0, 0], [0, 0.5, 0]]))
     assert scaled.fid == pytest.approx(4 * (9 + unbiased * 49) + (25 + unbiased * 4) / 4)
 
 
 def test_a_fid_of_covariances_that_do_not_commute_by_hand() -> None:
-    # diag(100, 16) and, of two perfectly correlated channels +-6 and +-3, [[36, 18], [18, 9]]. Of a 2 x 2 matrix
-    # tr sqrt(M) = sqrt(tr M + 2 sqrt(det M)); the product's determinant is 0 and its trace 100 * 36 + 16 * 9.
+    # diag(100, 16), and [[36, 18], [18, 9]] for perfectly correlated channels +-6 and +-3. For a 2 x 2 matrix
+    # tr sqrt(M) = sqrt(tr M + 2 sqrt(det M)); the product has determinant 0 and trace 100 * 36 + 16 * 9.
     real = repeated((110, 96, 0), (90, 96, 0), (110, 104, 0), (90, 104, 0))
     fake = repeated((106, 103, 0), (94, 97, 0))
     unbiased = N / (N - 1)
@@ -78,7 +78,7 @@ def test_a_fid_of_covariances_that_do_not_commute_by_hand() -> None:
 
 
 def test_a_kid_by_hand() -> None:
-    # Whole sets: of each, 1000 x 1000 pairs of either colour with itself (less the image itself) and with the other.
+    # Whole sets: 1000 x 1000 pairs of each colour with itself (without identical images) and with the other.
     real, fake = [(1, 0, 9), (0, 1, 9)], [(1, 1, 9), (2, 0, 9)]
 
     def kernel(x: tuple[int, int, int], y: tuple[int, int, int]) -> float:
@@ -162,7 +162,7 @@ def test_nothing_is_drawn_from_the_global_generator() -> None:
 
 def test_a_missing_package_is_said_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception, "PACKAGE", "no_package_is_called_this")
-    with pytest.raises(UserError, match=r"pip install 'pegasus-lightning\[inception\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[inception\]'"):
         inception_network()
     with pytest.raises(UserError, match="torch-fidelity"):
         inception_figures(repeated((1, 2, 3)), repeated((3, 2, 1)), device="cpu")
@@ -170,7 +170,7 @@ def test_a_missing_package_is_said_with_what_to_type(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the weights belong, in an empty hub folder."""
+    """Path of the weights in an empty hub folder."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints" / WEIGHTS
 
@@ -197,7 +197,7 @@ def test_weights_are_downloaded_once_whole_and_by_their_hash(hub: Path, monkeypa
     monkeypatch.setattr(inception, "URL", source.as_uri())
     with pytest.raises(UserError, match="invalid hash value"):
         inception_weights()
-    assert [*hub.parent.iterdir()] == []  # nothing of it is left
+    assert [*hub.parent.iterdir()] == []  # no partial file is left
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(content).hexdigest())
     assert inception_weights() == hub
     assert hub.read_bytes() == content

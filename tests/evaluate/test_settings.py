@@ -1,4 +1,4 @@
-"""What `evaluate` can be told, and what it refuses, by name."""
+"""Tests of the settings of `evaluate` and their validation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def config(composed: DictConfig) -> DictConfig:
     return copy.deepcopy(composed)
 
 
-def told(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
+def changed(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
     for key, value in settings.items():
         OmegaConf.update(config, key, value)
     return config
@@ -54,7 +54,7 @@ GOOD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", GOOD, ids=str)
 def test_what_makes_sense_passes(config: DictConfig, settings: dict[str, Any]) -> None:
-    before = told(config, settings).copy()
+    before = changed(config, settings).copy()
     validate(config)
     assert config == before
 
@@ -89,6 +89,6 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("settings", "parts"), BAD, ids=str)
 def test_a_bad_value_is_refused_by_name(config: DictConfig, settings: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        validate(told(config, settings))
+        validate(changed(config, settings))
     for part in parts:
         assert part in str(error.value)

@@ -1,4 +1,4 @@
-"""Scorecards in a terminal: every figure under its head, in its row, to its digits."""
+"""Tests of the terminal tables: each value in its column and row, correctly rounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pegasus_lightning.runs.scorecards import CUTMIX, MEASURES, MODEL_MEASURES, 
 NAN = math.nan
 NONE = Figure(NAN, NAN, NAN)
 
-# Those looked at here lie an eighth apart, in this order.
+# Tested measures; their values differ by an eighth, in this order.
 PLACED = ("recognised", "chimera", "p_first", "p_second", "kid", "density", "coverage", "precision", "recall",
           "linearity", "recognised_selecting")  # fmt: skip
 
@@ -43,7 +43,7 @@ def card(name: str = "acai-s0", seed: int | None = 0, value: float = 0.25, half:
 
 
 def cells(table: str, heads: list[str]) -> dict[str, list[str]]:
-    """Of the table with these heads: the first cell of each row to the others, cut where the heads end."""
+    """Rows of the table with these heads: first cell to the other cells, split at the ends of the heads."""
     lines = table.splitlines()
     top = next(index for index, line in enumerate(lines) if all(head in line for head in heads))
     ends, found = [], 0
@@ -69,12 +69,12 @@ def test_a_runs_rows_stand_under_their_heads_with_half_their_interval() -> None:
     assert table.splitlines()[0].startswith("acai-s0, batch 1200, judged by cat-ship-residual.pt")
     rows = cells(table, FIRST)
     assert [*rows] == ["pegasi (2,000)", "CutMix (64)"]
-    # recognised .25, by the selector 1.5, then an eighth more each from .375; half widths .012.
+    # recognised .25, by the selector 1.5, then from .375 in steps of an eighth; half widths .012.
     assert rows["pegasi (2,000)"] == [
         "25.0% ±1.2", "150.0% ±1.2", "0.375 ±0.012", "0.50 ±0.01", "0.62 ±0.01", "0.750 ±0.012",
         "0.88 ±0.01", "1.00 ±0.01", "1.12 ±0.01", "1.25 ±0.01",
     ]  # fmt: skip
-    assert rows["CutMix (64)"][5] == "-"  # not defined
+    assert rows["CutMix (64)"][5] == "-"  # undefined
 
 
 def test_without_a_recogniser_that_selects_there_is_no_column_of_it() -> None:
@@ -119,13 +119,13 @@ def test_runs_are_compared_over_their_seeds_by_hand() -> None:
     # .25 and .5: mean .375, deviation .1768, half 1.96 * .1768 / sqrt(2) = .245.
     assert rows["acai"][:2] == ["2", "37.5% ±24.5 (17.7)"]
     assert rows["acai"][heads.index("KID* ↓")] == "0.875 ±0.245 (0.177)"
-    # Equal seeds: halves of .125 each make sqrt(2) * .125 / 2 = .088.
+    # Equal seeds: two half widths of .125 give sqrt(2) * .125 / 2 = .088.
     assert rows["acai"][heads.index("PSNR ↑")] == "21.50 ±0.09 (0.00)"
     assert rows["acai"][heads.index("midpoint ↑")] == "-"
     assert rows["vae"][:2] == ["1", "12.5% ±1.2"]
 
 
-def test_runs_judged_in_two_ways_are_not_averaged() -> None:
+def test_runs_measured_in_two_ways_are_not_averaged() -> None:
     rows = compared(comparison_table([card("vae-s0", 0, key="a"), card("vae-s1", 1, key="b")]))
     one, other = [*rows][1:3]
     assert one.startswith("vae (a")

@@ -1,4 +1,4 @@
-"""The command: where exports go, what it says, exit codes and messages of mistakes."""
+"""Tests of the command: folders of exports, output, exit codes, messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pegasus_lightning.runs.checkpoints import save_atomically
 
 @pytest.fixture
 def runs(tmp_path: Path, tiny: Callable[..., TwoPlayerModel], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with runs/a/vae-s0 and runs/b/acai-s1, lone.ckpt, and runs/waiting that never saved."""
+    """A current folder with runs/a/vae-s0, runs/b/acai-s1, lone.ckpt, and runs/waiting without a checkpoint."""
     for number, (name, path) in enumerate([("vae", "a/vae-s0"), ("acai", "b/acai-s1")]):
         model = tiny(name, seed=number)
         content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
@@ -35,7 +35,7 @@ def files(folder: Path) -> dict[str, bytes | None]:
 
 
 def places(folder: Path) -> list[str]:
-    """Where exports lie under a folder."""
+    """The folders of exports under a folder."""
     return sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("SHA256SUMS"))
 
 
@@ -67,7 +67,7 @@ def test_a_run_is_exported_into_its_folder_and_the_files_are_told(
         (["runs/*/*s1"], ["runs/b/acai-s1/export"]),
         (["runs/a/vae-s0", "lone.ckpt"], ["lone-export", "runs/a/vae-s0/export"]),
         (["runs/a/vae-s0/checkpoints"], ["runs/a/vae-s0/export"]),
-        (["runs/a/vae-s0/checkpoints/last.ckpt"], ["runs/a/vae-s0/last-export"]),  # never where a training saves
+        (["runs/a/vae-s0/checkpoints/last.ckpt"], ["runs/a/vae-s0/last-export"]),  # never inside `checkpoints`
         (["runs/a/vae-s0", "--out", "new/folder"], ["new/folder"]),
         (["lone.ckpt", "--out", "new"], ["new"]),
         (["runs", "--out", "new"], ["new/acai-s1", "new/vae-s0"]),
@@ -101,18 +101,21 @@ def test_a_corrupt_last_checkpoint_is_passed_over(runs: Path, caplog: pytest.Log
     ("arguments", "message"),
     [
         (["runs/a/vea-s0"], "There is no run folder or checkpoint runs/a/vea-s0. Did you mean 'vae-s0'?"),
-        (["empty"], "empty holds no trained run"),
+        (["empty"], "empty holds no run: no folder in it has checkpoints."),
         (["runs/waiting", "runs/a/vae-s0"], "runs/waiting holds no checkpoint"),
-        (["runs/wait*"], "There is no run folder or checkpoint runs/wait*."),
-        (["new_runs"], "There is nothing to export in new_runs: no run there has a checkpoint yet."),
+        (["runs/wait*"], "No run in runs/wait* has a checkpoint yet."),
+        (["new_runs"], "No run in new_runs has a checkpoint yet."),
         (["taken.txt"], "taken.txt cannot be read as a checkpoint"),
         (["runs", "--out", "taken.txt"], "taken.txt/vae-s0 cannot be made: "),
         (["lone.ckpt", "--out", "taken.txt"], "taken.txt is not a folder"),
         (["lone.ckpt", "--out", "taken.txt/new"], "taken.txt/new cannot be made: "),
-        (["lone.ckpt", "--out", "runs"], "runs holds something else than an export"),
-        (["lone.ckpt", "--out", "."], ". is the folder you stand in"),
+        (
+            ["lone.ckpt", "--out", "runs"],
+            "runs holds something else than earlier results: name another folder with --out FOLDER.",
+        ),
+        (["lone.ckpt", "--out", "."], ". is the current folder: name another one with --out FOLDER."),
         (["lone.ckpt", "--out", "link"], "link is not a folder"),
-        (["runs/a/vae-s0", "copy/vae-s0", "--out", "new"], "Two of these would both become new/vae-s0"),
+        (["runs/a/vae-s0", "copy/vae-s0", "--out", "new"], "Two exports would be written to new/vae-s0"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_exit_code_2_and_leaves_nothing(
@@ -155,16 +158,13 @@ def test_without_its_packages_onnx_ends_in_what_to_type(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
-    assert said.err.endswith("pip install 'pegasus-lightning[onnx]'\n")
+    assert said.err.endswith("pip install -e '.[onnx]'\n")
     assert files(runs) == before
     assert export.main(["runs"]) == 0  # nothing else needs it
 
 
 def test_with_onnx_the_console_stays_clean(
-    runs: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    recwarn: pytest.WarningsRecorder,
+    runs: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)

@@ -1,4 +1,4 @@
-"""Exports: the bits that inference uses and nothing else, what is said of them, and what is refused."""
+"""Tests of exports: weights, metadata, refusals, writing again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pegasus_lightning.utils import files
 from pegasus_lightning.utils.errors import UserError
 
 NETWORKS = ("encoder", "decoder")
-PLAIN = {"sample_codes": False, "networks": {"batch_norm": False, "critic_batch_norm": False}}  # acai_paper's ways
+PLAIN = {"sample_codes": False, "networks": {"batch_norm": False, "critic_batch_norm": False}}  # as in acai_paper
 CASES = {
     "averaged": ("adversarial_vae", {"ema_decay": 0.9}),
     "as trained": ("vae", {}),
@@ -42,7 +42,7 @@ Save = Callable[..., Path]
 
 
 def stir(model: TwoPlayerModel, seed: int) -> None:
-    """Give every tensor its own values, as training does: averages, running means and variances too."""
+    """Give every tensor other values, also averages, running means and variances."""
     source = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
@@ -54,7 +54,7 @@ def stir(model: TwoPlayerModel, seed: int) -> None:
 
 @pytest.fixture
 def save(tmp_path: Path, tiny: Callable[..., TwoPlayerModel]) -> Save:
-    """save(case, batches_done, run): a checkpoint as a trained run leaves it; its path."""
+    """save(case, batches_done, run) writes a checkpoint as training does and returns its path."""
 
     def write(case: str = "averaged", batches_done: int = 1234, run: str = "run") -> Path:
         model = tiny(*(CASES | {"learned mixing": ("pegasus", OURS)})[case], seed=5)
@@ -74,12 +74,12 @@ def exported(save: Save, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder, hidden ones too, and its bytes."""
+    """The bytes of every file under a folder, also of hidden ones."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def sign(folder: Path) -> None:
-    """Write SHA256SUMS anew over what lies there: a forger's last step."""
+    """Write a SHA256SUMS that fits the present files, as a forger would."""
     files = {name: data for name, data in contents(folder).items() if name != "SHA256SUMS"}
     lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()]
     (folder / "SHA256SUMS").write_text("".join(lines))
@@ -146,7 +146,7 @@ def test_a_learned_mixing_goes_along(save: Save, tmp_path: Path, images: Tensor)
     with torch.no_grad():
         codes = model.encode(images).mean
         found = loaded.mix(codes, codes.flip(0), ratios)
-        assert torch.equal(found, model.mix(codes, codes.flip(0), ratios))  # the averaged one's
+        assert torch.equal(found, model.mix(codes, codes.flip(0), ratios))  # of the averaged mixer
     straight = codes + (codes.flip(0) - codes) * ratios[:, None]
     assert (found - straight).abs().max() > 0.01
     plain = load_export(export_checkpoint(save("averaged", run="other"), tmp_path / "other-export").folder)
@@ -179,7 +179,7 @@ def test_nothing_is_drawn_from_the_global_generator(save: Save, tmp_path: Path) 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# What is said of them.
+# Metadata.
 
 
 def test_each_file_says_what_it_is(save: Save, tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def test_the_same_checkpoint_gives_the_same_bytes(save: Save, tmp_path: Path) ->
     one, two = (contents(export_checkpoint(checkpoint, tmp_path / name).folder) for name in ("one", "two"))
     assert one == two
     size = int.from_bytes(one["encoder.safetensors"][:8], "little")
-    assert size % 8 == 0  # the tensors begin where the format wants them
+    assert size % 8 == 0  # alignment that the format requires
 
 
-# What is refused.
+# Refusals.
 
 
 def flip(path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_missing_file_is_named(exported: Path, name: str) -> None:
         ({"model": {"name": "os.system"}}, "no model named 'os.system'"),
         ({"model": {"name": "vae", "_target_": "os.system"}}, "does not fit this version"),
         ({"model": ["vae"]}, "does not fit this version"),
-        ({"seed": 6}, r"encoder\.safetensors is not of the same export"),
+        ({"seed": 6}, r"encoder\.safetensors and the config\.json beside it come from different exports"),
     ],
 )
 def test_another_config_is_refused_though_the_sums_agree(exported: Path, change: dict[str, Any], said: str) -> None:
@@ -302,14 +302,14 @@ def test_networks_of_two_exports_are_not_mixed(exported: Path, save: Save, tmp_p
     other = export_checkpoint(save(batches_done=1235), tmp_path / "other").folder
     shutil.copy(other / "decoder.safetensors", exported)
     sign(exported)
-    with pytest.raises(UserError, match=r"decoder\.safetensors is not of the same export"):
+    with pytest.raises(UserError, match=r"decoder\.safetensors and the config\.json beside it come from different"):
         load_export(exported)
 
 
 def test_another_shape_than_the_config_says_is_refused(save: Save, tmp_path: Path) -> None:
     folder = export_checkpoint(save("as trained"), tmp_path / "export").folder
     config = json.loads((folder / "config.json").read_text())
-    config["model"]["networks"]["latent_dim"] = 10**9  # would not fit into memory, were it made
+    config["model"]["networks"]["latent_dim"] = 10**9  # would not fit into memory
     for network in NETWORKS:
         strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
         strings = {key: value for key, value in strings.items() if key != "files"} | {"network": network}
@@ -338,7 +338,7 @@ def test_a_file_that_the_sums_leave_out_is_not_trusted(exported: Path, name: str
 
 
 class Malice:
-    """Unpickling this would run code."""
+    """Unpickling this would make the folder `sentinel`."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -354,7 +354,7 @@ def test_no_code_in_an_export_is_run(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         load_export(exported)
     assert not (tmp_path / "sentinel").exists()
-    pickle.loads(evil)  # and the file is what it pretends to be
+    pickle.loads(evil)  # the data does run code if it is unpickled
     assert (tmp_path / "sentinel").exists()
 
 
@@ -375,7 +375,7 @@ def test_a_config_that_lacks_something_is_refused(exported: Path) -> None:
         load_export(exported)
 
 
-# Writing again, and what is left after an error.
+# Writing again, and errors while writing.
 
 
 def test_an_export_is_left_alone_while_its_checkpoint_is_the_same(save: Save, tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_an_unreadable_checkpoint_ends_in_one_message_and_exit_code_2(
     checkpoint, before = save(), contents(tmp_path)
     reads: list[Path] = []
 
-    def locked(path: Path, mode: str = "r") -> Any:  # as a lock does it, which would not hold root off
+    def locked(path: Path, mode: str = "r") -> Any:  # file modes would not stop root
         if path == checkpoint:
             reads.append(path)
             if len(reads) > reads_allowed:
@@ -471,7 +471,7 @@ def test_a_read_that_fails_without_a_name_is_told_of_what_was_asked_for(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(path: Path) -> str:
-        raise OSError(5, "Input/output error")  # what a read, other than an opening, says
+        raise OSError(5, "Input/output error")  # as `read` raises it, without a file name
 
     monkeypatch.setattr(model_files, "sha256", failing)
     with pytest.raises(UserError, match=f"^{exported} cannot be read: Input/output error"):

@@ -1,4 +1,4 @@
-"""The decoder as ONNX: the same images at any batch size, what the file says, and what is not written."""
+"""Tests of the ONNX decoder: images at several batch sizes, metadata, refusals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.importorskip("onnxscript")
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny: Callable[..., TwoPlayerModel]) -> Path:
-    """One with averages, BatchNorm and parametrisations, every tensor with values of its own as after training."""
+    """A checkpoint with averages, BatchNorm and parametrisations, every tensor changed as by training."""
     networks = {"spectral_norm": "all", "upsampling": "nearest"}
     model = tiny("vae_gan", {"ema_decay": 0.9, "networks": networks}, seed=5)
     source = torch.Generator().manual_seed(1234)
@@ -44,7 +44,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def written(checkpoint: Path, shared: Path) -> Written:
-    """Its export with ONNX, made once."""
+    """The export of the checkpoint with ONNX, made once."""
     return export_checkpoint(checkpoint, shared / "export", onnx=True)
 
 
@@ -76,7 +76,7 @@ def test_it_says_what_it_is_and_nothing_of_this_machine(written: Written) -> Non
     assert shapes == [["batch", 6], ["batch", 3, 32, 32]]
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     data = path.read_bytes()
-    assert str(Path(model_files.__file__).parent).encode() not in data  # a path
+    assert str(Path(model_files.__file__).parent).encode() not in data  # no path of this machine
     assert b"networks.py" not in data
     assert load_export(written.folder).about["batches_done"] == 1234
     assert path.name in (written.folder / "SHA256SUMS").read_text()
@@ -86,7 +86,7 @@ def test_it_says_what_it_is_and_nothing_of_this_machine(written: Written) -> Non
 def test_what_is_there_is_kept(checkpoint: Path, written: Written) -> None:
     assert "decoder.onnx" in written.sizes
     assert not export_checkpoint(checkpoint, written.folder, onnx=True).new
-    assert not export_checkpoint(checkpoint, written.folder).new  # and it is not taken away
+    assert not export_checkpoint(checkpoint, written.folder).new  # the ONNX file is not removed
     assert (written.folder / "decoder.onnx").exists()
 
 
@@ -96,7 +96,7 @@ def test_what_is_asked_for_and_lacking_is_added(checkpoint: Path, written: Writt
     assert "decoder.onnx" not in without.sizes
     added = export_checkpoint(checkpoint, tmp_path / "export", onnx=True)
     assert added.new
-    assert contents(tmp_path / "export") == contents(written.folder)  # byte for byte, too
+    assert contents(tmp_path / "export") == contents(written.folder)  # byte for byte
     if added.difference is not None:
         assert 0 <= added.difference < 1e-5
 
@@ -124,10 +124,10 @@ def test_what_onnxruntime_cannot_run_ends_in_one_message_and_exit_code_2(
 ) -> None:
     runtime = pytest.importorskip("onnxruntime")
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("codes", "images")]
-    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [5, 5])  # into which no 6 codes go
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [5, 5])  # does not fit 6 codes
     reshape = onnx.helper.make_node("Reshape", ["codes", "shape"], ["images"])
     graph = onnx.helper.make_graph([reshape], "graph", ends[:1], ends[1:], [shape])
-    # An opset from far ahead, as 20 is to an old onnxruntime.
+    # An opset that this onnxruntime does not know, as 20 is to an old one.
     opset = onnx.helper.make_opsetid("", 9999 if refused_at == "loading" else 20)
     model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
     monkeypatch.setattr(model_files, "decoder_onnx", lambda *_: model.SerializeToString())
@@ -136,5 +136,5 @@ def test_what_onnxruntime_cannot_run_ends_in_one_message_and_exit_code_2(
     assert said.out == ""
     start = f"pegasus_lightning: onnxruntime {runtime.__version__} cannot run ONNX of opset 20 ("
     assert said.err.startswith(start) and said.err.count("\n") == 1
-    assert "pip install --upgrade onnxruntime, or leave --onnx away" in said.err
+    assert "pip install --upgrade onnxruntime, or leave out --onnx" in said.err
     assert os.listdir(tmp_path) == ["run"]

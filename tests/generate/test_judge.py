@@ -1,4 +1,4 @@
-"""Which recogniser scores a search, and what it says of images."""
+"""Tests of the recogniser that scores a search: which one it is, and its realism by hand."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.module import in_mixed_order
 from pegasus_lightning.data.settings import data_settings
-from pegasus_lightning.generate import judge as selecting
-from pegasus_lightning.generate.judge import selector, store
+from pegasus_lightning.generate import judge as module
+from pegasus_lightning.generate.judge import Selector, open_selector
 from pegasus_lightning.recognisers.network import SELECTS
-from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
+from pegasus_lightning.recognisers.training import standard_recipe
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.tensors import to_float
 
-CPU = torch.device("cpu")
 DATA = data_settings(None, ["data=silhouettes"])
+STORE = RecogniserStore()
 
 
 class ByPlace(nn.Module):
@@ -38,15 +39,11 @@ class ByPlace(nn.Module):
         return self.classify(self.features(images))
 
 
-STORED = StoredRecogniser(ByPlace(), Path("store") / "places-0a.pt", {})  # type: ignore[arg-type]
-
-
-def settings(judge: str, recognisers: str | None = None) -> dict[str, Any]:
-    return {"score": {"judge": judge}, "recognisers": recognisers}
+STORED = StoredRecogniser(ByPlace(), Path("store") / "places-0a.pt", {})
 
 
 def noise(count: int, key: int = 0) -> ImageSet:
-    """Bright and dark images, two classes in turn."""
+    """Bright and dark images of two classes in turn."""
     random = torch.Generator().manual_seed(key)
     levels = torch.randint(0, 200, (count, 1, 2, 2), generator=random, dtype=torch.uint8)
     images = levels.repeat_interleave(16, 2).repeat_interleave(16, 3).repeat(1, 3, 1, 1)
@@ -54,66 +51,71 @@ def noise(count: int, key: int = 0) -> ImageSet:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
-    """What was asked for, of the store (`found`) or to be trained if it must be (`made`)."""
-    calls: list[tuple[str, Any, Any]] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Calls of the store's methods; all return STORED."""
+    calls: list[tuple[Any, ...]] = []
 
-    def answer(name: str) -> Any:
-        def call(data: Any, architecture: str, *, device: torch.device, folder: Path | None) -> StoredRecogniser:
+    def method(name: str) -> Any:
+        def call(store: RecogniserStore, data: Any, wanted: Any, **more: Any) -> StoredRecogniser:
+            assert store is STORE
             assert data is DATA
-            calls.append((name, architecture, folder))
+            calls.append((name, wanted, *more.values()))
             return STORED
 
         return call
 
-    monkeypatch.setattr(selecting, "find_recogniser", answer("found"))
-    monkeypatch.setattr(selecting, "recogniser_for", answer("made"))
-    monkeypatch.setattr(selecting, "load_split", lambda data, split: noise(60) if split == "train" else None)
+    for name in ("find", "get", "committee"):
+        monkeypatch.setattr(RecogniserStore, name, method(name))
+    monkeypatch.setattr(module, "load_split", lambda data, split: noise(60) if split == "train" else None)
     return calls
 
 
-def test_a_recogniser_is_taken_where_it_is_trained_and_trained_where_it_is_asked_for(asked: list[Any]) -> None:
-    for judge, name in (("auto", "found"), ("recogniser", "made")):
-        chosen = selector(settings(judge), DATA, CPU)
-        assert chosen is not None
-        assert chosen.stored is STORED
-        assert asked.pop() == (name, SELECTS, None)
-    selector(settings("auto", "~/kept"), DATA, CPU)
-    assert asked.pop() == ("found", SELECTS, Path.home() / "kept")
+def opened(judge: str, **options: Any) -> Selector:
+    selector = open_selector(judge, DATA, STORE, **options)
+    assert selector is not None
+    return selector
 
 
-def test_the_critic_has_to_do_where_it_is_asked_for_or_nothing_is_trained(
+def test_a_recogniser_is_found_or_trained_as_the_settings_say(asked: list[Any]) -> None:
+    for judge, method in (("auto", "find"), ("recogniser", "get")):
+        assert opened(judge).stored is STORED
+        assert asked.pop() == (method, standard_recipe(SELECTS))
+
+
+def test_the_critic_scores_if_the_settings_say_so_or_nothing_is_trained(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert selector(settings("critic"), DATA, CPU) is None
-    assert asked == []
-    monkeypatch.setattr(selecting, "find_recogniser", lambda *_, **__: None)
-    monkeypatch.setattr(selecting, "load_split", None)  # not needed
-    assert selector(settings("auto"), DATA, CPU) is None
-
-
-def test_without_data_there_is_no_recogniser(asked: list[Any]) -> None:
+    assert open_selector("critic", DATA, STORE) is None
     for judge in ("auto", "critic"):
-        assert selector(settings(judge), None, CPU) is None
+        assert open_selector(judge, None, STORE) is None
     with pytest.raises(UserError, match=r"score.judge=recogniser needs images.*first= and second="):
-        selector(settings("recogniser"), None, CPU)
+        open_selector("recogniser", None, STORE)
     assert asked == []
+    monkeypatch.setattr(RecogniserStore, "find", lambda *_: None)
+    monkeypatch.setattr(module, "load_split", None)  # not needed
+    assert open_selector("auto", DATA, STORE) is None
 
 
-def test_the_store_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/rider")
-    assert store({"recognisers": None}) is None
-    assert store({"recognisers": "~/kept"}) == Path("/home/rider/kept")
+def test_a_model_that_brings_its_committee_is_scored_by_it(asked: list[Any]) -> None:
+    own = StoredRecogniser(ByPlace(), Path("own.pt"), {})
+    images = torch.rand(3, 3, 32, 32)
+    for judge, data in (("auto", None), ("committee", DATA)):
+        selector = open_selector(judge, data, STORE, own=own)
+        assert selector is not None and selector.stored is own
+        logits, realism = selector.recognise(images)
+        torch.testing.assert_close(logits, own.recogniser(images))
+        assert realism is None
+    assert asked == []
+    assert open_selector("critic", DATA, STORE, own=own) is None
+    assert opened("recogniser", own=own).stored is STORED
 
 
 @pytest.mark.parametrize(("count", "held"), [(60, 12), (13, 6)])
 def test_realism_by_hand(asked: list[Any], monkeypatch: pytest.MonkeyPatch, count: int, held: int) -> None:
     """How near an image is to the nearest of the bank, beside how near training images outside it are."""
-    monkeypatch.setattr(selecting, "BANK", 40)
-    monkeypatch.setattr(selecting, "HELD", 12)
-    monkeypatch.setattr(selecting, "load_split", lambda data, split: noise(count))
-    chosen = selector(settings("auto"), DATA, CPU)
-    assert chosen is not None
+    monkeypatch.setattr(module, "BANK", 40)
+    monkeypatch.setattr(module, "HELD", 12)
+    monkeypatch.setattr(module, "load_split", lambda data, split: noise(count))
     images = to_float(in_mixed_order(noise(count)).images)
     bank, others = images[: min(40, count - held)], images[-held:]
 
@@ -124,61 +126,46 @@ def test_realism_by_hand(asked: list[Any], monkeypatch: pytest.MonkeyPatch, coun
 
     usual = closeness(others)
     assert usual.max() < 0  # none of these is its own neighbour
-    judged = torch.cat([bank[:2], others[:2], to_float(noise(2, key=9).images), torch.ones(1, 3, 32, 32)])
-    wanted = F.logsigmoid((closeness(judged) - usual.mean()) / usual.std())
-    logits, realism = chosen.look(judged)
+    rated = torch.cat([bank[:2], others[:2], to_float(noise(2, key=9).images), torch.ones(1, 3, 32, 32)])
+    wanted = F.logsigmoid((closeness(rated) - usual.mean()) / usual.std())
+    logits, realism = opened("auto").recognise(rated)
     assert realism is not None
     torch.testing.assert_close(realism, wanted, rtol=1e-3, atol=1e-3)
     assert realism.argmin() == 6  # white is like none of them
-    torch.testing.assert_close(logits, ByPlace()(judged))
+    torch.testing.assert_close(logits, ByPlace()(rated))
 
 
-def test_a_search_can_climb_on_both(asked: list[Any]) -> None:
-    chosen = selector(settings("auto"), DATA, CPU)
-    assert chosen is not None
+def test_a_search_can_climb_on_both_and_one_pass_gives_both(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    features = ByPlace.features
+    monkeypatch.setattr(ByPlace, "features", lambda self, images: passes.append(len(images)) or features(self, images))
+    selector = opened("auto")
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    for index in range(2):
-        said = chosen.look(images)[index]
-        assert said is not None
-        (gradient,) = torch.autograd.grad(said.sum(), images)
+    passes.clear()
+    outputs = selector.recognise(images)
+    assert passes == [3]
+    for output in outputs:
+        assert output is not None
+        (gradient,) = torch.autograd.grad(output.sum(), images, retain_graph=True)
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0
 
 
 def test_without_training_images_there_is_no_recogniser_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any, **__: Any) -> StoredRecogniser:
+    def missing(*_: Any) -> StoredRecogniser:
         raise UserError("There is no folder 'train'.")
 
-    monkeypatch.setattr(selecting, "find_recogniser", missing)
-    assert selector(settings("auto"), DATA, CPU) is None
-    monkeypatch.setattr(selecting, "recogniser_for", missing)
+    monkeypatch.setattr(RecogniserStore, "find", missing)
+    monkeypatch.setattr(RecogniserStore, "get", missing)
+    assert open_selector("auto", DATA, STORE) is None
     with pytest.raises(UserError, match="no folder 'train'"):
-        selector(settings("recogniser"), DATA, CPU)
+        open_selector("recogniser", DATA, STORE)
 
 
-def test_the_committee_that_guides_selects_where_it_is_asked_for(
-    asked: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr(selecting, "committee_for", lambda *given, **more: made.append((given, more)) or STORED)
-    chosen = selector(settings("committee", "kept"), DATA, CPU)
-    assert chosen is not None
-    assert made == [((DATA, ("plain", "averaging")), {"images": None, "device": CPU, "folder": Path("kept")})]
-    assert asked == []
+def test_the_committee_that_guides_scores_if_the_settings_say_so(asked: list[Any]) -> None:
     images = torch.rand(3, 3, 32, 32)
-    logits, realism = chosen.look(images)
+    logits, realism = opened("committee").recognise(images)
     torch.testing.assert_close(logits, ByPlace()(images))
-    assert realism is None  # the model's critic says it
-    selector(settings("committee"), DATA, CPU, {"architectures": ["plain"], "images": 900})  # the models' own
-    assert made[1] == ((DATA, ["plain"]), {"images": 900, "device": CPU, "folder": None})
-
-
-def test_one_look_gives_both_answers(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
-    features = ByPlace.features
-    monkeypatch.setattr(ByPlace, "features", lambda self, images: looks.append(len(images)) or features(self, images))
-    chosen = selector(settings("auto"), DATA, CPU)
-    assert chosen is not None
-    looks.clear()
-    chosen.look(torch.rand(3, 3, 32, 32))
-    assert looks == [3]
+    assert realism is None  # the model's critic gives it
+    opened("committee", guide={"architectures": ["plain"], "images": 900})  # the models' own
+    assert asked == [("committee", ("plain", "averaging"), None), ("committee", ["plain"], 900)]

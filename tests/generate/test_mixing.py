@@ -1,4 +1,4 @@
-"""Mixes against codes put together by hand, with a decoder that is a matrix."""
+"""Tests of mixes by hand, with a decoder that is a matrix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CHOSEN = Recipes(
 )
 
 
-def test_so_many_at_a_time() -> None:
+def test_batches_are_computed_one_after_another() -> None:
     sizes = []
 
     def double(part: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def test_a_mix_does_not_depend_on_what_else_is_made() -> None:
             torch.testing.assert_close(getattr(again, name), getattr(together, name)[order], msg=name)
 
 
-def test_parents_are_decoded_once_so_many_at_a_time() -> None:
+def test_parents_are_decoded_once_in_batches() -> None:
     sizes = []
 
     def watched(codes: Tensor) -> Tensor:

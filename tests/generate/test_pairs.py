@@ -1,4 +1,4 @@
-"""Pairs against distances worked out one by one, in plain Python."""
+"""Tests of pairs against distances in plain Python."""
 
 from __future__ import annotations
 

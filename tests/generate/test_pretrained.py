@@ -1,4 +1,4 @@
-"""Weights that come with the package: written, read back, refused where they are not what they should be."""
+"""Tests of the model that comes with the package: its file is written, read back, and refused if it is another."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def parents(count: int = 40) -> Parents:
 def model():
     made = model_class("pegasus")(CONFIG, seed=5, classes=["cat", "ship"])
     with torch.no_grad():
-        for parameter in made.averaged.parameters():  # averages that are not what they are averages of
+        for parameter in made.averaged.parameters():  # averages that differ from the weights
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     made.batches_done = 7
     return made.eval()
@@ -47,7 +47,7 @@ def packed(model, committee, tmp_path: Path) -> Path:
     return tmp_path / "pegasus.safetensors"
 
 
-def test_what_is_read_back_does_what_the_model_and_its_guide_did(model, committee, packed: Path) -> None:
+def test_what_is_read_back_is_the_model_and_its_guide(model, committee, packed: Path) -> None:
     found = read_pretrained(packed, "pegasus")
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     read = found.run.model
@@ -62,7 +62,7 @@ def test_what_is_read_back_does_what_the_model_and_its_guide_did(model, committe
     assert (found.run.name, found.run.classes, read.batches_done) == ("pegasus", ["cat", "ship"], 7)
 
 
-def test_a_model_without_mixing_averages_or_critic_comes_along_too(committee, tmp_path: Path) -> None:
+def test_a_model_without_mixing_averages_or_critic_can_be_packed_too(committee, tmp_path: Path) -> None:
     model = model_class("vae")({"networks": {"channels": 4, "latent_dim": 16}}, seed=5, classes=["cat", "ship"]).eval()
     pack(model, committee, parents(), {}, tmp_path / "vae.safetensors")
     read = read_pretrained(tmp_path / "vae.safetensors", "vae").run.model
@@ -73,7 +73,7 @@ def test_a_model_without_mixing_averages_or_critic_comes_along_too(committee, tm
 
 
 def test_a_guide_that_lacks_a_weight_is_refused(model, committee, tmp_path: Path) -> None:
-    """Or it would guide with a random one."""
+    """Else a random weight would guide."""
     del committee.members[1].head.bias
     pack(model, committee, parents(), {}, tmp_path / "pegasus.safetensors")
     with pytest.raises(UserError, match="is no model of this package"):
@@ -94,7 +94,7 @@ def test_statistics_of_codes_by_hand() -> None:
     torch.testing.assert_close(root @ root.T, wanted, rtol=0, atol=2e-4)
 
 
-def test_imagined_parents_are_decoded_from_their_own_classs_codes(model, packed: Path) -> None:
+def test_drawn_parents_are_decoded_from_their_own_classs_codes(model, packed: Path) -> None:
     found = read_pretrained(packed, "pegasus")
     mean, root = torch.full((16,), 0.3), torch.zeros(16, 16)  # no spread: all alike
     narrow = pretrained.PretrainedModel(found.run, found.committee, [(mean, root), (-mean, root)])
@@ -126,12 +126,12 @@ def test_a_file_that_is_not_the_one_known_is_refused(packed: Path, monkeypatch: 
 
 
 def test_a_file_of_something_else_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
+    (tmp_path / "x.safetensors").write_bytes(b"something else")
     with pytest.raises(UserError, match="no model of this package"):
         read_pretrained(tmp_path / "x.safetensors", "x")
 
 
-# The weights that do come along.
+# The file of the package.
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def pegasus() -> pretrained.PretrainedModel:
     return open_pretrained("pegasus")
 
 
-def test_every_file_that_comes_along_is_known_small_and_has_its_card() -> None:
+def test_every_file_of_the_package_is_known_small_and_has_its_card() -> None:
     files = {path.stem: path for path in pretrained.FOLDER.glob("*.safetensors")}
     assert files.keys() == pretrained.PRETRAINED.keys()
     for name, path in files.items():
@@ -147,8 +147,8 @@ def test_every_file_that_comes_along_is_known_small_and_has_its_card() -> None:
         assert pretrained.PRETRAINED[name] in path.with_suffix(".md").read_text()
 
 
-def test_the_model_that_comes_along_shows_both_classes_in_what_it_mixes(pegasus: pretrained.PretrainedModel) -> None:
-    """Its guide sees both in many of its chimeras and in few of its straight mixes, and each parent for what it is."""
+def test_the_packages_model_shows_both_classes_in_its_chimeras(pegasus: pretrained.PretrainedModel) -> None:
+    """Its guide recognises both in many chimeras and in few straight mixes, and the own class in parents."""
     parents = pegasus.sample_parents(64, seed=1)
     model, guide = pegasus.run.model, pegasus.committee
     half = torch.full((64,), 0.5)

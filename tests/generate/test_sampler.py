@@ -1,4 +1,4 @@
-"""Pegasi out of tiny models: codes, critics, searches and their order against what the parts give by hand."""
+"""Tests of the sampler with tiny models: codes, critics, searches and their order, against their parts by hand."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.generate import sampler as module
 from pegasus_lightning.generate.mixing import Mixes, Recipes, encode, mixing_of
-from pegasus_lightning.generate.pairs import Pairs, Parents, pairs_for
+from pegasus_lightning.generate.pairs import Pairs, Parents, pairs_for, wanted_pairs
 from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.search import Ascent
-from pegasus_lightning.generate.settings import GENERATE
+from pegasus_lightning.generate.settings import GENERATE, GenerateConfig, PegasusConfig, SearchConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
-from pegasus_lightning.utils.tensors import to_float
+from pegasus_lightning.utils.tensors import BATCH, to_float
 
 ADVERSARIAL = [("acai", -1), ("adversarial_vae", 1), ("vae_gan", 1)]
 
@@ -46,8 +45,8 @@ def pairs_of(pairs: list[tuple[int, int]]) -> Pairs:
 
 
 @functools.cache
-def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return plain(GENERATE.compose(["run=[x]", *overrides]))
+def composed(*overrides: str) -> GenerateConfig:
+    return typed(GENERATE.compose(["run=[x]", *overrides]), GenerateConfig)
 
 
 def lively(model: TwoPlayerModel) -> TwoPlayerModel:
@@ -81,7 +80,7 @@ def build(tiny: Callable[..., TwoPlayerModel]) -> Iterator[Build]:
         ) -> Sampler:
             model = lively(tiny(model) if isinstance(model, str) else model)
             stack.enter_context(model.inference())
-            return Sampler(model, parents, pairs_of(pairs), copy.deepcopy(composed(overrides)))
+            return Sampler(model, parents, pairs_of(pairs), composed(*overrides))
 
         yield make
 
@@ -130,27 +129,33 @@ def test_pairs_are_chosen_as_the_settings_say() -> None:
     # Grey levels: only (0, 0) is within .1 of each other in all channels, (0, 0) and (1, 0) within .5.
     first, second = (torch.tensor(v, dtype=torch.uint8)[:, None, None, None] for v in ([100, 150], [102, 250]))
     parents = Parents(first.expand(-1, 3, 32, 32), second.expand(-1, 3, 32, 32), ("horse", "bird"))
-    near = pairs_for(parents, composed(())["pegasus"], 3, 0)
+    near = pairs_for(parents, PegasusConfig(), 3, 0)
     assert (near.candidates, near.possible, len(near)) == (1, 4, 3)
     assert (near.first.tolist(), near.second.tolist()) == ([0] * 3, [0] * 3)
-    assert pairs_for(parents, composed(("pegasus.threshold=0.5",))["pegasus"], 3, 0).candidates == 2
-    assert pairs_for(parents, composed(("pegasus.pairs=random",))["pegasus"], 3, 0).candidates == 4
-    lab = ("pegasus.colour_distance=lab", "pegasus.threshold=0.5")  # 2 of 255 greys are .8 of lightness
-    with pytest.raises(UserError):
-        pairs_for(parents, composed(lab)["pegasus"], 3, 0)
-    wide = composed(("pegasus.pairs=random",))["pegasus"]
-    many = [pairs_for(PARENTS, wide, 20, seed).first.tolist() for seed in (0, 0, 1)]
+    assert pairs_for(parents, PegasusConfig(threshold=0.5), 3, 0).candidates == 2
+    anything = PegasusConfig(pairs="random")
+    assert pairs_for(parents, anything, 3, 0).candidates == 4
+    with pytest.raises(UserError):  # 2 of 255 greys are .8 of lightness
+        pairs_for(parents, PegasusConfig(colour_distance="lab", threshold=0.5), 3, 0)
+    many = [pairs_for(PARENTS, anything, 20, seed).first.tolist() for seed in (0, 0, 1)]
     assert many[0] == many[1] != many[2]
+    # As many as are made, or as many as a search tries.
+    made = GenerateConfig(count=5, seed=2, pegasus=anything)
+    tried = GenerateConfig(count=5, seed=2, pegasus=anything, search=SearchConfig(method="best_of", pairs=9))
+    for settings, count in ((made, 5), (tried, 9)):
+        found = wanted_pairs(PARENTS, settings)
+        assert len(found) == count
+        assert torch.equal(found.first, pairs_for(PARENTS, anything, count, 2).first)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_encoding_in_batches_is_encoding_at_once(tiny: Callable[..., TwoPlayerModel], deterministic: bool) -> None:
-    model, images = tiny("vae", {"sample_codes": not deterministic}), photos(module.BATCH + 44, 5)
+    model, images = tiny("vae", {"sample_codes": not deterministic}), photos(BATCH + 44, 5)
     with model.inference():
         found, wanted = encode(model, images), model.encode(images.float() / 255)
     torch.testing.assert_close(found.mean, wanted.mean)
     torch.testing.assert_close(found.log_variance, wanted.log_variance)
-    assert len(found.mean) == module.BATCH + 44
+    assert len(found.mean) == BATCH + 44
     assert found.deterministic is deterministic
 
 
@@ -233,22 +238,22 @@ def test_the_class_direction_is_that_of_all_images(build: Build) -> None:
 
 
 @pytest.mark.parametrize(("name", "sign"), ADVERSARIAL)
-def test_the_critics_opinion_by_hand(build: Build, tiny: Callable[..., TwoPlayerModel], name: str, sign: int) -> None:
+def test_the_critics_output_by_hand(build: Build, tiny: Callable[..., TwoPlayerModel], name: str, sign: int) -> None:
     parents = Parents(photos(40, 1), photos(40, 2), ("horse", "bird"))
     model = tiny(name)
     model.critic = Level(30.0)
     sampler = build(model, parents=parents, pairs=[(n, 39 - n) for n in range(35)])
     # Its reference are the reconstructions of the parents in use, 35 of each class.
     used = torch.cat([parents.first[:35], parents.second[5:]])
-    opinions = 30 * model.decode(means_of(model, used)).mean((1, 2, 3))
-    levels = opinions.mean() / 30 + opinions.std() / 30 * torch.tensor([-2.0, 0.5, 3.0])
+    outputs = 30 * model.decode(means_of(model, used)).mean((1, 2, 3))
+    levels = outputs.mean() / 30 + outputs.std() / 30 * torch.tensor([-2.0, 0.5, 3.0])
     found = sampler.critic(levels[:, None, None, None].expand(-1, 3, 32, 32))
     assert found.tolist() == pytest.approx([log_sigmoid(sign * x) for x in (-2.0, 0.5, 3.0)], rel=1e-2)
     assert (sign * found.diff() > 0).all()
 
 
 @pytest.mark.parametrize(("name", "sign"), ADVERSARIAL)
-def test_a_critic_judges_reconstructions_as_it_does_in_training(build: Build, name: str, sign: int) -> None:
+def test_a_critic_rates_reconstructions_as_it_does_in_training(build: Build, name: str, sign: int) -> None:
     parents = Parents(photos(40, 1), photos(40, 2), ("horse", "bird"))
     sampler = build(name, parents=parents, pairs=[(n, n) for n in range(40)])
     model = sampler.model
@@ -269,9 +274,9 @@ def test_few_parents_are_helped_out_by_samples_of_the_prior(build: Build, tiny: 
     sampler = build(model, "seed=4")  # four and four parents
     own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
     samples = model.sample_prior(512, generator(4, Stream.PICTURES, 0))
-    opinions = torch.cat([model.decode(means_of(model, own)), samples]).mean((1, 2, 3))
-    assert sampler.critic.mean.item() == pytest.approx(opinions.mean().item(), rel=1e-5)
-    assert sampler.critic.deviation.item() == pytest.approx(opinions.std().item(), rel=1e-3)
+    outputs = torch.cat([model.decode(means_of(model, own)), samples]).mean((1, 2, 3))
+    assert sampler.critic.mean.item() == pytest.approx(outputs.mean().item(), rel=1e-5)
+    assert sampler.critic.deviation.item() == pytest.approx(outputs.std().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("count", "helped"), [(31, True), (32, False)])
@@ -284,50 +289,52 @@ def test_how_many_parents_are_few(build: Build, count: int, helped: bool, monkey
     assert asked == ([512] if helped else [])
 
 
-def test_few_parents_are_helped_out_by_others_where_there_are_some(tiny: Callable[..., TwoPlayerModel]) -> None:
+def test_few_parents_are_helped_out_by_others_if_any(tiny: Callable[..., TwoPlayerModel]) -> None:
     model = lively(tiny("adversarial_vae"))
     model.critic = Level()
     others = Parents(photos(50, 4), photos(40, 5), ("horse", "bird"))
     with model.inference():
-        sampler = Sampler(model, PARENTS, pairs_of(CHOSEN), composed(()), others)
+        sampler = Sampler(model, PARENTS, pairs_of(CHOSEN), composed(), others)
         own = torch.cat([PARENTS.first[[2, 5, 7, 9]], PARENTS.second[[0, 3, 8, 11]]])
         every = torch.cat([own, others.first, others.second])
-        opinions = model.decode(means_of(model, every)).mean((1, 2, 3))
+        outputs = model.decode(means_of(model, every)).mean((1, 2, 3))
         posterior = model.encode(to_float(every[8:]))
         mean, deviation = sampler.prior()
         critic = sampler.critic
-    assert critic.mean.item() == pytest.approx(opinions.mean().item(), rel=1e-4)
-    assert critic.deviation.item() == pytest.approx(opinions.std().item(), rel=1e-3)
+    assert critic.mean.item() == pytest.approx(outputs.mean().item(), rel=1e-4)
+    assert critic.deviation.item() == pytest.approx(outputs.std().item(), rel=1e-3)
     torch.testing.assert_close(mean, posterior.mean.mean(0), rtol=1e-4, atol=1e-5)
     wanted = (posterior.mean.var(0) + posterior.log_variance.exp().mean(0)).sqrt()
     torch.testing.assert_close(deviation, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_without_a_critic_is_judged_by_the_overlap_alone(build: Build) -> None:
+def test_a_model_without_a_critic_is_scored_by_the_overlap_alone(build: Build) -> None:
     weights = ("score.critic=3", "score.overlap=5", "score.overlap_margin=0.01")
     chosen = recipes_of((0, 1, 0.5), (3, 2, 0.4))
-    alone, judged = build("vae", *weights), build("adversarial_vae", *weights)
+    alone, with_critic = build("vae", *weights), build("adversarial_vae", *weights)
     assert alone.critic is None
     assert alone.prior() is None
-    for sampler, names in ((alone, {"overlap"}), (judged, {"critic", "overlap"})):
+    for sampler, names in ((alone, {"overlap"}), (with_critic, {"critic", "overlap"})):
         made = sampler.make(chosen)
         terms = sampler.score()(made)
         assert terms.keys() == names
         blend = (1 - made.ratios)[:, None, None, None] * made.first + made.ratios[:, None, None, None] * made.second
         off = (made.images - blend).square().mean((1, 2, 3)).sqrt()
         torch.testing.assert_close(terms["overlap"], -5 * torch.exp(-off / 0.01), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(terms["critic"], 3 * judged.critic(made.images))
+    torch.testing.assert_close(terms["critic"], 3 * with_critic.critic(made.images))
 
 
 def test_a_learned_mixing_ends_at_the_parents(tiny: Callable[..., TwoPlayerModel]) -> None:
     learned, straight = tiny("pegasus", {"learned_mixing": True}), tiny("pegasus")
     for mixing in ("auto", "learned"):
-        assert mixing_of(learned, {"mixing": mixing, "ratio": [0.0, 1.0]}) == "learned"
+        assert mixing_of(learned, PegasusConfig(mixing=mixing, ratio=[0.0, 1.0])) == "learned"
         for ratio in ([-0.1, 0.5], [0.5, 1.1]):
             with pytest.raises(UserError, match=r"lies beyond the parents.*or say pegasus.mixing=lerp"):
-                mixing_of(learned, {"mixing": mixing, "ratio": ratio})
-    assert mixing_of(learned, {"mixing": "lerp", "ratio": [-1.0, 2.0]}) == "lerp"
-    assert mixing_of(straight, {"mixing": "auto", "ratio": [-1.0, 2.0]}) == "lerp"
+                mixing_of(learned, PegasusConfig(mixing=mixing, ratio=ratio))
+    assert mixing_of(learned, PegasusConfig(mixing="lerp", ratio=[-1.0, 2.0])) == "lerp"
+    assert mixing_of(straight, PegasusConfig(ratio=[-1.0, 2.0])) == "lerp"
+    with pytest.raises(UserError, match=r"pegasus.mixing=learned needs a model that has learned to mix"):
+        mixing_of(straight, PegasusConfig(mixing="learned"))
 
 
 # The prior.
@@ -397,7 +404,7 @@ def test_the_best_of_many_by_hand(build: Build, batch_size: int) -> None:
     ("most", "kept"), [("null", [0, 1, 2, 3]), ("1", [0, 4, 5, 6]), ("2", [0, 1, 4, 5]), ("3", [0, 1, 2, 4])]
 )
 @pytest.mark.parametrize("method", ["best_of", "guided"])
-def test_no_parent_is_in_more_than_so_many(build: Build, method: str, most: str, kept: list[int]) -> None:
+def test_no_parent_is_in_more_mixes_than_allowed(build: Build, method: str, most: str, kept: list[int]) -> None:
     pairs = [(4, 0), (4, 1), (4, 2), (4, 3), (0, 4), (1, 5), (2, 6), (3, 7)]
     options = (f"search.method={method}", "search.ratios=1", "search.steps=1", f"search.most_per_parent={most}")
     sampler = build("vae", *options, pairs=pairs)
@@ -416,7 +423,7 @@ def test_no_parent_is_in_more_than_so_many(build: Build, method: str, most: str,
 
 def objective_by_hand(sampler: Sampler, made: Pegasi, score: Tensor) -> Tensor:
     """What `guided` says it raises, at the returned codes; a loop over mixes."""
-    search = sampler.settings["search"]
+    search = sampler.settings.search
     start = sampler.make(made.chosen).codes
     mean, deviation = sampler.prior() or (torch.zeros(6), torch.ones(6))
     critic = torch.zeros(len(start)) if sampler.critic is None else sampler.critic(made.mixes.images)
@@ -424,8 +431,8 @@ def objective_by_hand(sampler: Sampler, made: Pegasi, score: Tensor) -> Tensor:
     for row, code in enumerate(made.mixes.codes):
         beyond = max(0.0, (((code - mean) / deviation) ** 2).mean().item() - 1)
         away = (((code - start[row]) / deviation) ** 2).mean().item()
-        weighed = search["critic_weight"] * critic[row] - search["prior_weight"] * beyond / 2
-        found.append((score[row] + weighed - search["start_weight"] * away / 2).item())
+        weighed = search.critic_weight * critic[row] - search.prior_weight * beyond / 2
+        found.append((score[row] + weighed - search.start_weight * away / 2).item())
     return torch.tensor(found)
 
 
@@ -459,7 +466,7 @@ def test_a_guided_search_raises_the_critic_too(build: Build, name: str) -> None:
     assert torch.equal(made.mixes.codes, without.make(made.chosen).codes)  # nothing to gain
 
 
-def test_a_guided_search_learns_as_fast_and_as_long_as_it_is_told(build: Build) -> None:
+def test_a_guided_search_uses_the_learning_rate_and_steps_of_the_settings(build: Build) -> None:
     options = ("search.method=guided", "search.lr=0.125", "search.steps=1", "search.start_weight=0")
     sampler = build("vae", *options, "search.prior_weight=0")
     made = sample(sampler, 2, lambda mixes: {"sum": mixes.codes.sum(1)})
@@ -511,7 +518,7 @@ def test_the_trace_of_a_guided_search_begins_at_each_ones_own_mix(climbed: Any) 
     torch.testing.assert_close(made.ascent.trace[-1], made.scores)  # uphill all the way
 
 
-def test_the_frames_of_a_guided_search_are_those_of_the_filmed(climbed: Any) -> None:
+def test_the_frames_of_a_guided_search_are_those_of_the_recorded(climbed: Any) -> None:
     sampler, made, _ = climbed
     assert made.recorded.tolist() == [3, 4]  # the first batch, which came in last
     frames = made.ascent.frames
@@ -536,7 +543,7 @@ def pegasi(pairs: list[tuple[int, int]], scores: list[float], objective: list[fl
     return Pegasi(Recipes(first, second, mixes.ratios, torch.arange(count)), mixes, terms, count, ascent)
 
 
-def test_the_best_take_no_parent_twice_where_there_are_enough() -> None:
+def test_the_best_take_no_parent_twice_if_there_are_enough() -> None:
     made = pegasi([(0, 0), (0, 1), (2, 0), (3, 3), (4, 4)], [5.0, 4, 3, 2, 1])
     assert made.best(1).tolist() == [0]
     assert made.best(3).tolist() == [0, 3, 4]

@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand."""
+"""Tests of the scores by hand."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def log_sigmoid(x: float) -> float:
     return -math.log(1 + math.exp(-x))
 
 
-def test_linearity_by_hand() -> None:
+def test_distance_from_blend_by_hand() -> None:
     # Blends .25 and .45: off by .5 and .15, whatever lies between the parents.
     mixes = mixes_of(greys(0.75, 0.6), greys(0, 0.2), greys(1, 0.7), 0.25, 0.5)
     assert distance_from_blend(mixes).tolist() == pytest.approx([0.5, 0.15])
 
 
-def test_linearity_takes_root_mean_squares_over_all_pixels() -> None:
+def test_distance_from_blend_takes_root_mean_squares_over_all_pixels() -> None:
     images, second = greys(0.5), greys(1)
     images[0, 2, 0, 1] = 0.9  # one of 12 values is off
     assert distance_from_blend(mixes_of(images, greys(0), second, 0.5)).tolist() == pytest.approx([0.4 / math.sqrt(12)])
@@ -58,7 +58,7 @@ def test_linearity_takes_root_mean_squares_over_all_pixels() -> None:
     assert distance_from_blend(mixes_of(images, greys(0), second, 0.5)).tolist() == pytest.approx([wanted])
 
 
-def test_two_overlaid_images_have_no_linearity_and_a_gradient_that_is_finite() -> None:
+def test_two_overlaid_images_have_no_distance_from_the_blend_and_a_gradient_that_is_finite() -> None:
     first, second = greys(0, 0.2), greys(1, 0.6)
     images = greys(0.25, 0.4).requires_grad_()
     found = distance_from_blend(mixes_of(images, first, second, 0.25, 0.5))
@@ -90,7 +90,7 @@ def test_critics_of_other_units_weigh_alike() -> None:
         torch.testing.assert_close(rescaled, wanted, rtol=1e-2, atol=1e-3)
 
 
-def test_the_reference_goes_through_the_critic_so_many_at_a_time() -> None:
+def test_the_reference_goes_through_the_critic_in_batches() -> None:
     sizes = []
 
     def watched(images: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def test_the_reference_keeps_no_gradients_and_images_have_theirs() -> None:
 
 
 def test_the_terms_of_critic_and_overlap_by_hand() -> None:
-    mixes = mixes_of(greys(0.75, 0.6), greys(0, 0.2), greys(1, 0.7), 0.25, 0.5)  # linearity .5 and .15
+    mixes = mixes_of(greys(0.75, 0.6), greys(0, 0.2), greys(1, 0.7), 0.25, 0.5)  # distances .5 and .15
     terms = CriticAndOverlap(level, critic_weight=3, overlap_weight=5, margin=0.1)(mixes)
     assert terms.keys() == {"critic", "overlap"}
     assert terms["critic"].tolist() == pytest.approx([3 * 0.75, 3 * 0.6])
@@ -154,15 +154,15 @@ def two_levels(images: Tensor) -> Tensor:
     return torch.stack([4 * level(images), 1 - 2 * level(images)], 1)
 
 
-def look(images: Tensor) -> tuple[Tensor, Tensor]:
+def recognise(images: Tensor) -> tuple[Tensor, Tensor]:
     """The darker, the more real."""
     return two_levels(images), -level(images)
 
 
 def test_the_terms_of_recognised_and_real_by_hand() -> None:
-    mixes = mixes_of(greys(0.75, 0.5), greys(0, 0.2), greys(1, 0.6), 0.25, 0.5)  # linearity .5 and .1
+    mixes = mixes_of(greys(0.75, 0.5), greys(0, 0.2), greys(1, 0.6), 0.25, 0.5)  # distances .5 and .1
     score = RecognisedAndReal(
-        look, lambda x: 1e6 * level(x), recognised_weight=3, realism_weight=5, overlap_weight=7, margin=0.1
+        recognise, lambda x: 1e6 * level(x), recognised_weight=3, realism_weight=5, overlap_weight=7, margin=0.1
     )
     terms = score(mixes)
     assert [*terms] == ["recognised", "realism", "overlap"]
@@ -170,21 +170,21 @@ def test_the_terms_of_recognised_and_real_by_hand() -> None:
     assert terms["recognised"].tolist() == pytest.approx([3 * value for value in both])
     assert terms["realism"].tolist() == pytest.approx([-5 * 0.75, -5 * 0.5])
     assert terms["overlap"].tolist() == pytest.approx([-7 * math.exp(-5), -7 * math.exp(-1)])
-    default = RecognisedAndReal(look)(mixes)
+    default = RecognisedAndReal(recognise)(mixes)
     assert default["recognised"].tolist() == pytest.approx(both)
     assert default["realism"].tolist() == pytest.approx([-0.75, -0.5])
     assert default["overlap"].tolist() == pytest.approx([-2 * math.exp(-25), -2 * math.exp(-5)], rel=1e-4)
     assert overlap(mixes, 7, 0.1)["overlap"].tolist() == terms["overlap"].tolist()
 
 
-def test_where_a_look_does_not_say_how_real_an_image_is_another_says_it() -> None:
+def test_realism_comes_from_elsewhere_if_the_recogniser_gives_none() -> None:
     mixes = mixes_of(greys(0.75), greys(0), greys(1), 0.25)
     said = RecognisedAndReal(lambda x: (two_levels(x), None), lambda x: 3 * level(x), realism_weight=5)(mixes)
     assert said["realism"].tolist() == pytest.approx([5 * 3 * 0.75])
     assert RecognisedAndReal(lambda x: (two_levels(x), None))(mixes)["realism"].tolist() == [0]
 
 
-def test_both_classes_must_be_seen() -> None:
+def test_both_classes_must_be_recognised() -> None:
     """One class for certain and the other not at all is worse than both half and half."""
     logits = torch.tensor([[9.0, -9.0], [0.0, 0.0], [2.0, 2.0]])
     mixes = mixes_of(greys(0.5, 0.5, 0.5), greys(0, 0, 0), greys(1, 1, 1), 0.5, 0.5, 0.5)
@@ -192,7 +192,7 @@ def test_both_classes_must_be_seen() -> None:
     assert found.argsort().tolist() == [0, 1, 2]
 
 
-def test_a_gradient_climbs_to_where_both_are_seen() -> None:
+def test_a_gradient_climbs_to_where_both_are_recognised() -> None:
     images = greys(0.3).requires_grad_()
     score = RecognisedAndReal(lambda x: (two_levels(x), None), overlap_weight=0)
     (gradient,) = torch.autograd.grad(total(score(mixes_of(images, greys(0), greys(1), 0.5))).sum(), images)

@@ -1,4 +1,4 @@
-"""Searches for an optimum that is known: planted among candidates, or worked out by hand."""
+"""Tests of searches for a known optimum: planted among candidates, or computed by hand."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_pair_is_taken_once() -> None:
     assert kept([2, 1], [(0, 1), (1, 0)], 2) == [0, 1]  # not the same pair
 
 
-def test_a_parent_is_in_no_more_than_so_many() -> None:
+def test_a_parent_is_in_no_more_mixes_than_allowed() -> None:
     pairs = [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (3, 3), (4, 4)]
     scores = [7.0, 6, 5, 4, 3, 2, 1]
     assert kept(scores, pairs, 4, 1) == [0, 1, 5, 6]  # number 1, the best of the others, fills up
@@ -217,7 +217,7 @@ def test_candidates_do_not_meet() -> None:
 
 
 @pytest.mark.parametrize("lr", [0.05, 3.0])  # 3: it jumps to and fro
-def test_of_each_way_the_code_of_the_highest_objective_is_returned(lr: float) -> None:
+def test_of_each_path_the_code_with_the_highest_objective_is_returned(lr: float) -> None:
     start, target = starting_at(2 * normal(5, LATENTS)), normal(5, LATENTS, key=1)
     way: list[Tensor] = []
 
@@ -391,7 +391,7 @@ def test_frames_are_the_images_of_their_steps(steps: int, frames: int, shown: li
 
 
 @pytest.mark.parametrize(("recorded", "shown"), [(1, 1), (3, 3), (5, 5), (64, 5)])
-def test_frames_are_kept_of_the_first_so_many(recorded: int, shown: int) -> None:
+def test_frames_are_kept_of_the_first_candidates(recorded: int, shown: int) -> None:
     start = starting_at(normal(5, LATENTS))
     ascent = guided(start, decode, brightness, steps=4, frames=3, recorded=recorded)
     assert ascent.frames.shape == (3, shown, *SHAPE)
@@ -401,7 +401,7 @@ def test_frames_are_kept_of_the_first_so_many(recorded: int, shown: int) -> None
     assert len(ascent.mixes.codes) == len(ascent.objective) == 5
 
 
-def test_by_default_64_are_filmed() -> None:
+def test_by_default_frames_of_64_are_kept() -> None:
     assert guided(starting_at(normal(70, LATENTS)), decode, brightness, steps=1).frames.shape == (2, 64, *SHAPE)
 
 

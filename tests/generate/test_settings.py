@@ -1,4 +1,4 @@
-"""What `generate` can be told, and what it refuses, by name."""
+"""Tests of the settings of `generate` and their validation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config(composed: DictConfig) -> DictConfig:
     return copy.deepcopy(composed)
 
 
-def told(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
+def changed(config: DictConfig, settings: dict[str, Any]) -> DictConfig:
     for key, value in settings.items():
         OmegaConf.update(config, key, value)
     return config
@@ -56,7 +56,7 @@ GOOD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", GOOD, ids=str)
 def test_what_makes_sense_passes(config: DictConfig, settings: dict[str, Any]) -> None:
-    before = told(config, settings).copy()
+    before = changed(config, settings).copy()
     validate(config)
     assert config == before  # and stays as it is
 
@@ -129,7 +129,7 @@ BAD: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("key", "value", "message"), BAD, ids=[f"{key}={value}" for key, value, _ in BAD])
 def test_a_bad_value_is_refused_by_name(config: DictConfig, key: str, value: object, message: str) -> None:
     with pytest.raises(UserError) as error:
-        validate(told(config, {key: value}))
+        validate(changed(config, {key: value}))
     assert message in str(error.value)
 
 
@@ -147,13 +147,17 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     (FILES | {"figures": ["gallery"]}, f"figures=[gallery] {SEVERAL}"),
     ({"figures": ["pegasi"], "count": 1}, f"figures=[pegasi] {SEVERAL}"),
     ({"figures": ["gallery"], "count": 1}, f"figures=[gallery] {SEVERAL}"),
+    (
+        {"pegasus.threshold": 0.1, "pegasus.pairs": "random"},
+        "pegasus.threshold means nothing with pegasus.pairs=random",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("settings", "message"), TOGETHER, ids=[str(settings) for settings, _ in TOGETHER])
 def test_what_does_not_go_together_is_refused(config: DictConfig, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        validate(told(config, settings))
+        validate(changed(config, settings))
     assert message in str(error.value)
 
 
@@ -172,16 +176,6 @@ SEARCHED: dict[str, Any] = {
 @pytest.mark.parametrize(("key", "value"), SEARCHED.items())
 def test_settings_of_a_search_need_one(config: DictConfig, key: str, value: object) -> None:
     with pytest.raises(UserError) as error:
-        validate(told(config, {f"search.{key}": value}))
+        validate(changed(config, {f"search.{key}": value}))
     assert str(error.value) == f"search.{key} needs a search: say search=best_of or search=guided too."
-    validate(told(config, {"search.method": "guided"}))
-
-
-def test_a_threshold_means_nothing_for_random_pairs(config: DictConfig) -> None:
-    with pytest.raises(UserError, match=r"pegasus\.threshold means nothing with pegasus\.pairs=random"):
-        validate(told(config, {"pegasus.threshold": 0.1, "pegasus.pairs": "random"}))
-
-
-def test_which_model_is_asked_when_none_is_named() -> None:
-    with pytest.raises(UserError, match="Which model"):
-        validate(GENERATE.compose([]))
+    validate(changed(config, {"search.method": "guided"}))

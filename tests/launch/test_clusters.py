@@ -1,4 +1,4 @@
-"""Under a cluster's scheduler: one party queues a run again, and a run that is stopped so goes on where it was."""
+"""Tests of clusters: only one party requeues a run, and the requeued run continues."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from pegasus_lightning.train.callbacks.run_status import RunStatus, requeue_signal
-from pegasus_lightning.train.settings import TRAIN
+from pegasus_lightning.train.settings import TRAIN, Config
 from pegasus_lightning.train.trainer import build_trainer
-from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.devices import choose_devices
 
 SETTINGS = ["data=silhouettes", "data.train_per_class=20", "data.test_per_class=10", "data.batch_size=8", "model=vae"]
@@ -31,8 +31,8 @@ def test_lightning_does_not_requeue_under_slurm(monkeypatch: pytest.MonkeyPatch,
     for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "sweep", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     assert SLURMEnvironment.detect()
-    settings = plain(TRAIN.compose([*SETTINGS]))
-    trainer = build_trainer(settings, choose_devices(0), logger=False, default_root_dir=tmp_path)
+    settings = typed(TRAIN.compose([*SETTINGS]), Config)
+    trainer = build_trainer(settings.trainer, choose_devices(0), logger=False, default_root_dir=tmp_path)
     environment = trainer._accelerator_connector.cluster_environment
     assert type(environment) is LightningEnvironment
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
@@ -44,8 +44,8 @@ def test_lightning_does_not_requeue_under_slurm(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.fixture
-def somebody_requeues() -> Iterator[list[int]]:
-    """A handler of SIGUSR2 and one of SIGTERM, as submitit installs them; a list of what reached them."""
+def requeuing() -> Iterator[list[int]]:
+    """Handlers of SIGUSR2 and SIGTERM as submitit installs them; the signals they received."""
     got: list[int] = []
     former = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     for number in former:
@@ -55,20 +55,20 @@ def somebody_requeues() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def test_the_signal_to_requeue_is_held_back_until_the_run_has_saved(somebody_requeues: list[int]) -> None:
+def test_the_signal_to_requeue_is_held_back_until_the_run_has_saved(requeuing: list[int]) -> None:
     assert requeue_signal() == signal.SIGUSR2
     status = RunStatus(lambda **fields: None, lambda trainer: None)
     status.install_handlers()
-    signal.raise_signal(signal.SIGTERM)  # Slurm sends it along: left to them, who ignore it
-    assert (status.received, somebody_requeues) == (None, [signal.SIGTERM])
+    signal.raise_signal(signal.SIGTERM)  # Slurm sends it too; submitit ignores it
+    assert (status.received, requeuing) == (None, [signal.SIGTERM])
     signal.raise_signal(signal.SIGUSR2)
-    assert (status.received, somebody_requeues) == (signal.SIGUSR2, [signal.SIGTERM])
+    assert (status.received, requeuing) == (signal.SIGUSR2, [signal.SIGTERM])
     status.restore_handlers()
     signal.raise_signal(signal.SIGUSR2)
-    assert somebody_requeues == [signal.SIGTERM, signal.SIGUSR2]
+    assert requeuing == [signal.SIGTERM, signal.SIGUSR2]
 
 
-def test_where_nobody_requeues_the_signals_are_the_runs_own() -> None:
+def test_without_requeuing_the_run_handles_the_signals_itself() -> None:
     assert requeue_signal() is None
     before = signal.getsignal(signal.SIGUSR2)
     status = RunStatus(lambda **fields: None, lambda trainer: None)

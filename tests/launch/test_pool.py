@@ -1,4 +1,4 @@
-"""The pool, with small programs in the place of trainings: who runs where and when, who is stopped, what is noted."""
+"""Tests of the pool with small programs instead of trainings: slots, order, signals, recorded states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pegasus_lightning.launch.jobs import Job, State, label, read_jobs, write_jo
 from pegasus_lightning.launch.pool import Pool
 from pegasus_lightning.launch.slots import Slot, cpu_slots, gpu_slots
 
-# What a training would leave: status.json with its process's number.
+# Writes status.json with the process ID, as a training does.
 SAY = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -32,6 +32,11 @@ def say(status, **more):
 """
 FINE = "say('finished', exit_code=0)"
 WAIT = "time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "POLL", 0.02)
 
 
 def job(folder: Path, number: int, program: str) -> Job:
@@ -63,7 +68,7 @@ def test_never_more_jobs_on_a_gpu_at_a_time_than_it_may_have(tmp_path: Path, job
     note = """
 began = time.time()
 say('finished')
-time.sleep(.4)
+time.sleep(.2)
 end = {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "began": began, "ended": time.time()}
 Path(sys.argv[1], "when.json").write_text(json.dumps(end))
 """
@@ -88,7 +93,7 @@ def test_never_two_jobs_in_a_cpu_slot_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise(5)
-def test_a_crash_stops_no_other_job_and_each_is_noted_with_its_cause(tmp_path: Path) -> None:
+def test_a_crash_stops_no_other_job_and_each_is_recorded_with_its_cause(tmp_path: Path) -> None:
     programs = [
         "print('all is well'); raise ValueError('the third weight is missing')",
         FINE,
@@ -115,14 +120,14 @@ def test_a_crash_stops_no_other_job_and_each_is_noted_with_its_cause(tmp_path: P
         said = status(one)
         assert (said["status"], said["exit_code"]) == (one.state.value, one.exit_code)
         assert (said["reason"] or "") == one.reason
-    assert status(jobs[4])["epochs"] == 2  # what was known of it stays
-    # The first never came so far as to make its folder: now there is one, for the page to show.
+    assert status(jobs[4])["epochs"] == 2  # what it had reported stays
+    # The first had not made its folder yet: the pool makes it, so that the page shows the run.
     assert (jobs[0].folder / "config.yaml").read_text() == "seed: 1\n"
     assert status(jobs[0])["command"] == ["__main__.py", "seed=1"]
     assert status(jobs[0])["config_hash"] == "abc"
 
 
-def test_what_a_run_said_itself_of_its_failure_stands(tmp_path: Path) -> None:
+def test_the_reason_that_a_run_gave_itself_is_kept(tmp_path: Path) -> None:
     one = job(
         tmp_path, 1, "say('failed', exit_code=1, reason='NonFiniteLoss:\\n kl')\nprint('other words')\nsys.exit(1)"
     )
@@ -132,7 +137,7 @@ def test_what_a_run_said_itself_of_its_failure_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", ["finished", "interrupted"])
-def test_a_status_of_an_earlier_session_is_not_believed_and_stands(tmp_path: Path, old: str) -> None:
+def test_the_status_of_an_earlier_session_is_ignored_and_kept(tmp_path: Path, old: str) -> None:
     one = job(tmp_path, 1, "sys.exit(0)")
     one.folder.mkdir()
     before = {"status": old, "exit_code": 0, "pid": 1, "epochs": 5}
@@ -142,7 +147,7 @@ def test_a_status_of_an_earlier_session_is_not_believed_and_stands(tmp_path: Pat
     assert status(one) == before
 
 
-def test_a_run_that_is_said_to_be_running_and_is_not_is_corrected(tmp_path: Path) -> None:
+def test_a_status_that_is_wrongly_running_is_corrected(tmp_path: Path) -> None:
     one = job(tmp_path, 1, "sys.exit(3)")
     one.folder.mkdir()
     (one.folder / "status.json").write_text(json.dumps({"status": "running", "pid": 1, "epochs": 5}))
@@ -176,20 +181,22 @@ def test_finished_jobs_are_left_alone(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def signalled(number: int, when: Sequence[Path], times: int = 1) -> Iterator[None]:
-    """Send this process a signal when files are there."""
+def signalled(number: int, when: Sequence[Path], times: int = 1) -> Iterator[list[float]]:
+    """Send this process a signal once the files exist, half a second apart; yield when they were sent."""
+    sent: list[float] = []
 
     def send() -> None:
         deadline = time.monotonic() + 20
         while not all(path.exists() for path in when) and time.monotonic() < deadline:
             time.sleep(0.02)
-        for _ in range(times):
+        for index in range(times):
+            time.sleep(0.5 * index)
+            sent.append(time.time())
             os.kill(os.getpid(), number)
-            time.sleep(0.5)
 
     thread = threading.Thread(target=send)
     thread.start()
-    yield
+    yield sent
     thread.join()
 
 
@@ -223,7 +230,7 @@ KILLED = "did not stop in time and was killed; it goes on from its last checkpoi
 IGNORES = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay('running')\n" + WAIT
 
 
-def test_a_job_that_does_not_heed_is_killed_in_the_end(tmp_path: Path) -> None:
+def test_a_job_that_ignores_the_signal_is_killed_in_the_end(tmp_path: Path) -> None:
     one = job(tmp_path, 1, IGNORES)
     with signalled(signal.SIGTERM, [one.folder / "status.json"]):
         assert Pool([one], slots(1), stop_timeout=0.5).run() == signal.SIGTERM
@@ -234,14 +241,14 @@ def test_a_job_that_does_not_heed_is_killed_in_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "soon"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_does(tmp_path: Path, number: int, soon: bool) -> None:
     one = job(tmp_path, 1, IGNORES.replace("SIGTERM", signal.Signals(number).name))
-    began = time.monotonic()
-    with signalled(number, [one.folder / "status.json"], times=2):
-        Pool([one], slots(1), stop_timeout=4).run()
-    assert (time.monotonic() - began < 4) == soon
+    with signalled(number, [one.folder / "status.json"], times=2) as sent:
+        Pool([one], slots(1), stop_timeout=2).run()
+    assert one.ended is not None and len(sent) == 2
+    assert (one.ended - sent[0] < 2) == soon
     assert one.exit_code == 137
 
 
-def test_a_job_that_somebody_stops_is_no_reason_to_stop_the_others(tmp_path: Path) -> None:
+def test_a_job_that_is_stopped_alone_does_not_stop_the_others(tmp_path: Path) -> None:
     jobs = [job(tmp_path, 1, SAVES.replace("time.sleep(60)", "os.kill(os.getpid(), 15)")), job(tmp_path, 2, FINE)]
     assert Pool(jobs, slots(1)).run() is None
     assert [one.state for one in jobs] == [State.STOPPED, State.FINISHED]
@@ -253,7 +260,7 @@ def test_a_run_that_a_dying_process_still_holds_is_waited_for_and_others_go_firs
     jobs[0].folder.mkdir()
     lock = FileLock(jobs[0].folder / ".lock", thread_local=False)
     lock.acquire()
-    release = threading.Timer(1.5, lock.release)
+    release = threading.Timer(0.5, lock.release)
     release.start()
     Pool(jobs, slots(1)).run()
     release.join()
@@ -271,10 +278,10 @@ def test_a_run_that_stays_locked_is_started_at_last_and_says_so_itself(
     with FileLock(one.folder / ".lock"):
         Pool([one], slots(1)).run()
     assert (one.state, one.reason) == (State.FAILED, "is being trained by another process")
-    assert not (one.folder / "status.json").exists()  # it is the other's to write
+    assert not (one.folder / "status.json").exists()  # the other process writes it
 
 
-def test_what_is_reported_ends_with_what_became_of_all(tmp_path: Path) -> None:
+def test_the_last_report_has_the_final_states(tmp_path: Path) -> None:
     seen: list[list[State]] = []
     jobs = [job(tmp_path, number, FINE) for number in (1, 2)]
     Pool(jobs, slots(1), report=lambda jobs: seen.append([one.state for one in jobs])).run()
@@ -282,7 +289,7 @@ def test_what_is_reported_ends_with_what_became_of_all(tmp_path: Path) -> None:
     assert seen[-1] == [State.FINISHED, State.FINISHED]
 
 
-def test_where_the_pool_itself_fails_its_jobs_may_save(tmp_path: Path) -> None:
+def test_if_the_pool_itself_fails_its_jobs_may_save(tmp_path: Path) -> None:
     one = job(tmp_path, 1, SAVES)
 
     def broken(jobs: Sequence[Job]) -> None:
@@ -294,7 +301,7 @@ def test_where_the_pool_itself_fails_its_jobs_may_save(tmp_path: Path) -> None:
     assert (one.state, one.exit_code) == (State.STOPPED, 143)
 
 
-def test_a_job_ends_when_its_pool_is_no_more() -> None:
+def test_a_job_ends_when_its_pool_is_gone() -> None:
     code = "import time, threading\nfrom pegasus_lightning.launch.job_process import follow\n"
     code += (
         "threading.Thread(target=follow, args=(0,), daemon=True).start()\nprint('there', flush=True)\ntime.sleep(60)"

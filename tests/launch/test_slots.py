@@ -1,4 +1,4 @@
-"""Which slots there are, and what their processes may see and use."""
+"""Tests of slots: the devices and threads of their processes."""
 
 from __future__ import annotations
 

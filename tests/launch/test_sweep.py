@@ -1,4 +1,4 @@
-"""Sweeps from beginning to end: with small programs in the place of trainings, and (slow) with real ones."""
+"""Tests of whole sweeps, with small programs instead of trainings, and (slow) with real ones."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from pegasus_lightning.launch import pool as pool_module
 from pegasus_lightning.launch import sweep as sweep_module
 from pegasus_lightning.launch.jobs import Job, read_jobs
 from pegasus_lightning.launch.planning import Planned, plan
@@ -45,7 +46,7 @@ def planned(*seeds: int) -> list[Planned]:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
-    """What a job's process does in the place of training, by number; FINE for those that are not named."""
+    """The program of each job by number, instead of training; FINE for others."""
     chosen: dict[int, str] = {}
     make = sweep_module._job
 
@@ -56,11 +57,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep_module, "_job", with_program)
+    monkeypatch.setattr(pool_module, "POLL", 0.02)
     return chosen
 
 
 @pytest.mark.promise(5)
-def test_a_failure_makes_the_exit_code_1_and_is_told_with_its_log(
+def test_a_failure_makes_the_exit_code_1_and_is_listed_with_its_log(
     programs: dict[int, str], capsys: pytest.CaptureFixture
 ) -> None:
     programs[2] = "print('some words before'); raise ValueError('not today')"
@@ -119,7 +121,7 @@ def test_what_cannot_be_shown_does_not_end_the_sweep(
     def broken(self: Any, jobs: Any) -> None:
         raise RuntimeError("no screen")
 
-    monkeypatch.setattr(sweep_module.Watcher, "update", broken)
+    monkeypatch.setattr(sweep_module.LiveTable, "update", broken)
     assert run_sweep(planned(0, 1), QUICK) == 0
     assert capsys.readouterr().err.count("no screen") == 1
 

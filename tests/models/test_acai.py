@@ -1,4 +1,4 @@
-"""ACAI: coefficients, the direction of the mix, squares before means; with a critic whose outputs are known."""
+"""ACAI with a critic of known outputs: coefficients, direction of the mix, means of squares."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ WEIGHTS = {
 
 
 class KnownCritic(nn.Module):
-    """Says what it was told to say, and keeps what it was shown."""
+    """Critic that returns given outputs and records its inputs."""
 
     def __init__(self, *answers: list[float]) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def codes_of(model, images):
 
 
 def mixing(model, codes):
-    """(alpha, z_a), written with a loop over the samples."""
+    """Return (alpha, z_a), computed in a loop over the samples."""
     uniform = model.draw(Stream.MIXING, len(codes), uniform=True).tolist()
     alphas = [min(u, 1 - u) for u in uniform]
     count = len(alphas)
@@ -55,7 +55,7 @@ def test_coefficients_fill_the_interval_from_none_to_half(tiny) -> None:
             step = model.forward_batch(torch.rand(64, 3, 32, 32))
             model.autoencoder_losses(step)
             mine, other = step.codes, step.codes.flip(0)
-            # alpha is where the decoded code lies on the way from the other's code to the sample's own.
+            # alpha is the position of the decoded code between the other code (0) and the sample's own (1).
             way = mine - other
             found.append(((entrances[-1] - other) * way).sum(1) / way.square().sum(1))
     alphas = torch.cat(found)
@@ -82,7 +82,7 @@ def test_terms_with_known_outputs(tiny, images) -> None:
     assert terms["coefficient"].item() == pytest.approx(5 * wanted, rel=1e-5)
     assert terms["regulariser"].item() == pytest.approx(7 * (9 + 9 + 0 + 1) / 4)
 
-    # First the mixes, for the autoencoder; the same again, detached; then the blend, mostly reconstruction.
+    # The mixes for the autoencoder, the same mixes detached, then the blend, mostly reconstruction.
     assert len(critic.shown) == 3
     torch.testing.assert_close(critic.shown[0], mixes, rtol=1e-4, atol=1e-5)
     assert critic.shown[0].requires_grad
@@ -121,9 +121,9 @@ def test_opinions_are_coefficients_not_probabilities(tiny) -> None:
 
 
 def test_the_blind_loss_by_hand(tiny) -> None:
-    # c = 1/8: variance 1/48 of the coefficient, (1/4 - 1/8)^2 of its mean, and (1/8)^2 of the regulariser.
+    # c = 1/8: variance 1/48 of the coefficient, (1/4 - 1/8)^2 from its mean, and (1/8)^2 from the regulariser.
     assert tiny("acai").blind_critic_loss() == pytest.approx(1 / 48 + 1 / 64 + 1 / 64)
-    # c = 3/16 where the coefficient weighs three times as much.
+    # c = 3/16 if the coefficient has three times the weight.
     model = tiny("acai", {"weights": {"critic_coefficient": 3.0, "critic_regulariser": 1.0}})
     assert model.blind_critic_loss() == pytest.approx(3 / 48 + 3 / 256 + 9 / 256)
     assert tiny("acai", {"weights": {"critic_regulariser": 0.0}}).blind_critic_loss() == pytest.approx(1 / 48)

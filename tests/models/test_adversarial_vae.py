@@ -1,4 +1,4 @@
-"""The source document's baseline: its terms, and the gradient that each player steps on, by an independent route."""
+"""The source document's baseline: loss terms and the gradients of both players, computed independently."""
 
 import math
 
@@ -14,7 +14,7 @@ WEIGHTS = {"reconstruction": 0.01, "kl": 3.0, "adversarial": 5.0, "critic_real":
 
 
 def by_hand(model, images):
-    """Every term of both players for one batch, weighted; probabilities and logarithms instead of logits."""
+    """Return the weighted terms of both players, from probabilities and logarithms instead of logits."""
     mean, log_variance = model.encoder(images)
     deviation = (log_variance / 2).exp()
     pictures = torch.sigmoid(model.decoder(mean + deviation * model.draw(Stream.NOISE, 4, 6)))
@@ -59,7 +59,7 @@ def test_both_players_gradients_by_hand(tiny, fit, optimizer_steps, assert_gradi
         autoencoder, "encoder", model.encoder, wanted["reconstruction"] + wanted["kl"] + wanted["adversarial"]
     )
     assert_gradients(autoencoder, "decoder", model.decoder, wanted["reconstruction"] + wanted["adversarial"])
-    # On the reconstructions from before the autoencoder's step: one forward serves both.
+    # Both players share one forward pass, so the reconstructions are those before the autoencoder's step.
     assert_gradients(critic, "critic", model.critic, wanted["real"] + wanted["fake"])
 
 

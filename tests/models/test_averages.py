@@ -9,7 +9,7 @@ from pegasus_lightning.models.averages import Averages
 def test_means_since_the_last_flush() -> None:
     averages = Averages()
     averages.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)})
-    averages.add({"a": torch.tensor(4.0)})  # b is there for one batch of the two
+    averages.add({"a": torch.tensor(4.0)})  # b is present in one of the two batches
     assert averages.flush() == {"a": 2.5, "b": 10.0}
     assert averages.flush() == {}
     averages.add({"a": torch.tensor(7.0)})
@@ -21,12 +21,12 @@ def test_values_are_copied_detached_and_kept_in_float32() -> None:
     value = torch.tensor(1.0)
     averages.add({"a": value})
     averages.add({"a": value})
-    assert value.item() == 1  # not added up in the caller's tensor
+    assert value.item() == 1  # the caller's tensor is unchanged
     value.fill_(50)
     assert averages.flush() == {"a": 1.0}
     weight = torch.tensor(256.0, requires_grad=True)
     averages.add({"a": weight.bfloat16()})
-    averages.add({"a": torch.tensor(1.0).bfloat16()})  # 257 is no bf16 number
+    averages.add({"a": torch.tensor(1.0).bfloat16()})  # 257 is not representable in bf16
     assert averages.flush() == {"a": 128.5}
 
 
@@ -40,7 +40,7 @@ def test_nothing_finite_is_made_of_nan() -> None:
 
 
 def test_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    others = torch.tensor([3.0, 20.0])  # what the other process has for a and b
+    others = torch.tensor([3.0, 20.0])  # a and b of the other process
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda means: means.add_(others))
@@ -53,7 +53,7 @@ def test_a_saved_state_goes_on_where_it_was() -> None:
     averages = Averages()
     averages.add({"a": torch.tensor(1.0)})
     state = averages.state()
-    averages.add({"a": torch.tensor(100.0)})  # after the save: not in it
+    averages.add({"a": torch.tensor(100.0)})  # after the save, so not included
     resumed = Averages()
     resumed.restore(state)
     resumed.add({"a": torch.tensor(4.0)})

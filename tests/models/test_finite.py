@@ -1,4 +1,4 @@
-"""Terms that are not finite: told at once on the CPU; from an accelerator when they have arrived, or on demand."""
+"""Non-finite terms: reported at once on the CPU, and from an accelerator on arrival or on demand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_all_bad_terms_are_named() -> None:
 
 
 class Transfer:
-    """Stands for an accelerator's event: not there until somebody waits for it, or it is told to be."""
+    """Stand-in for an accelerator event: incomplete until synchronised or set."""
 
     def __init__(self) -> None:
         self.there, self.waited = False, False

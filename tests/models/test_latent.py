@@ -1,4 +1,4 @@
-"""The reparameterised posterior, and mixing."""
+"""The reparameterised posterior and mixing."""
 
 import math
 
@@ -63,10 +63,10 @@ def test_lerp_by_hand() -> None:
 
 
 def test_slerp_by_hand() -> None:
-    # A right angle, two lengths: sin(60 deg) * start + sin(30 deg) * end.
+    # A right angle and two lengths: sin(60 deg) * start + sin(30 deg) * end.
     start, end = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     torch.testing.assert_close(slerp(start, end, 1 / 3), torch.tensor([[2 * math.sqrt(3) / 2, 3 / 2]]))
-    # 60 degrees, half of the way.
+    # 60 degrees, ratio 1/2.
     end = torch.tensor([[0.5, math.sqrt(3) / 2]])
     torch.testing.assert_close(slerp(torch.tensor([[1.0, 0.0]]), end, 0.5), torch.tensor([[math.sqrt(3) / 2, 0.5]]))
 
@@ -101,7 +101,7 @@ STRAIGHT = {
 
 @pytest.mark.parametrize("codes", STRAIGHT.values(), ids=STRAIGHT.keys())
 def test_slerp_falls_back_to_lerp_where_there_is_no_circle(codes: tuple[list[float], list[float]]) -> None:
-    # Among codes that have one, of which neither is touched by the other.
+    # In a batch with regular codes, which do not affect each other.
     start, end = (torch.tensor([code, other]) for code, other in zip(codes, ([1.0, 0, 0], [0, 1.0, 0]), strict=True))
     start.requires_grad_(), end.requires_grad_()
     mixed = slerp(start, end, 0.25)
@@ -194,7 +194,7 @@ def test_learned_mixing_is_the_models(ratio: Tensor | float) -> None:
     assert asked[0].tolist() == [0.25] * 3
     mix(start, end, torch.tensor([[0.0], [0.5], [1.0]]), "learned", learned=learned)
     assert asked[1].tolist() == [0, 0.5, 1]
-    assert torch.equal(mix(start, end, 0.25, "lerp", learned=learned), lerp(start, end, 0.25))  # not asked for
+    assert torch.equal(mix(start, end, 0.25, "lerp", learned=learned), lerp(start, end, 0.25))  # learned is ignored
     assert len(asked) == 2
 
 

@@ -1,4 +1,4 @@
-"""Each loss against numbers worked out by hand, by an independent route, and by numerical gradients."""
+"""Each loss against results by hand, independent computations and numerical gradients."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_squared_error_by_hand() -> None:
 def test_label_cross_entropy_by_hand(label: float) -> None:
     wanted = (cross_entropy(0.3, label) + cross_entropy(-2.0, label)) / 2
     assert losses.label_cross_entropy(torch.tensor([0.3, -2.0]), label).item() == pytest.approx(wanted, rel=1e-6)
-    # A critic may have several logits an image: their sum.
+    # Several logits per image are summed.
     wanted = cross_entropy(0.3, label) + cross_entropy(-2.0, label)
     assert losses.label_cross_entropy(torch.tensor([[0.3, -2.0]]), label).item() == pytest.approx(wanted, rel=1e-6)
 
@@ -153,7 +153,7 @@ def test_the_gradient_penalty_of_a_linear_critic_is_half_its_squared_length() ->
 
 
 def test_the_gradient_penalty_is_a_mean_over_images_and_learns_through_the_slope() -> None:
-    # C(x) = w sum(x^3) / 3: a slope of w x^2 in each pixel, so 1/2 mean_n w^2 sum x^4, twice over w that in w.
+    # C(x) = w sum(x^3) / 3 has slope w x^2 in each pixel: R1 = 1/2 mean_n w^2 sum x^4, with derivative 2 R1 / w in w.
     images = torch.tensor([[1.0, 2.0], [0.0, 3.0]]).view(2, 1, 1, 2).requires_grad_()
     weight = torch.tensor(0.5, requires_grad=True)
     penalty = losses.gradient_penalty(weight * images.pow(3).sum((1, 2, 3)) / 3, images)

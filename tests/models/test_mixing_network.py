@@ -1,4 +1,4 @@
-"""The learned mixing: lerp at first, the parents at the ends, gate and change by hand and within their bounds."""
+"""Learned mixing: lerp at initialisation, the parents at the ends, gate and change by hand and within bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def network(layout: str, seed: int = 0, **fields: Any) -> MixNetwork:
 
 
 def said(model: MixNetwork, lean: float, change: float = 0.0) -> MixNetwork:
-    """Its last layer says the same everywhere: half of it leans, half of it changes."""
+    """Set the last layer to a constant lean and a constant change."""
     last = model.layers[-1]
     assert isinstance(last, nn.Conv2d)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def said(model: MixNetwork, lean: float, change: float = 0.0) -> MixNetwork:
 
 
 def learned(model: MixNetwork, size: float = 0.3) -> MixNetwork:
-    """With weights that say something else at every place."""
+    """Set random weights in the last layer, so that outputs differ between positions."""
     with torch.no_grad():
         for parameter in model.layers[-1].parameters():
             parameter.copy_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
@@ -41,7 +41,7 @@ def learned(model: MixNetwork, size: float = 0.3) -> MixNetwork:
 
 
 def gate_of(ratio: float, lean: float) -> float:
-    """The ratio, its log-odds moved by a lean of 2 tanh at most."""
+    """Return the ratio with 2 tanh(lean) added to its log-odds."""
     if ratio in (0, 1):
         return ratio
     return 1 / (1 + math.exp(-(math.log(ratio / (1 - ratio)) + 2 * math.tanh(lean))))
@@ -58,7 +58,7 @@ def test_it_begins_as_the_straight_line(layout: str) -> None:
     ratios = torch.tensor([0.0, 0.2, 0.5, 0.7, 1.0])
     model = network(layout)
     torch.testing.assert_close(model(first, second, ratios), lerp(first, second, ratios[:, None]), rtol=0, atol=2e-6)
-    # And yet it can learn at once.
+    # It receives gradients from the start.
     model(first, second, ratios).square().sum().backward()
     gradient = model.layers[-1].weight.grad.abs().sum((1, 2, 3))
     assert (gradient > 0).all()
@@ -109,7 +109,7 @@ def test_the_change_by_hand(layout: str, lean: float, change: float) -> None:
 
 
 def test_each_channel_of_the_code_has_its_own_gate_and_its_own_change() -> None:
-    model = said(network("spatial"), 0.0)  # two channels on 4 x 4 places: leans 0 and 1, changes 2 and 3
+    model = said(network("spatial"), 0.0)  # two channels of 4 x 4 positions: leans 0 and 1, changes 2 and 3
     with torch.no_grad():
         model.layers[-1].bias[1] = 0.4
         model.layers[-1].bias[2] = -0.6
@@ -149,7 +149,7 @@ def test_whatever_was_learned_no_latent_leaves_its_bounds(layout: str) -> None:
         assert (mixed[row] <= ends.amax(0) + reach + 1e-5).all()
     beside = (mixed < torch.minimum(first, second)) | (mixed > torch.maximum(first, second))
     assert beside.any()  # what neither parent has
-    with torch.no_grad():  # without the change it lies between them, each latent with its own share
+    with torch.no_grad():  # without the change each latent lies between the parents, at its own ratio
         for parameter in model.layers[-1].parameters():
             parameter.chunk(2)[1].zero_()
     share = (model(first, second, ratios) - first) / (second - first)
@@ -164,7 +164,7 @@ def test_beyond_the_ends_are_the_parents() -> None:
 
 
 def test_a_spatial_mask_looks_at_its_neighbourhood_alone() -> None:
-    """Three convolutions of 3 x 3 reach three places away: on 8 x 8 places a corner hears nothing of the far side."""
+    """Three 3 x 3 convolutions reach three positions: on an 8 x 8 map a corner does not depend on the far side."""
     model = learned(network("spatial", conv_layers=2, latent_dim=128))
     assert model.side == 8
     source = torch.Generator().manual_seed(2)

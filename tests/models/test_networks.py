@@ -1,4 +1,4 @@
-"""Shapes of every combination, spectral norms that normalise, a frozen critic that keeps no trace."""
+"""Shapes of every combination, spectral norms, and frozen critics without side effects."""
 
 import itertools
 import math
@@ -67,7 +67,7 @@ def test_shapes_and_layers_of_every_combination(
     assert {is_parametrized(m) for m in weighted(critic)} == {spectral != "none"}
     assert {is_parametrized(m) for m in weighted(encoder) + weighted(decoder)} == {spectral == "all"}
 
-    # No layer hangs loose: everything takes part in the last output.
+    # Every layer contributes to the output.
     (output.sum() + log_variance.sum() + logits.sum()).backward()
     for network in (encoder, decoder, critic):
         for name, parameter in network.named_parameters():
@@ -115,10 +115,10 @@ def test_spectral_norm_brings_the_largest_singular_value_to_one(upsampling: str)
     fields = config(spectral_norm="all", upsampling=upsampling, fc_layers=2)
     encoder, decoder, critic = Encoder(fields), Decoder(fields), Critic(fields)
     with torch.no_grad():
-        for _ in range(40):  # an iteration of the power method each
+        for _ in range(40):  # one power iteration each
             encoder(torch.rand(2, 3, 32, 32)), decoder(torch.randn(2, 6)), critic(torch.rand(2, 3, 32, 32))
         for layer in weighted(encoder) + weighted(decoder) + weighted(critic):
-            # Outputs against everything else; a transposed convolution has its outputs second.
+            # A matrix of outputs times the rest; a transposed convolution has its outputs second.
             weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
             largest = torch.linalg.svd(weight.flatten(1)).S[0]
             assert largest.item() == pytest.approx(1, abs=0.02)
@@ -166,9 +166,9 @@ def test_frozen_leaves_no_trace(spectral: str, images: Tensor) -> None:
     assert_unchanged(critic, before)
     assert all(p.grad is None for p in critic.parameters())
     assert images.grad is not None
-    assert images.grad.abs().sum() > 0  # and yet it is differentiable through
+    assert images.grad.abs().sum() > 0  # gradients pass through
 
-    # Afterwards everything trains again: the same call leaves traces.
+    # Afterwards the same call changes the critic again.
     assert all(p.requires_grad for p in critic.parameters())
     assert all(m.training for m in critic.modules())
     critic(images).sum().backward()
@@ -216,7 +216,7 @@ def test_frozen_keeps_what_was_frozen_before() -> None:
 
 
 def perturbed(critic: Critic) -> Critic:
-    """With scales, shifts and running statistics of its BatchNorm that are none of the usual ones and zeros."""
+    """Set scales, shifts and running statistics of BatchNorm to values other than ones and zeros."""
     draw = torch.Generator().manual_seed(4)
     for norm in critic.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -227,9 +227,9 @@ def perturbed(critic: Critic) -> Critic:
 
 
 def judged_by_hand(critic: Critic, reference: Tensor, images: Tensor) -> Tensor:
-    """Each BatchNorm normalises by what it met when the reference went through in training mode.
+    """Return the critic's outputs with each BatchNorm using the statistics of `reference`.
 
-    Through training mode go variances over n = B * H * W; to judge by, PyTorch keeps n / (n - 1) of these.
+    Training mode uses variances over n = B * H * W; PyTorch's running variances are n / (n - 1) times these.
     """
     for layer in critic.features:
         if isinstance(layer, nn.BatchNorm2d):
@@ -251,11 +251,11 @@ def test_a_judge_normalises_by_the_statistics_of_the_reference(spectral: str, im
     with torch.no_grad():
         wanted = judged_by_hand(critic, reference, images)
         torch.testing.assert_close(judge(images), wanted, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(wanted, critic(images), rtol=0.01)  # nor by the running ones
+        assert not torch.allclose(wanted, critic(images), rtol=0.01)  # differs from the result with running statistics
 
 
 def test_a_judge_holds_of_the_reference_what_the_critic_holds_of_it_in_training() -> None:
-    # But for the n / (n - 1) of a variance, n = 32 * 4 * 4 in the last layer.
+    # Up to the factor n / (n - 1) of the variances, with n = 32 * 4 * 4 in the last layer.
     reference = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     critic = perturbed(Critic(config()))
     judge = with_statistics_of(critic, reference)
@@ -270,7 +270,7 @@ def test_a_judge_judges_each_image_on_its_own(images: Tensor) -> None:
     judge = with_statistics_of(critic, images)
     together, alone = judge(images), torch.cat([judge(image[None]) for image in images])
     torch.testing.assert_close(alone, together)
-    torch.testing.assert_close(judge(images), together)  # nor does it learn from what it has seen
+    torch.testing.assert_close(judge(images), together)  # earlier inputs do not change it
     assert not torch.allclose(critic(images[:2]), critic(images)[:2], rtol=1e-3)
 
 
@@ -295,7 +295,7 @@ def test_a_judge_is_frozen_and_its_critic_untouched(spectral: str, training: boo
     assert not any(parameter.requires_grad for parameter in judge.parameters())
     assert not any(buffer.requires_grad for buffer in judge.buffers())
     (gradient,) = torch.autograd.grad(judge(images.requires_grad_()).sum(), images)
-    assert gradient.abs().sum() > 0  # and yet a search can climb it
+    assert gradient.abs().sum() > 0  # differentiable, as a search requires
     with torch.no_grad():
         for values in (*critic.parameters(), *critic.buffers()):
             values.fill_(0)
@@ -304,7 +304,7 @@ def test_a_judge_is_frozen_and_its_critic_untouched(spectral: str, training: boo
 
 def test_without_batch_norm_a_judge_is_the_critic_itself(images: Tensor) -> None:
     critic = Critic(config(spectral_norm="critic", critic_batch_norm=False))
-    critic(images)  # the power iteration on its way
+    critic(images)  # advances the power iteration
     before = snapshot(critic)
     judge = with_statistics_of(critic, images**2)
     assert torch.equal(judge(images), critic.eval()(images))
@@ -313,7 +313,7 @@ def test_without_batch_norm_a_judge_is_the_critic_itself(images: Tensor) -> None
     assert_unchanged(critic, before)
 
 
-# The residual decoder, the spatial latent, a critic of another width.
+# Residual decoder, spatial latent, critic of another width.
 
 
 def doubled(maps: Tensor) -> Tensor:
@@ -321,7 +321,7 @@ def doubled(maps: Tensor) -> Tensor:
 
 
 def normalised(maps: Tensor) -> Tensor:
-    """By the batch, scale 1 and shift 0."""
+    """Normalise by the batch, with scale 1 and shift 0."""
     mean, variance = maps.mean((0, 2, 3), keepdim=True), maps.var((0, 2, 3), unbiased=False, keepdim=True)
     return (maps - mean) / (variance + 1e-5).sqrt()
 
@@ -337,7 +337,7 @@ def test_a_residual_block_by_hand(batch_norm: bool) -> None:
     maps = torch.randn(2, 3, 4, 4)
     first, second = (layer for layer in block.main if isinstance(layer, nn.Conv2d))
     (skip,) = (layer for layer in block.skip if isinstance(layer, nn.Conv2d))
-    assert (first.bias is None) == batch_norm  # a norm takes it away again
+    assert (first.bias is None) == batch_norm  # BatchNorm would cancel a bias
     norm = normalised if batch_norm else (lambda maps: maps)
     inner = functional.conv2d(leaky(norm(maps)), first.weight, first.bias, padding=1)
     inner = functional.conv2d(leaky(norm(doubled(inner))), second.weight, padding=1)
@@ -374,7 +374,7 @@ def test_shapes_and_layers_of_residual_decoders_and_spatial_latents(
         blocks = depth if decoder == "residual" else 0
         assert count(network, ResidualBlock) == blocks
         assert count(network.convolutions, nn.Conv2d, nn.ConvTranspose2d) == (3 * depth + 1 if blocks else depth)
-        # In a block two, one before the last convolution; a plain one begins with one.
+        # Two per block and one before the last convolution; a plain decoder begins with one.
         assert count(network, nn.BatchNorm2d) == batch_norm * (2 * depth + 1 if blocks else depth)
         entrance = nn.Conv2d if latent == "spatial" else nn.Linear
         for part in (network.fully_connected, encoder.mean, encoder.log_variance):
@@ -404,7 +404,7 @@ def one_place_changed(maps: Tensor, row: int, column: int) -> Tensor:
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (1, 2), (3, 1)])
 @pytest.mark.parametrize("fc_layers", [1, 2])
 def test_a_place_of_a_spatial_code_reaches_its_neighbourhood_alone(row: int, column: int, fc_layers: int) -> None:
-    """The head makes the code, the decoder's entrance reads it: 3 x 3 places a layer, in the same layout."""
+    """The encoder's head and the decoder's entrance share a layout and reach 3 x 3 positions per layer."""
     torch.manual_seed(1)
     fields = config(latent="spatial", latent_dim=32, fc_layers=fc_layers)
     encoder, decoder = Encoder(fields), Decoder(fields)
@@ -443,7 +443,7 @@ def test_the_last_weight_is_that_of_the_layer_that_makes_the_logits(
     assert ("original" in name) == (spectral == "all")
     colours = weight.shape[1] if decoder == "plain" and upsampling == "transposed" else weight.shape[0]
     assert colours == 3
-    # With that weight at zero there is nothing left but the bias, so it is the last; and it takes a gradient.
+    # With a zero weight only the bias is left, so the layer is the last one; it receives a gradient.
     logits = network(torch.randn(2, 6))
     (gradient,) = torch.autograd.grad(logits.square().sum(), weight)
     assert gradient.abs().sum() > 0
@@ -478,13 +478,13 @@ def test_the_critic_has_a_width_of_its_own(images: Tensor) -> None:
     assert outputs == [7, 14, 28]
     assert wide(images).shape == (4,)
     encoder, decoder = (kind(config(critic_channels=7)) for kind in (Encoder, Decoder))
-    for network, kind in ((encoder, Encoder), (decoder, Decoder)):  # theirs stays
+    for network, kind in ((encoder, Encoder), (decoder, Decoder)):  # theirs is unchanged
         assert [p.shape for p in network.parameters()] == [p.shape for p in kind(config()).parameters()]
     same = Critic(config(critic_channels=4)), Critic(config())
     assert [p.shape for p in same[0].parameters()] == [p.shape for p in same[1].parameters()]
 
 
-# The critic's stem, and its start.
+# Stem and initialisation of the critic.
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -500,7 +500,7 @@ def test_a_stem_looks_at_full_resolution_half_as_wide(
     first = critic.features[0]
     assert (first.in_channels, first.out_channels) == (3, stem)
     assert (first.kernel_size, first.stride, first.padding) == ((3, 3), (1, 1), (1, 1))
-    assert (first.bias is None) == batch_norm  # a norm takes it away again
+    assert (first.bias is None) == batch_norm  # BatchNorm would cancel a bias
     assert first(images).shape == (4, stem, 32, 32)
     convolutions = [layer for layer in critic.features if isinstance(layer, nn.Conv2d)]
     widths = [(channels or 4) * 2**layer for layer in range(depth)]
@@ -515,12 +515,12 @@ def test_a_stem_looks_at_full_resolution_half_as_wide(
     assert output.shape == (4,)
     output.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in critic.parameters())
-    # The encoder has none.
+    # The encoder has no stem.
     assert count(Encoder(fields), nn.Conv2d) == depth
 
 
 def spread_of(layer: nn.Conv2d) -> float:
-    """The standard deviation of its weights, in units of 1 / sqrt(fan_in)."""
+    """Return the standard deviation of the weights, in units of 1 / sqrt(fan_in)."""
     return layer.weight.std().item() * math.sqrt(layer.weight[0].numel())
 
 
@@ -531,12 +531,12 @@ def test_a_critic_begins_as_he_has_it_where_it_is_asked_for(stem: bool) -> None:
     convolutions = [layer for layer in critic.features if isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 3 + stem
     for layer in convolutions:
-        # Leaky with a slope of .2, it keeps (1 + .04) / 2 of a variance; of 24 * 27 weights at least: 3 % either way.
+        # LeakyReLU with slope 0.2 keeps (1 + 0.04) / 2 of the variance; at least 24 * 27 weights: 3 % tolerance.
         assert spread_of(layer) == pytest.approx(math.sqrt(2 / 1.04), rel=0.1)
         assert abs(layer.weight.mean().item()) < 4 * layer.weight.std().item() / math.sqrt(layer.weight.numel())
-    # PyTorch's own start is uniform within 1 / sqrt(fan_in).
+    # PyTorch's default is uniform within 1 / sqrt(fan_in).
     assert spread_of(critic.last) == pytest.approx(1 / math.sqrt(3), rel=0.1)
-    # So features of noise are as large as the noise, whatever the depth.
+    # Features of noise are therefore as large as the noise at any depth.
     noise = torch.randn(16, 3, 32, 32)
     assert critic.features(noise).square().mean().item() == pytest.approx(1, abs=0.5)
 

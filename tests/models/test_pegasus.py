@@ -1,4 +1,4 @@
-"""Pegasus: each term written out anew, which images are paired, and whom mixes and chimeras teach."""
+"""Pegasus: loss terms computed independently, pairing of images, and the networks that mixes and chimeras train."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from pegasus_lightning.data.augmentation import OPERATIONS, augment
+from pegasus_lightning.models import model_class
+from pegasus_lightning.models.pegasus import GuideConfig
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
-from pegasus_lightning.recognisers.store import StoredRecogniser
-from pegasus_lightning.train import trainer
+from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
+from pegasus_lightning.train.guide import check_guide, give_guide, guide_for
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 
 LABELS = torch.tensor([1, 0, 0, 1, 1, 0, 1, 0])
-FIRST, SECOND = [1, 2, 5, 7], [6, 4, 3, 0]  # the horses in turn, the birds from the last to the first
+FIRST, SECOND = [1, 2, 5, 7], [6, 4, 3, 0]  # horses in order, birds in reverse order
 WEIGHTS = {
     "reconstruction": 0.3,
     "kl": 2.0,
@@ -41,13 +43,13 @@ WEIGHTS = {
     "fake_sample": 1.0,
     "fake_chimera": 2.0,
 }
-CHIMERAS = ("guidance", "layout", "stay", "chimera")  # what learned mixing learns from
-# No BatchNorm, which would let every image of a batch have a say in every other.
+CHIMERAS = ("guidance", "layout", "stay", "chimera")  # loss terms of learned mixing
+# Without BatchNorm the images of a batch are independent.
 ALONE = {"networks": {"batch_norm": False, "critic_batch_norm": False}}
 
 
 class Guide:
-    """Knows a horse by its red and a bird by its green; unlike is what is unlike in its pixels."""
+    """Guide that recognises horses by red and birds by green, with a pixel distance."""
 
     def __init__(self) -> None:
         self.judged: list[Tensor] = []
@@ -55,7 +57,7 @@ class Guide:
         self.compared: list[int] = []
 
     def to(self, device: torch.device) -> None:
-        """It has nothing to move."""
+        """Do nothing: the guide has no tensors."""
 
     def logits(self, images: Tensor, turn: int) -> Tensor:
         self.judged.append(images)
@@ -69,7 +71,7 @@ class Guide:
 
 
 def leaning(model, lean: float = 1.0, change: float = 0.0):
-    """Let its mixer lean towards the second parent everywhere, and add the same to every latent."""
+    """Give the mixer a constant lean towards the second parent and a constant change."""
     for mixer in [model.mixer] + ([] if model.averaged is None else [model.averaged["mixer"]]):
         with torch.no_grad():
             for half, value in zip(mixer.layers[-1].bias.chunk(2), (lean, change), strict=True):
@@ -78,7 +80,7 @@ def leaning(model, lean: float = 1.0, change: float = 0.0):
 
 
 def leant(start: Tensor, end: Tensor, ratio: Tensor, lean: float, change: float = 0.0) -> Tensor:
-    """What such a mixer makes of codes (P, D) at ratios (P,): the ratio's log-odds moved by 2 tanh(lean)."""
+    """Return the mixes of a `leaning` mixer for codes (P, D), ratios (P,): 2 tanh(lean) is added to their log-odds."""
     gate = torch.sigmoid(torch.log(ratio / (1 - ratio)) + 2 * math.tanh(lean))[:, None]
     hill = (4 * ratio * (1 - ratio))[:, None]
     return start * (1 - gate) + end * gate + hill * math.tanh(change)
@@ -99,17 +101,17 @@ def softplus(x: float) -> float:
 
 
 def cells(images: Tensor) -> Tensor:
-    """Thumbnails of 4 x 4: means of 8 x 8 pixels."""
+    """Return thumbnails of 4 x 4: means of 8 x 8 pixels."""
     return images.unflatten(-2, (4, 8)).unflatten(-1, (4, 8)).mean((-3, -1))
 
 
-# The terms.
+# Loss terms.
 
 
 def by_hand(model, images: Tensor, kind: str, ratios: tuple[float, float]) -> tuple[dict, dict, dict]:
-    """Terms of the autoencoder and of the critic, weighted as in WEIGHTS, and the batch's images.
+    """Return the terms of autoencoder and critic, weighted by WEIGHTS, and the batch's images.
 
-    With learned mixing it must be `leaning(model, 0.6, -0.4)`.
+    A model with learned mixing must be `leaning(model, 0.6, -0.4)`.
     """
     noise = torch.randn(8, 6, generator=generator(0, Stream.NOISE))
     share = torch.rand(4, generator=generator(0, Stream.MIXING)) * (ratios[1] - ratios[0]) + ratios[0]
@@ -196,7 +198,7 @@ def test_the_step_is_taken_on_these_gradients(tiny, fit, optimizer_steps, assert
     fit(model, [(eight, LABELS)])
     own = sum(terms[name] for name in ("reconstruction", "kl", "feature", "adversarial_reconstruction"))
     mixes = terms["adversarial_mix"] + terms["adversarial_sample"]
-    assert_gradients(steps[0], "encoder", twin.encoder, own)  # the mixes teach it nothing
+    assert_gradients(steps[0], "encoder", twin.encoder, own)  # mixes do not train it
     assert_gradients(steps[0], "decoder", twin.decoder, own + mixes)
     assert_gradients(steps[1], "critic", twin.critic, sum(critic.values()))
 
@@ -213,7 +215,7 @@ def test_with_the_weights_of_the_start_no_guide_is_asked(tiny, eight) -> None:
     assert tiny("pegasus", {"weights": {"perceptual": 1.0}}).needs_guide
 
 
-# What the critic takes for fake.
+# Fakes of the critic.
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_the_shares_sum_to_one_and_what_weighs_nothing_is_not_shown(fakes, wante
             assert terms[f"adversarial_{name}"].item() == pytest.approx(-share * outputs.mean().item(), rel=1e-4)
             hinge = (1 + outputs).clamp(min=0).mean().item()
             assert critic[name].item() == pytest.approx(share * hinge, rel=1e-4)
-    assert ("sample" in step.extra_images) == (fakes[2] > 0)  # nor decoded
+    assert ("sample" in step.extra_images) == (fakes[2] > 0)  # decoded only if used
 
 
 @pytest.mark.parametrize(
@@ -265,10 +267,10 @@ def test_of_chimeras_the_critic_has_its_share_and_the_autoencoder_none(fakes, wa
             outputs = model.critic({"reconstruction": step.reconstructions, **step.extra_images}[name])
             hinge = (1 + outputs).clamp(min=0).mean().item()
             assert critic[name].item() == pytest.approx(share * hinge, rel=1e-4)
-            assert f"critic/{'fake' if name == 'reconstruction' else name}" in model._watched
+            assert f"critic/{'fake' if name == 'reconstruction' else name}" in model._logged_means
             if name != "chimera":
                 assert terms[f"adversarial_{name}"].item() == pytest.approx(-share * outputs.mean().item(), rel=1e-4)
-        # The mixing hears the critic at its own weight, whether or not the critic learns from chimeras.
+        # Mixing receives the critic's gradient at its own weight, whether or not the critic learns from chimeras.
         passes = -2 * model.critic(step.extra_images["chimera"]).mean().item()
     assert terms["chimera"].item() == pytest.approx(passes, rel=1e-4)
 
@@ -290,7 +292,7 @@ def test_the_blind_loss_by_hand(kind, tiny) -> None:
         2 * math.log(2) if kind == "bce" else 2
     )
     model = tiny("pegasus", {"adversarial_loss": kind, "weights": {"critic_real": 3.0}})
-    # Three against one: p = 3/4; or an output of 1, at which 1 fake costs 2 and 3 reals nothing.
+    # Weights 3 and 1: p = 3/4 for BCE; for hinge an output of 1, where the fake costs 2 and the reals cost 0.
     wanted = -3 * math.log(3 / 4) - math.log(1 / 4) if kind == "bce" else 2
     assert model.blind_critic_loss() == pytest.approx(wanted)
 
@@ -312,7 +314,7 @@ def test_random_pairs_take_each_image_once_the_first_class_first(tiny, eight) ->
 @pytest.mark.parametrize(
     ("labels", "valid"),
     [
-        ([0, 0, 0, 0, 0, 0, 1, 1], 2),  # two birds for six horses
+        ([0, 0, 0, 0, 0, 0, 1, 1], 2),  # two birds, six horses
         ([1, 1, 1, 1, 1, 0, 1, 1], 1),
         ([0] * 8, 0),
         ([1] * 8, 0),
@@ -338,7 +340,7 @@ def test_alike_pairs_a_horse_with_the_bird_that_most_resembles_it(tiny) -> None:
     images = greys(0.1, 0.2, 0.9, 0.5, 0.8, 0.45)
     # Horses 0 (0.1), 2 (0.9), 3 (0.5); birds 1 (0.2), 4 (0.8), 5 (0.45).
     assert pairs_of(model, images, [0, 1, 0, 0, 1, 1]) == [(0, 1, 1.0), (2, 4, 1.0), (3, 5, 1.0)]
-    # A bird may be taken twice, and with fewer birds than horses each pair is still one of each.
+    # A bird may be used twice: with fewer birds than horses each pair still has one of each.
     assert pairs_of(model, images, [0, 0, 0, 0, 1, 0]) == [(0, 4, 1.0), (1, 4, 1.0), (2, 4, 1.0)]
     assert [counts for *_, counts in pairs_of(model, images, [0] * 6)] == [0, 0, 0]
     assert [counts for *_, counts in pairs_of(model, images, [1] * 6)] == [0, 0, 0]
@@ -346,7 +348,7 @@ def test_alike_pairs_a_horse_with_the_bird_that_most_resembles_it(tiny) -> None:
 
 def test_alike_compares_thumbnails_of_four_by_four(tiny) -> None:
     model = tiny("pegasus", {"mix_pairs": "alike"})
-    board = (torch.arange(32)[:, None] + torch.arange(32)) % 2  # grey from afar
+    board = (torch.arange(32)[:, None] + torch.arange(32)) % 2  # grey when averaged
     halves = (torch.arange(32) < 16).float().expand(32, 32)
     shown = [halves, halves.flip(1), board.float(), torch.full((32, 32), 0.5), 0.9 * halves, 0.4 * halves.flip(1)]
     images = torch.stack(shown)[:, None].expand(-1, 3, -1, -1).contiguous()
@@ -359,7 +361,7 @@ def test_alike_keeps_the_first_class_first_where_there_are_few_of_it(labels, tin
     found = pairs_of(tiny("pegasus", {"mix_pairs": "alike"}), greys(0.1, 0.2, 0.9, 0.5, 0.8, 0.45), labels)
     for first, second, counts in found:
         assert counts == float((labels[first], labels[second]) == (0, 1))
-    assert sum(counts for *_, counts in found) == 1  # the one horse
+    assert sum(counts for *_, counts in found) == 1  # the only horse
 
 
 def test_a_mix_begins_at_the_first_class(tiny, eight) -> None:
@@ -375,7 +377,7 @@ def test_ratios_are_drawn_from_their_range(tiny, eight) -> None:
     for batch in range(50):
         model.batches_done = batch
         step = model.forward_batch(eight, LABELS)
-        asked.append(model._ratios)
+        asked.append(step.ratios)
     mixed = step.codes[FIRST] + asked[-1][:, None] * (step.codes[SECOND] - step.codes[FIRST])
     torch.testing.assert_close(step.extra_images["mix"], torch.sigmoid(model.decoder(mixed)), rtol=1e-4, atol=1e-5)
     ratios = torch.stack(asked)
@@ -401,7 +403,7 @@ def test_guidance_counts_the_pairs_of_both_classes_alone(learned, tiny, eight) -
     found, guide = guidance_of(model, eight, labels)
     (judged,) = guide.judged
     logits = 40 * (judged.mean((2, 3))[:, :2] - 0.47)
-    # Pairs (0, 6), (1, 5), then two of horses alone, and yet a mean over all four.
+    # Pairs (0, 6) and (1, 5), then two pairs of horses only; the mean is over all four.
     wanted = 3 * sum(softplus(1.5 - logit) for logit in logits[:2].flatten().tolist()) / 4
     assert found == pytest.approx(wanted, rel=1e-4)
     assert guidance_of(model, eight, torch.zeros(8, dtype=torch.int64))[0] == 0
@@ -422,9 +424,9 @@ def test_a_guide_that_sees_both_classes_is_content(tiny, eight) -> None:
     for kind in (Sure, Torn):
         guided(model, kind())
         found[kind] = model.autoencoder_losses(model.forward_batch(eight, LABELS))["guidance"].item()
-        assert model._watched["guide/both"].item() == float(kind is Sure)
+        assert model._logged_means["guide/both"].item() == float(kind is Sure)
     assert found[Sure] == pytest.approx(0, abs=1e-6)
-    assert found[Torn] == pytest.approx(8, rel=1e-3)  # softplus(2 + 6) for the bird that is not there
+    assert found[Torn] == pytest.approx(8, rel=1e-3)  # softplus(2 + 6) for the missing bird
 
 
 def test_the_guide_is_asked_in_turn_about_every_second_reconstruction(tiny, eight) -> None:
@@ -462,7 +464,7 @@ def test_the_guide_is_no_part_of_the_models_state(tiny, eight, fit) -> None:
     own = contents()
     given = committee()
     guide = given.recogniser
-    trainer.give_guide(model, given)
+    give_guide(model, given)
     assert model.guide is guide
     assert contents() == own
     before = {name: value.clone() for name, value in guide.state_dict().items()}
@@ -474,52 +476,56 @@ def test_the_guide_is_no_part_of_the_models_state(tiny, eight, fit) -> None:
     assert not any(member.training for member in guide.members)
 
 
-def test_who_weighs_no_guide_gets_none(monkeypatch, tiny) -> None:
+def test_a_guide_is_opened_only_for_a_model_that_uses_one(monkeypatch) -> None:
     asked = []
 
-    def found(*given, **more):
-        asked.append((given, more))
+    def committee(store: RecogniserStore, *given, **more) -> str:
+        asked.append((store, given, more))
         return "guide"
 
-    monkeypatch.setattr(trainer, "committee_for", found)
-    model = {"weights": {"guidance": 0.0, "perceptual": 0.0}, "guide": {"architectures": ["plain"], "images": 7}}
-    assert trainer.guide_for({"model": model}, "data") is None
-    assert trainer.guide_for({"model": {"weights": {"kl": 1.0}}}, "data") is None  # another variant
+    def opened(variant: str, **weights: float):
+        model = model_class(variant).Config()
+        for name, value in weights.items():
+            setattr(model.weights, name, value)
+        if variant == "pegasus":
+            model.guide = GuideConfig(["plain"], images=7)
+        return guide_for(model, "data", torch.device("meta"))
+
+    monkeypatch.setattr(RecogniserStore, "committee", committee)
+    assert [opened("pegasus"), opened("vae")] == [None, None]
     assert asked == []
-    for name in ("guidance", "perceptual"):
-        settings = {"model": model | {"weights": model["weights"] | {name: 0.1}}}
-        assert trainer.guide_for(settings, "data", torch.device("meta")) == "guide"
-    ((given, more), _) = asked
-    assert given == ("data", ["plain"])
-    assert (more["images"], more["device"].type) == (7, "meta")  # it is trained where the model is
+    assert [opened("pegasus", guidance=0.1), opened("pegasus", perceptual=0.1)] == ["guide", "guide"]
+    for store, given, more in asked:
+        assert (given, more) == (("data", ["plain"]), {"images": 7})
+        assert store.device == torch.device("meta")  # they are trained on the model's device
 
 
 def test_a_model_that_needs_a_guide_is_not_trained_without(tiny, fit, eight) -> None:
-    with pytest.raises(RuntimeError, match="ask a guide, and the model has none"):
+    with pytest.raises(RuntimeError, match="need a guide, and the model has none"):
         fit(tiny("pegasus", {"weights": {"guidance": 1.0}}), [(eight, LABELS)])
 
 
 def test_a_run_goes_on_with_its_own_guide_or_not_at_all(tiny, fit, eight, tmp_path) -> None:
     model, file = tiny("pegasus", {"weights": {"guidance": 1.0}}), tmp_path / "last.ckpt"
-    trainer.give_guide(model, committee())
+    give_guide(model, committee())
     fit(model, [(eight, LABELS)])
     checkpoint: dict = {}
     model.on_save_checkpoint(checkpoint)
     assert checkpoint["guide"] == ["one", "two"]
     torch.save(checkpoint | {"state_dict": {}, "hyper_parameters": {}}, file)
-    trainer.check_guide(committee(), file)
-    trainer.check_guide(None, file)
-    trainer.check_guide(committee(), None)
+    check_guide(committee(), file)
+    check_guide(None, file)
+    check_guide(committee(), None)
     other = committee()
     other.quality["members"][1]["sha256"] = "three"
     with pytest.raises(UserError, match="was guided by other recognisers than those in store"):
-        trainer.check_guide(other, file)
+        check_guide(other, file)
     del checkpoint["guide"]
     torch.save(checkpoint | {"state_dict": {}, "hyper_parameters": {}}, file)
-    trainer.check_guide(other, file)  # one of before says nothing
+    check_guide(other, file)  # older checkpoints do not name their guide
 
 
-# Whom the mixes teach.
+# Networks that the mixes train.
 
 
 def reached(model, loss: Tensor, network: nn.Module) -> bool:
@@ -604,7 +610,7 @@ def test_the_mixing_steps_on_the_chimeras_terms_and_the_rest_as_if_there_were_no
 
 @pytest.mark.parametrize("decoder", ["plain", "residual"])
 def test_decoding_chimeras_leaves_the_decoder_as_it_was(decoder, tiny, eight) -> None:
-    """Its running statistics are of what it learns from."""
+    """Chimeras do not enter the decoder's running statistics."""
     config = {"networks": {"decoder": decoder}}
     model, twin = (tiny("pegasus", config | {"learned_mixing": learned}) for learned in (True, False))
     before = {name: value.clone() for name, value in model.decoder.named_buffers()}
@@ -623,7 +629,7 @@ def test_decoding_chimeras_leaves_the_decoder_as_it_was(decoder, tiny, eight) ->
 
 @pytest.mark.parametrize("averaged", [None, 0.9])
 def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
-    """By the averaged weights where there are any, with BatchNorm's running statistics; nothing is left behind."""
+    """With the averaged weights, if any, and BatchNorm's running statistics, without side effects."""
     model = leaning(tiny("pegasus", {"learned_mixing": True, "ema_decay": averaged}))
     for network in (model.decoder, *([] if averaged is None else [model.averaged["decoder"]])):
         for index, (name, buffer) in enumerate(network.named_buffers()):
@@ -631,7 +637,7 @@ def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
                 buffer += 0.1 * (1 + index) + (0.3 if network is model.decoder else 0)
     other = None if averaged is None else {k: v.clone() for k, v in model.averaged["decoder"].state_dict().items()}
     step = model.forward_batch(eight, LABELS)
-    learned = leant(step.codes[FIRST], step.codes[SECOND], model._ratios, 1.0)
+    learned = leant(step.codes[FIRST], step.codes[SECOND], step.ratios, 1.0)
     batch = step.extra_images["chimera"]
     with model.inference():
         torch.testing.assert_close(batch, model.decode(learned), rtol=1e-4, atol=1e-5)
@@ -639,7 +645,7 @@ def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
         assert all(torch.equal(value, other[name]) for name, value in model.averaged["decoder"].state_dict().items())
         assert not any(p.requires_grad for p in model.averaged.parameters())
         assert model.averaged["decoder"].training
-    alone = torch.sigmoid(model.decoder(learned))  # normalised by themselves
+    alone = torch.sigmoid(model.decoder(learned))  # normalised by batch statistics
     assert (alone - batch).abs().max() > 1e-2
 
 
@@ -647,14 +653,14 @@ def test_chimeras_are_decoded_as_in_inference(averaged, tiny, eight) -> None:
 def test_the_mixing_steps_on_gradients_through_the_function_of_inference(
     averaged, tiny, fit, optimizer_steps, assert_gradients, eight
 ) -> None:
-    """With BatchNorm: nothing alters its running statistics between the chimeras and their backward pass."""
+    """BatchNorm's running statistics do not change between the chimeras and their backward pass."""
     config = {"learned_mixing": True, "weights": WEIGHTS | {"chimera": 0.0}, "ema_decay": averaged}
     model, twin = (guided(leaning(tiny("pegasus", config), 0.6, -0.4)) for _ in range(2))
     steps = optimizer_steps(model)
     fit(model, [(eight, LABELS)])
-    step = twin.forward_batch(eight, LABELS)  # its statistics are now those of inference
+    step = twin.forward_batch(eight, LABELS)  # now holds the statistics of inference
     decoder = copy.deepcopy(twin.decoder if averaged is None else twin.averaged["decoder"]).eval()
-    mixed = twin.mixer(step.codes.detach()[FIRST], step.codes.detach()[SECOND], twin._ratios)
+    mixed = twin.mixer(step.codes.detach()[FIRST], step.codes.detach()[SECOND], step.ratios)
     step.extra_images["chimera"] = torch.sigmoid(decoder(mixed))
     terms = twin.autoencoder_losses(step)
     assert_gradients(steps[0], "mixer", twin.mixer, sum(terms[name] for name in CHIMERAS))
@@ -671,17 +677,17 @@ def test_the_layout_counts_pairs_of_both_classes_alone(learned, tiny, eight) -> 
     assert model.autoencoder_losses(step)["layout"].item() == pytest.approx(2 * wanted.item() / 4, rel=1e-4)
 
 
-# The learned mixing.
+# Learned mixing.
 
 
 def test_staying_is_the_squared_way_from_the_straight_line(tiny, eight) -> None:
     config = {"learned_mixing": True, "weights": {"stay": 3.0}, "mix_ratio": [0.5, 0.5], **ALONE}
     model = tiny("pegasus", config)
     terms = model.autoencoder_losses(model.forward_batch(eight, LABELS))
-    assert terms["stay"].item() == pytest.approx(0, abs=1e-9)  # it begins there
+    assert terms["stay"].item() == pytest.approx(0, abs=1e-9)  # mixing starts at lerp
     leaning(model, 0.0, 0.5)
     terms = model.autoencoder_losses(model.forward_batch(eight, LABELS))
-    assert terms["stay"].item() == pytest.approx(3 * 6 * math.tanh(0.5) ** 2, rel=1e-4)  # six latents, each so far
+    assert terms["stay"].item() == pytest.approx(3 * 6 * math.tanh(0.5) ** 2, rel=1e-4)  # six latents at equal distance
     leaning(model, 0.7)
     step = model.forward_batch(eight, LABELS)
     shift = 1 / (1 + math.exp(-2 * math.tanh(0.7))) - 0.5
@@ -691,7 +697,7 @@ def test_staying_is_the_squared_way_from_the_straight_line(tiny, eight) -> None:
 
 
 def test_chimeras_are_shown_to_the_critic_altered_in_their_own_way(tiny, eight) -> None:
-    """By draws of their own, part 5."""
+    """Their draws are part 5 of the stream."""
     config = {"learned_mixing": True, "weights": {"chimera": 2.0}, "critic_augmentation": ["brightness"], **ALONE}
     model = leaning(tiny("pegasus", config))
     step = model.forward_batch(eight, LABELS)
@@ -715,7 +721,7 @@ def test_without_it_mixes_lie_on_the_straight_line(tiny) -> None:
 def test_learned_mixing_is_used_by_mix_by_interpolate_and_in_training(tiny, eight) -> None:
     model = tiny("pegasus", {"learned_mixing": True, "mix_ratio": [0.5, 0.5], **ALONE})
     leaning(model)
-    gate = 1 / (1 + math.exp(-2 * math.tanh(1)))  # log-odds 0 at a ratio of one half, and the lean
+    gate = 1 / (1 + math.exp(-2 * math.tanh(1)))  # log-odds 0 at ratio 1/2, plus the lean
     step = model.forward_batch(eight, LABELS)
     mixed = step.codes[FIRST] * (1 - gate) + step.codes[SECOND] * gate
     straight = (step.codes[FIRST] + step.codes[SECOND]) / 2
@@ -761,7 +767,7 @@ def test_the_mixer_steps_with_the_autoencoder_and_is_averaged(tiny, fit, eight, 
 def test_in_eval_mode_the_averaged_mixer_mixes(tiny) -> None:
     model = tiny("pegasus", {"learned_mixing": True, "ema_decay": 0.5})
     with torch.no_grad():
-        # In the middle three parts to one: 2 tanh(lean) = log 3.
+        # A gate of 3/4 at ratio 1/2: 2 tanh(lean) = log 3.
         model.averaged["mixer"].layers[-1].bias.chunk(2)[0].fill_(math.atanh(math.log(3) / 2))
     start, end = torch.randn(2, 6), torch.randn(2, 6)
     half = torch.full((2,), 0.5)
@@ -799,13 +805,13 @@ def test_the_whole_of_the_preset_trains(tiny, fit) -> None:
     config["networks"] |= {"channels": 4, "latent_dim": 16}
     config["autoencoder_optimizer"]["lr"] = 0.01
     model = tiny("pegasus", config)
-    trainer.give_guide(model, committee())
+    give_guide(model, committee())
     dark = torch.where(LABELS[:, None, None, None] == 0, torch.arange(32) < 16, torch.arange(32) >= 16)
-    halves = (0.03 + 0.94 * dark.float()).expand(8, 3, 32, 32).contiguous()  # of the two classes one each
+    halves = (0.03 + 0.94 * dark.float()).expand(8, 3, 32, 32).contiguous()  # one per class
     history = fit(model, [(halves, LABELS)] * 16)
     keys = {f"loss/{name}" for name in ("reconstruction", "kl", "perceptual", "adversarial_mix", *CHIMERAS)}
     keys |= {"critic_loss/chimera", "critic/chimera", "critic/r1", "guide/both"}
     assert keys <= history[0].keys()
     assert "loss/adversarial_sample" not in history[0]
-    assert any((p != 0).any() for p in model.mixer.layers[-1].parameters())  # it has begun to learn
+    assert any((p != 0).any() for p in model.mixer.layers[-1].parameters())  # the mixer has been trained
     assert history[-1]["loss/reconstruction"] < 0.8 * history[0]["loss/reconstruction"]

@@ -1,4 +1,4 @@
-"""The alternation: who steps when, on whose gradients; averages, draws, clipping, figures; for every variant."""
+"""Alternating optimisation for every variant: order of steps, gradients, averages, draws, clipping, measures."""
 
 import copy
 import math
@@ -54,7 +54,7 @@ def test_no_player_touches_the_others_gradients(name, tiny, fit, optimizer_steps
     steps = optimizer_steps(model)
     fit(model, [images, images.flip(3)])
     first, critic_first, second, critic_second = [s.gradients for s in steps]
-    assert all(g is None for g in of("critic", first))  # the autoencoder's backward reached none
+    assert all(g is None for g in of("critic", first))  # no gradients from the autoencoder's backward pass
     for step in (first, second):
         assert all(g is not None for g in of("autoencoder", step))
     for step in (critic_first, critic_second):
@@ -65,7 +65,7 @@ def test_no_player_touches_the_others_gradients(name, tiny, fit, optimizer_steps
 
 
 def test_no_gradient_is_left_over_from_the_batch_before(tiny, fit, optimizer_steps, images) -> None:
-    # Nothing drawn and nothing learnt: the same batch again must give the same gradients, not their sum.
+    # Without draws and updates the same batch must give the same gradients, not their sum.
     still = {"autoencoder_optimizer": {"lr": 0}, "critic_optimizer": {"lr": 0}, "sample_codes": False}
     model = tiny("adversarial_vae", still)
     steps = optimizer_steps(model)
@@ -106,7 +106,7 @@ def test_one_forward_serves_both_players(name, decodings, tiny, fit, images) -> 
 def test_the_critics_statistics_come_from_its_own_step_alone(name, tiny, fit, images) -> None:
     model = tiny(name)
     norms = [m for m in model.critic.modules() if isinstance(m, nn.BatchNorm2d)]
-    counts = {"adversarial_vae": 2, "vae_gan": 3, "acai": 2, "pegasus": 2}  # what the critic is shown in its own turn
+    counts = {"adversarial_vae": 2, "vae_gan": 3, "acai": 2, "pegasus": 2}  # inputs of the critic in its own step
     fit(model, [images])
     assert {m.num_batches_tracked.item() for m in norms} == {counts[name]}
 
@@ -117,7 +117,7 @@ def test_the_logged_terms_and_the_watched_figures(name, tiny, fit, images) -> No
     step = model.forward_batch(images)
     terms = {f"loss/{key}": value.item() for key, value in model.autoencoder_losses(step).items()}
     if model.critic is not None:
-        # With both at rest the critic's terms are those of the same weights.
+        # With learning rates of 0 the critic's terms use the same weights.
         terms |= {f"critic_loss/{key}": value.item() for key, value in model.critic_losses(step).items()}
     still = tiny(name, {"autoencoder_optimizer": {"lr": 0}, "critic_optimizer": {"lr": 0}})
     (logged,) = fit(still, [images])
@@ -135,7 +135,7 @@ def total(metrics: dict, prefix: str) -> float:
 
 
 def smooth(images: Tensor) -> Tensor:
-    """Colour gradients: pixel noise cannot be learnt."""
+    """Return smooth colour gradients, since pixel noise cannot be learned."""
     return nn.functional.interpolate(images[:, :, :2, :2], size=32, mode="bilinear")
 
 
@@ -143,7 +143,7 @@ def smooth(images: Tensor) -> Tensor:
 def test_the_autoencoders_loss_falls_on_a_fixed_batch(name, tiny, fit, images) -> None:
     model = tiny(name, {"autoencoder_optimizer": {"lr": 1e-2}, "critic_optimizer": {"lr": 0}})
     sums = fit(model, [smooth(images)] * 20, lambda m: total(m.latest, "loss/"))
-    assert sum(sums[-3:]) < 0.96 * sum(sums[:3])  # most of the rest is the images' own entropy
+    assert sum(sums[-3:]) < 0.96 * sum(sums[:3])  # most of the rest is the entropy of the images
 
 
 @pytest.mark.parametrize("name", WITH_CRITIC)
@@ -176,16 +176,16 @@ def test_clipping_scales_the_gradient_to_its_bound(player, tiny, fit, optimizer_
     free = norm(found[None])
     assert free > 1e-2
     assert norm(found[1e-3]) == pytest.approx(1e-3, rel=1e-3)
-    assert same(found[1e6], found[None])  # a bound above it does nothing
+    assert same(found[1e6], found[None])  # a larger bound has no effect
     for clipped, whole in zip(found[1e-3], found[None], strict=True):
         torch.testing.assert_close(clipped, whole * (1e-3 / free), rtol=1e-3, atol=1e-9)
 
 
-# The average of the weights.
+# Averaged weights.
 
 
 def with_statistics(*networks: nn.Module) -> list[Tensor]:
-    """Weights and BatchNorm's running statistics."""
+    """Return weights and running statistics of BatchNorm."""
     running = [b.detach().clone() for network in networks for b in network.buffers() if b.is_floating_point()]
     return [w for network in networks for w in weights(network)] + running
 
@@ -206,11 +206,11 @@ def test_ema_follows_its_recurrence(tiny, fit, images) -> None:
             torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-7)
     for part in ("encoder", "decoder"):
         for kept, buffer in zip(model.averaged[part].buffers(), getattr(model, part).buffers(), strict=True):
-            assert kept.is_floating_point() or torch.equal(kept, buffer)  # how many batches there were
+            assert kept.is_floating_point() or torch.equal(kept, buffer)  # the number of batches
 
 
 def test_an_average_of_spectrally_normalised_weights_is_normalised_too(tiny, fit, images) -> None:
-    """The power iteration's vectors are unit vectors; the mean of turning ones is shorter, and sigma too small then."""
+    """A mean of the power iteration's unit vectors is shorter than 1, which would make sigma too small."""
     config = {"ema_decay": 0.99, "networks": {"spectral_norm": "all"}, "autoencoder_optimizer": {"lr": 0.1}}
     model = tiny("vae", config)
     vectors = [(key, vector) for key, vector in model.averaged.named_buffers() if key.endswith(("._u", "._v"))]
@@ -288,7 +288,7 @@ def test_the_seed_decides_the_weights_and_the_whole_run(name, tiny, fit, images)
     untouched = torch.get_rng_state()
     tiny(name)
     fit(one, [images, images.flip(0)])
-    assert torch.equal(torch.get_rng_state(), untouched)  # neither building nor training draws from it
+    assert torch.equal(torch.get_rng_state(), untouched)  # neither construction nor training uses it
     torch.rand(5)
     fit(two, [images, images.flip(0)])
     assert same(weights(one), weights(two))
@@ -308,7 +308,7 @@ def test_the_parts_of_a_draw_are_told_apart_and_the_first_is_the_draw_itself(tin
     assert len(set(found)) == 24
 
 
-# What the critic is shown.
+# Inputs of the critic.
 
 
 def test_without_a_policy_the_critic_sees_the_very_images(tiny, images) -> None:
@@ -331,9 +331,9 @@ def test_the_same_part_alters_alike_and_another_part_or_batch_otherwise(tiny, im
     assert not torch.allclose(change(images, 1), first)
 
 
-SHOWN = {  # which part of the draw alters what the critic is shown, in turn
+SHOWN = {  # the part of the draw that augments each input of the critic, in order
     "adversarial_vae": [0, 1, 2],
-    "vae_gan": [0, 0, 1, 2, 3, 4],  # the image and its reconstruction alike, as their features are compared
+    "vae_gan": [0, 0, 1, 2, 3, 4],  # equal for image and reconstruction, whose features are compared
     "acai": [0, 1, 2],
     "pegasus": [0, 2, 3],
 }
@@ -356,7 +356,7 @@ def test_all_that_the_critic_sees_is_altered_as_it_is_told(name, policy, tiny, f
         uniforms = torch.rand(len(before), 8, generator=generator(2, Stream.AUGMENTATION, part << 40))
         torch.testing.assert_close(after, augment(before, uniforms, policy))
         assert not torch.allclose(after, before)
-    fit(tiny(name, {"critic_augmentation": policy}), [images])  # and gradients pass through
+    fit(tiny(name, {"critic_augmentation": policy}), [images])  # gradients pass through
 
 
 @pytest.mark.parametrize("name", ["adversarial_vae", "vae_gan"])
@@ -365,7 +365,7 @@ def test_hinge_losses_by_hand(name, tiny, images) -> None:
     model = tiny(name, {"adversarial_loss": "hinge", "weights": {"critic_real": 3.0, fakes[-1]: 2.0}})
     step = model.forward_batch(images)
     terms = model.autoencoder_losses(step)
-    drawn = [step.reconstructions] if name == "adversarial_vae" else [step.reconstructions, model._noise_images]
+    drawn = [step.reconstructions] if name == "adversarial_vae" else [step.reconstructions, step.extra_images["noise"]]
     with torch.no_grad():
         outputs = [model.critic(batch) for batch in drawn]
         real = model.critic(images)
@@ -378,7 +378,7 @@ def test_hinge_losses_by_hand(name, tiny, images) -> None:
     assert [value.item() for value in critic.values()] == pytest.approx(wanted, rel=1e-4)
 
 
-# The penalty on the critic's slope.
+# Gradient penalty.
 
 
 def penalty_by_hand(critic: nn.Module, images: Tensor) -> Tensor:
@@ -406,7 +406,7 @@ def test_the_penalty_is_the_critics_alone(policy, tiny, fit, optimizer_steps, as
     uniforms = torch.rand(4, 8, generator=generator(0, Stream.AUGMENTATION, 7 << 40))
     penalty = 30 * penalty_by_hand(twin.critic, augment(images, uniforms, policy))
     assert found[30.0][1]["critic/r1"] == pytest.approx(penalty.item(), rel=1e-4)
-    # It is taken at every fourth batch, and weighs four times as much there.
+    # It is computed at every fourth batch, with four times its weight.
     loss = 4 * penalty + sum(twin.critic_losses(twin.forward_batch(images)).values())
     assert_gradients(critic, "critic", twin.critic, loss)
 
@@ -436,16 +436,16 @@ def test_a_penalty_that_is_not_finite_stops_the_training_by_its_name(harmed, tin
 
 
 def test_the_penalty_is_no_part_of_the_critics_loss(tiny, fit, images) -> None:
-    # The health check compares what is logged as `critic_loss/` with `blind_critic_loss`.
+    # The health check compares the logged `critic_loss/` with `blind_critic_loss`.
     sums = [total(fit(tiny("vae_gan", {"r1": gamma}), [images])[0], "critic_loss/") for gamma in (0.0, 30.0)]
     assert sums[0] == pytest.approx(sums[1])
 
 
-# The adaptive weight of the adversarial terms.
+# Adaptive weight of the adversarial terms.
 
 
 def parted(name: str, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What the decoder learns from beside its critic, and from its critic."""
+    """Return the decoder's non-adversarial loss and its adversarial loss."""
     adversarial = sum(value for key, value in terms.items() if key.startswith("adversarial"))
     if name == "vae_gan":
         return 0.1 * terms["feature"], adversarial
@@ -453,7 +453,7 @@ def parted(name: str, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def ratio_by_hand(name: str, model, terms: dict[str, Tensor]) -> float:
-    """Of the gradients' lengths at the weight of the layer that makes the logits, in float64."""
+    """Return the ratio of the gradient norms at the decoder's last weight, in float64."""
     weight = model.decoder.convolutions[-1].weight
     lengths = [torch.autograd.grad(loss, weight, retain_graph=True)[0].double().norm() for loss in parted(name, terms)]
     return (lengths[0] / lengths[1]).item()
@@ -467,9 +467,9 @@ def test_the_adversarial_terms_are_scaled_to_the_others_gradient(name, tiny, ima
     others, adversarial = parted(name, terms)
     assert abs(ratio - 1) > 0.1
     loss, _ = model.routes(terms)[-1]
-    assert model.adversarial_scale.item() == pytest.approx(ratio, rel=1e-3)  # the first batch: outright
+    assert model.adversarial_scale.item() == pytest.approx(ratio, rel=1e-3)  # not averaged at the first batch
     assert loss.item() == pytest.approx((others + ratio * adversarial).item(), rel=1e-4)
-    # With it the two pull equally hard.
+    # The gradients of both parts then have equal norms.
     weight = model.decoder.last_weight
     pulls = [torch.autograd.grad(part, weight, retain_graph=True)[0] for part in (others, loss)]
     assert (pulls[1] - pulls[0]).norm().item() == pytest.approx(pulls[0].norm().item(), rel=1e-2)
@@ -517,7 +517,7 @@ def test_a_critic_that_has_nothing_to_say_scales_within_bounds(tiny, images) -> 
     assert loss.isfinite()
 
 
-# What is not finite.
+# Non-finite losses.
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -536,7 +536,7 @@ def test_only_the_terms_at_fault_are_named(tiny) -> None:
         model._log_averages()
 
 
-# Public methods and figures.
+# Public methods and measures.
 
 
 def test_evaluation_figures_by_an_independent_route(tiny, images) -> None:
@@ -554,7 +554,7 @@ def test_evaluation_figures_by_an_independent_route(tiny, images) -> None:
     posterior = Normal(mean, (log_variance / 2).exp())
     torch.testing.assert_close(figures["kl"], kl_divergence(posterior, prior).sum(1), rtol=1e-4, atol=1e-5)
     untouched = copy.deepcopy(model.critic.state_dict())
-    critic = copy.deepcopy(model.critic).train()  # each batch normalised by itself, as the players meet it
+    critic = copy.deepcopy(model.critic).train()  # each batch normalised by its own statistics, as in training
     with torch.no_grad():
         torch.testing.assert_close(figures["critic_real"], 1 / (1 + torch.exp(-critic(images))))
         torch.testing.assert_close(figures["critic_fake"], 1 / (1 + torch.exp(-critic(reconstructions))))
@@ -575,7 +575,7 @@ def test_published_figures_are_means_over_images_not_over_batches(tiny) -> None:
     assert model.latest["validation/kl"] == pytest.approx(whole["kl"].mean().item(), rel=1e-4)
     active = sum(1 for column in whole["means"].T.tolist() if torch.tensor(column).var() > 0.01)
     assert model.latest["validation/active_dimensions"] == active
-    # The next pass starts from nothing, and the test split has names of its own.
+    # The next pass starts empty, and the test split has its own names.
     with torch.no_grad():
         model.test_step((batches[1], torch.zeros(1)), 0)
         model.test_step((batches[1], torch.zeros(1)), 1)
@@ -689,16 +689,16 @@ def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, kind, ti
     count = 4096
     first = next(key for key in vars(tiny(name).config.weights) if key.startswith("critic_"))
     model = tiny(name, {"weights": {first: weight}, "adversarial_loss": kind})
-    model.decode_logits = lambda codes: torch.zeros(len(codes), 1)  # who is blind needs no pictures
+    model.decode_logits = lambda codes: torch.zeros(len(codes), 1)  # a constant critic needs no images
     codes = torch.zeros(count, 6)
     step = Step(torch.zeros(count, 1), Posterior(codes, codes), codes, torch.zeros(count, 1))
     least = math.inf
     for output in torch.linspace(-1.2, 1.2, 97).tolist():
         model.critic = Blind(output)
-        if name != "pegasus":  # all that its critic is shown is made by the forward
+        if name != "pegasus":  # its critic's inputs all come from the forward pass
             model.autoencoder_losses(step)
         least = min(least, sum(term.item() for term in model.critic_losses(step).values()))
-    # ACAI's coefficients are drawn: within some standard errors of a mean over the batch.
+    # ACAI's coefficients are random: the tolerance is a few standard errors of the batch mean.
     assert model.blind_critic_loss() == pytest.approx(least, rel=0.05 if name == "acai" else 1e-3)
 
 
@@ -709,7 +709,7 @@ def test_without_a_critic_no_blind_loss_is_known(tiny) -> None:
 def test_before_they_are_averaged_statistics_are_made_the_same_in_all_processes(
     tiny, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each process normalises by its own part of a batch, and one alone saves: else a resumed run were another."""
+    """Each process normalises by its part of the batch, but only one saves; otherwise a resumed run would differ."""
     model, alone = (tiny("pegasus", {"ema_decay": 0.5}) for _ in range(2))
     for one in (model, alone):
         one.forward_batch(images)  # the running statistics of this process
@@ -717,7 +717,7 @@ def test_before_they_are_averaged_statistics_are_made_the_same_in_all_processes(
     monkeypatch.setattr(type(model), "_world_size", property(lambda self: 2 if self is model else 1))
     shown: list[Tensor] = []
 
-    def all_reduce(tensor: Tensor) -> None:  # the other process has 3 everywhere
+    def all_reduce(tensor: Tensor) -> None:  # the other process holds 3 everywhere
         shown.append(tensor.clone())
         tensor.add_(3.0)
 
@@ -733,4 +733,4 @@ def test_before_they_are_averaged_statistics_are_made_the_same_in_all_processes(
     kept = [b for b in alone.decoder.buffers() if b.is_floating_point()]
     assert all(torch.equal(b, before) for b, before in zip(kept, own[-len(kept) :], strict=True))
     pairs = zip(model.averaged["decoder"].buffers(), alone.averaged["decoder"].buffers(), strict=True)
-    assert any(not torch.equal(a, b) for a, b in pairs)  # and the average is one of these
+    assert any(not torch.equal(a, b) for a, b in pairs)  # the average uses the reduced statistics

@@ -1,4 +1,4 @@
-"""The plain VAE: its two terms and their gradient, by an independent route."""
+"""The plain VAE: its two terms and their gradient, computed independently."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pegasus_lightning.utils.randomness import Stream
 
 
 def by_hand(model, images):
-    """(reconstruction, kl) of one batch, nats an image."""
+    """Return (reconstruction, kl) of one batch, in nats per image."""
     mean, log_variance = model.encoder(images)
     deviation = (log_variance / 2).exp()
     codes = mean + deviation * model.draw(Stream.NOISE, 4, 6)

@@ -1,4 +1,4 @@
-"""VAE/GAN: three losses, three routes, each gradient by autograd on terms written out anew."""
+"""VAE/GAN: three losses with three routes; each gradient by autograd on independently computed terms."""
 
 import math
 
@@ -22,7 +22,7 @@ WEIGHTS = {
 
 
 def by_hand(model, images):
-    """Unweighted terms of one batch (Larsen et al., algorithm 1), and the critic's mean logit on its fakes."""
+    """Return unweighted terms of one batch (Larsen et al., algorithm 1) and the critic's mean logit on its fakes."""
     mean, log_variance = model.encoder(images)
     deviation = (log_variance / 2).exp()
     reconstructions = torch.sigmoid(model.decoder(mean + deviation * model.draw(Stream.NOISE, 4, 6)))
@@ -79,7 +79,7 @@ def test_the_optional_pixel_term_reaches_encoder_and_decoder(
     step = model.forward_batch(images)
     pixels = 0.01 * functional.binary_cross_entropy(torch.sigmoid(step.logits), images, reduction="sum") / 4
     autoencoder, _ = first_step(tiny, fit, optimizer_steps, images, reconstruction=0.01)
-    # Same weights, same draws: the gradient of the sum is the sum of the gradients.
+    # With equal weights and draws the gradient of the sum is the sum of the gradients.
     plain, _ = first_step(tiny, fit, optimizer_steps, images)
     for name, network in (("encoder", model.encoder), ("decoder", model.decoder)):
         named = dict(network.named_parameters())

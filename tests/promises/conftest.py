@@ -1,4 +1,4 @@
-"""Runs in processes of their own, forked from one that has imported everything: real commands, quick to start."""
+"""Fixtures: the training command in new processes, forked from one that has imported everything."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ SETTINGS = [
     "callbacks.progress_bar=false",
 ]
 
-# A request a line on stdin; for each, the child's number, then its return code as subprocess.Popen has it.
+# Reads one request a line from stdin. Prints the child's process ID, then its return code as in subprocess.Popen.
 SERVER = """
 import json, os, signal, sys
-from pegasus_lightning import __main__, checkpoints, training
+from pegasus_lightning import __main__
+from pegasus_lightning.runs import checkpoints
 from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -97,7 +98,7 @@ class Ended(NamedTuple):
 
 
 class Command:
-    """`python -m pegasus_lightning SETTINGS ...` in a process of its own."""
+    """`python -m pegasus_lightning SETTINGS ...` in a new process."""
 
     def __init__(self, notes: Path) -> None:
         self.notes = notes
@@ -107,9 +108,9 @@ class Command:
         )
 
     def start(self, folder: Path, *overrides: str, strike: str = "", signal: int = 9) -> int:
-        """Start it in `folder`; its process number. `end` has to follow.
+        """Start the command in `folder`. Return the process ID. Call `end` next.
 
-        `strike`, as in "TwoPlayerModel.training_step before 7", sends `signal` to it at that call, from 1.
+        `strike`, as in "TwoPlayerModel.training_step before 7", sends `signal` to the process at that call, from 1.
         """
         blow = None
         if strike:
@@ -123,7 +124,7 @@ class Command:
         return self._number()
 
     def end(self) -> Ended:
-        """Wait for what `start` started."""
+        """Wait for the process that `start` started."""
         return Ended(self._number(), (self.notes / "out").read_text(), (self.notes / "err").read_text())
 
     def __call__(self, folder: Path, *overrides: str, strike: str = "", signal: int = 9) -> Ended:
@@ -137,7 +138,7 @@ class Command:
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """command(folder, *overrides, strike="", signal=9): the training command on a tiny run, from `folder`."""
+    """command(folder, *overrides, strike="", signal=9) trains a tiny run in `folder`."""
     command = Command(tmp_path_factory.mktemp("notes"))
     yield command
     assert command.server.stdin is not None
@@ -146,7 +147,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 class Left:
-    """What a run left behind, in comparable form.
+    """The files of a run, in comparable form.
 
     Args:
         run: its folder.
@@ -159,7 +160,7 @@ class Left:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Of `last.ckpt`."""
+        """The content of `last.ckpt`."""
         return torch.load(self.checkpoints / "last.ckpt", weights_only=True)
 
     @property
@@ -178,14 +179,14 @@ class Left:
 
     @property
     def metrics(self) -> list[tuple[int, str, float]]:
-        """(batch, tag, value) out of metrics.jsonl in its order, but for the speed, which no two runs share."""
+        """(batch, tag, value) of metrics.jsonl in order, without the speed, which differs between runs."""
         lines = map(json.loads, (self.run / "metrics.jsonl").read_text().splitlines())
         entries = [(line["batch"], tag, value) for line in lines for tag, value in line.items()]
         return [entry for entry in entries if entry[1] != "batch" and not entry[1].startswith("speed/")]
 
     @property
     def steps(self) -> dict[str, list[int]]:
-        """{tag: steps} of every scalar and picture, with nothing thinned out, in TensorBoard's one run."""
+        """{tag: steps} of all scalars and pictures in the only TensorBoard run."""
         every = {"scalars": 0, "images": 0, "tensors": 0}
         board = EventMultiplexer(size_guidance=every).AddRunsFromDirectory(str(self.run)).Reload()
         assert list(board.Runs()) == ["tensorboard"]
@@ -198,13 +199,13 @@ class Left:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        """The PNG files by name."""
+        """The bytes of the PNG files by name."""
         return {path.name: path.read_bytes() for path in (self.run / "images").iterdir()}
 
 
 @pytest.fixture(scope="session")
 def left() -> Callable[[Path], Left]:
-    """left(folder): what the one run started from `folder` left."""
+    """left(folder): the files of the only run in `folder`."""
 
     def find(folder: Path) -> Left:
         (run,) = (folder / "runs" / "single").iterdir()
@@ -215,7 +216,7 @@ def left() -> Callable[[Path], Left]:
 
 @pytest.fixture(scope="session")
 def unbroken(command: Command, left: Callable[[Path], Left], tmp_path_factory: pytest.TempPathFactory) -> Left:
-    """Three epochs that nothing interrupted."""
+    """A run of three epochs without interruption."""
     folder = tmp_path_factory.mktemp("unbroken")
     ended = command(folder)
     assert ended.code == 0, ended.err
@@ -224,7 +225,7 @@ def unbroken(command: Command, left: Callable[[Path], Left], tmp_path_factory: p
 
 @pytest.fixture
 def spoil() -> Callable[[str, Path], None]:
-    """spoil("truncate" | "empty" | "flip", path): what disks and half-done copies do to a file."""
+    """spoil("truncate" | "empty" | "flip", path) damages a file."""
 
     def apply(how: str, path: Path) -> None:
         data = bytearray(path.read_bytes())
@@ -236,6 +237,6 @@ def spoil() -> Callable[[str, Path], None]:
 
 @pytest.fixture
 def begun(unbroken: Left, tmp_path: Path) -> Path:
-    """A folder with a copy of the unbroken run in it, to be spoilt."""
+    """A folder with a copy of the unbroken run."""
     shutil.copytree(unbroken.run.parent.parent, tmp_path / "runs")
     return tmp_path

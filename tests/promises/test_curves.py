@@ -1,4 +1,4 @@
-"""Promises 8 and 12: a folder a job; one step axis and one TensorBoard run in it, whole after a kill."""
+"""Promises 8 and 12: one folder a job, with one TensorBoard run on one step axis, complete after a kill."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pegasus_lightning.utils.compose import plain
 
 
 def hparams_of(run: Path) -> list[HParamsPluginData]:
-    """Every record of the HParams tab in the run's event files, in order."""
+    """All HParams records in the run's event files, in order."""
     found = []
     for path in sorted((run / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
         for event in EventFileLoader(str(path)).Load():
@@ -43,10 +43,10 @@ def test_a_job_is_one_run_on_one_axis_with_a_whole_row_of_hparams(
         assert command(tmp_path, strike=point).code == -signal.SIGKILL
         assert command(tmp_path).code == 0
     run = unbroken if point is None else left(tmp_path)
-    steps = run.steps  # of TensorBoard's one run
+    steps = run.steps
     for tag, at in steps.items():
         assert at == sorted(set(at)), tag
-        assert set(at) <= {3, 4, 6, 8, 9, 12}, tag  # batches done: not optimizer steps, of which there are 24
+        assert set(at) <= {3, 4, 6, 8, 9, 12}, tag  # batches done, not the 24 optimizer steps
     by_file = {tag: [batch for batch, other, _ in run.metrics if other == tag] for _, tag, _ in run.metrics}
     assert by_file == {tag: at for tag, at in steps.items() if not tag.startswith(("images/", "speed/"))}
 
@@ -76,13 +76,11 @@ def test_jobs_that_differ_have_folders_of_their_own_with_short_names(command: An
     for count, job in enumerate(jobs, start=1):
         ended = command(tmp_path, *short, *job)
         assert ended.code == 0, ended.err
-        assert "Training" in ended.out  # not taken for one that is done already
+        assert "Training" in ended.out  # not reported as already trained
         folders = {path.name for path in (tmp_path / "runs" / "single").iterdir()}
         assert len(folders) == count
     assert max(map(len, folders)) == 120
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [
-        "single"
-    ]  # nothing but run folders, one level deep
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["single"]  # only run folders, one level deep
 
 
 @pytest.mark.promise(8)

@@ -1,4 +1,4 @@
-"""Promise 1 (and 12): killed at an exact place and run again, a run is the one that was never killed."""
+"""Promise 1 (and 12): a run that is killed at a given call and run again equals one that was never killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise(1)]
 
-# Where SIGKILL strikes. A save is: write_atomically the staged file, [_keep_as the one before], _announce the
+# Where SIGKILL is sent. A save is: write_atomically the staged file, [_keep_as the one before], _announce the
 # new hash, move, sync_folder, write the hash. With a save every 2 epochs there are two, after batches 8 and 12.
 POINTS = [
     "TwoPlayerModel.training_step before 1",  # nothing is saved yet
@@ -25,8 +25,8 @@ POINTS = [
     "checkpoints._keep_as before 1",
     "checkpoints._keep_as after 1",
     "checkpoints._announce after 2",
-    "checkpoints.sync_folder before 2",  # the file is moved; its hash file holds for the old one too
-    "checkpoints.save_atomically after 2",  # an epoch's edge
+    "checkpoints.sync_folder before 2",  # the file is moved; the hash file still lists the old hash too
+    "checkpoints.save_atomically after 2",  # the end of an epoch
     "TwoPlayerModel.training_step before 9",
     "TwoPlayerModel.training_step before 12",
 ]
@@ -50,7 +50,7 @@ def test_killed_anywhere_and_run_again_it_is_the_unbroken_run(
     assert run.pictures == unbroken.pictures
 
 
-# The weights are final and saved; what is logged after them is not.
+# The weights are final and saved; later log entries are not.
 AFTER_TRAINING = [
     "TwoPlayerModel.test_step before 1",
     "TwoPlayerModel.on_test_epoch_end after 1",

@@ -1,4 +1,4 @@
-"""Promise 11: nothing that is loaded runs code. Each would-be intruder makes a folder, the sentinel, if it is run."""
+"""Promise 11: nothing that is loaded runs code. Each attack would make a folder, the sentinel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROGRAMS = [(GENERATE, generate), (EVALUATE, evaluate)]
 
 
 class Malice:
-    """Unpickling this makes the sentinel."""
+    """Unpickling this would make the sentinel."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -47,7 +47,7 @@ def sentinel(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """refused(program, work, *arguments): the message with which another command than training ends."""
+    """refused(program, work, *arguments): the error message of `generate` or `evaluate`."""
 
     def call(program: Any, work: Any, *arguments: str) -> str:
         monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def test_a_malicious_checkpoint_is_refused_by_every_command(
             path.write_bytes(pickle.dumps(evil))
         else:
             torch.save(evil, path)
-        path.with_name(f"{name}.sha256").write_text(sha256(path) + "\n")  # the hash is no wall against a forger
+        path.with_name(f"{name}.sha256").write_text(sha256(path) + "\n")  # a forger can write the hash too
     for overrides in (["trainer.max_epochs=4"], ["trainer.max_epochs=4", "resume=must"]):
         ended = command(begun, *overrides)
         assert ended.code == 2
@@ -83,7 +83,7 @@ def test_a_malicious_checkpoint_is_refused_by_every_command(
         assert "cannot be read as a checkpoint" in refused(program, work, f"run={run.run}")
         assert "cannot be read as a checkpoint" in refused(program, work, f"run={run.checkpoints / 'last.ckpt'}")
     assert not sentinel.exists()
-    with contextlib.suppress(Exception):  # and it is what it pretends to be
+    with contextlib.suppress(Exception):  # the file does run code if it is unpickled
         torch.load(run.checkpoints / "last.ckpt", weights_only=False)
     assert sentinel.exists()
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_is_not_fetched_from_an_address(
 
 
 def _calls(tree: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every call in a file: the dotted name, and the keywords that are constants."""
+    """The dotted name and the constant keywords of every call in a file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             constants = {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)}

@@ -16,7 +16,7 @@ import pytest
 @pytest.mark.promise(14)
 def test_two_processes_make_the_same_pegasi(left: Callable[[Path], Any], begun: Path, tmp_path: Path) -> None:
     made: list[dict[str, bytes]] = []
-    for hash_seed in ("1", "2"):  # so that the order of a set, should one matter, differs
+    for hash_seed in ("1", "2"):  # so that the order of sets differs
         out = tmp_path / f"out-{hash_seed}"
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         arguments = [f"run={left(begun).run}", f"out={out}", "count=4", "seed=3", "pegasus.threshold=1", "gpus=0"]

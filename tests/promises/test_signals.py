@@ -1,4 +1,4 @@
-"""Promise 4: after a signal a process saves, says so, ends with 128 + n, and goes on to the same weights."""
+"""Promise 4: after a signal a run saves, reports it, exits with 128 + n, and continues to the same weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_signal_at_any_moment_of_the_training(
     assert run.digest == unbroken.digest
     assert run.steps == unbroken.steps
     assert run.pictures == unbroken.pictures
-    measured = ("validation/", "test/", "final/")  # a mean over batches loses those of before the signal
+    measured = ("validation/", "test/", "final/")  # means over batches lose the batches before the signal
     assert [m for m in run.metrics if m[1].startswith(measured)] == [
         m for m in unbroken.metrics if m[1].startswith(measured)
     ]

@@ -1,4 +1,4 @@
-"""Promise 16: the Pythons and the versions that the package says it works with."""
+"""Promise 16: the supported versions of Python and of the dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several recognisers as one: means of their logits, features side by side, each in its turn, distances by hand."""
+"""Tests of several recognisers as one: mean logits, features side by side, turns, and distances by hand."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ def test_its_features_are_those_of_its_members_side_by_side(committee: Committee
     torch.testing.assert_close(committee.classify(changed) - committee(images), zero / 3, rtol=1e-3, atol=1e-4)
 
 
-def test_each_takes_its_turn_with_one_look(committee: Committee, images: Tensor) -> None:
+def test_each_takes_its_turn_with_one_pass(committee: Committee, images: Tensor) -> None:
     for turn in range(7):
         model = committee.members[turn % 3]
         assert committee.member(turn) is model
         raw = model.body((images - model.mean) / model.deviation) @ model.head.weight.T + model.head.bias
         wanted = raw / model.temperature + model.offset
         torch.testing.assert_close(committee.logits(images, turn), wanted, rtol=1e-4, atol=1e-4)
-    looks = []
-    committee.members[0].body[0].register_forward_hook(lambda *_: looks.append(1))
+    passes = []
+    committee.members[0].body[0].register_forward_hook(lambda *_: passes.append(1))
     committee.logits(images, 3)
-    assert len(looks) == 1  # and none at the mirror image
+    assert len(passes) == 1  # none of the mirror image
 
 
 # Which of its modules are the blocks whose maps are compared, in order.

@@ -1,4 +1,4 @@
-"""The recogniser as others see it: logits, features, frozenness; and the figures about its answers, by hand."""
+"""Tests of the recogniser's logits, features and freezing, and of the figures about its outputs, by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from pegasus_lightning.models.pegasus import GuideConfig
 from pegasus_lightning.models.settings import GUIDES
@@ -17,7 +16,6 @@ from pegasus_lightning.recognisers.network import (
     COMMITTEE,
     REPORTS,
     SELECTS,
-    Features,
     Recogniser,
     balanced_accuracy,
     calibration_error,
@@ -171,32 +169,15 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone
     assert not torch.equal(one.head.weight, other.head.weight)
 
 
-def test_features_carry_no_gradient_and_cannot_be_trained(model: Recogniser, images: Tensor) -> None:
-    features = Features(model)
-    features.train()
-    values = features(images.requires_grad_(True))
-    assert not values.requires_grad
-    assert values.shape == (4, features.num_features)
-    torch.testing.assert_close(values, model.features(images).detach())
-    assert not model.training
-
-
-def test_torchmetrics_takes_the_features(model: Recogniser) -> None:
-    distance = KernelInceptionDistance(feature=Features(model), subsets=3, subset_size=8, normalize=True)
-    source = torch.Generator().manual_seed(0)
-    distance.update(torch.rand(12, 3, 32, 32, generator=source), real=True)
-    distance.update(torch.rand(12, 3, 32, 32, generator=source) * 0.3, real=False)
-    assert distance.compute()[0] > 0
-
-
-def test_predicting_in_batches_is_predicting_at_once(model: Recogniser) -> None:
-    pixels = torch.randint(0, 256, (300, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+def test_predicting_in_batches_is_predicting_at_once(model: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pegasus_lightning.recognisers.network.PREDICT_BATCH", 8)
+    pixels = torch.randint(0, 256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
     model.freeze()
-    answers = predict(model.probabilities, pixels)
-    assert answers.shape == (300, 2)
-    assert not answers.requires_grad
-    torch.testing.assert_close(answers[255:258], model.probabilities(pixels[255:258] / 255), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(answers, predict(model.probabilities, pixels / 255), rtol=1e-3, atol=1e-4)
+    outputs = predict(model.probabilities, pixels)
+    assert outputs.shape == (20, 2)
+    assert not outputs.requires_grad
+    torch.testing.assert_close(outputs, model.probabilities(pixels / 255), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outputs, predict(model.probabilities, pixels / 255), rtol=1e-3, atol=1e-4)
 
 
 TARGETS = torch.tensor([[1, 1], [1, 0], [0, 0], [0, 0], [0, 0], [0, 0]]).float()

@@ -1,4 +1,4 @@
-"""The store: trained once, found again under a name that says of what; broken or half-written files are no harm."""
+"""Tests of the store: trained once and found again under a name of images and recipe; broken files are replaced."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,14 @@ from pegasus_lightning.data.kinds import Kinds, load_kinds
 from pegasus_lightning.data.settings import SilhouettesConfig
 from pegasus_lightning.recognisers import store
 from pegasus_lightning.recognisers.network import Recogniser
-from pegasus_lightning.recognisers.store import committee_for, find_recogniser, measure, recogniser_for
-from pegasus_lightning.recognisers.training import RecogniserConfig, guiding_recipe, half_of, independent_recipe
+from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser, measure
+from pegasus_lightning.recognisers.training import (
+    RecogniserConfig,
+    guiding_recipe,
+    half_of,
+    independent_recipe,
+    standard_recipe,
+)
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256
 
@@ -29,7 +36,7 @@ IMAGES = load_kinds(SOURCE, "train").images[::5]
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[RecogniserConfig]:
-    """The configs of the trainings that were started; they are real but for their length."""
+    """The recipes of the trainings that were started."""
     started: list[RecogniserConfig] = []
     train = store.train_recogniser
 
@@ -41,35 +48,50 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[RecogniserConfig]:
     return started
 
 
-def get(folder: Path, source: Any = SOURCE, recipe: RecogniserConfig = RECIPE, **others: Any) -> Any:
-    return recogniser_for(source, recipe.architecture, folder=folder, recipe=recipe, say=lambda _: None, **others)
+def silent(folder: Path) -> RecogniserStore:
+    return RecogniserStore(folder, say=lambda _: None)
+
+
+def get(folder: Path, recipe: RecogniserConfig = RECIPE) -> StoredRecogniser:
+    return silent(folder).get(SOURCE, recipe)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> StoredRecogniser:
+    """A recogniser, alone in its store."""
+    return get(tmp_path_factory.mktemp("once") / "store")
+
+
+@pytest.fixture
+def stored(once: StoredRecogniser, tmp_path: Path) -> StoredRecogniser:
+    """The same in a copy of its store, `tmp_path`."""
+    shutil.copytree(once.path.parent, tmp_path, dirs_exist_ok=True)
+    return once._replace(path=tmp_path / once.path.name)
 
 
 def test_it_is_trained_once_and_then_the_same(tmp_path: Path, trainings: list[RecogniserConfig]) -> None:
     said: list[str] = []
-    assert find_recogniser(SOURCE, "residual", folder=tmp_path / "a" / "store", recipe=RECIPE) is None
+    kept = RecogniserStore(tmp_path / "a" / "store", say=said.append)
+    assert kept.find(SOURCE, RECIPE) is None
     assert not (tmp_path / "a").exists()
-    first = recogniser_for(SOURCE, "residual", folder=tmp_path / "a" / "store", recipe=RECIPE, say=said.append)
+    first = kept.get(SOURCE, RECIPE)
     assert len(said) == 2
     assert "32 images" in said[0]  # eight of each of four kinds
     assert "horse or not" in said[1]
-    again = recogniser_for(SOURCE, "residual", folder=tmp_path / "a" / "store", recipe=RECIPE, say=said.append)
-    found = find_recogniser(SOURCE, "residual", folder=tmp_path / "a" / "store", recipe=RECIPE)
-    assert found is not None
-    assert len(trainings) == 1
-    assert len(said) == 2
-    for other in (again, found):
+    for other in (kept.get(SOURCE, RECIPE), kept.find(SOURCE, RECIPE)):
+        assert other is not None
         assert other.path == first.path
         assert other.quality == first.quality
         assert torch.equal(other.recogniser(IMAGES / 255), first.recogniser(IMAGES / 255))
         assert other.recogniser.frozen
         assert other.recogniser.classes == ("horse", "bird")
+    assert len(trainings) == 1
+    assert len(said) == 2
 
 
-def test_the_name_says_of_what_and_both_files_are_all_there_is(tmp_path: Path) -> None:
-    stored = get(tmp_path, recipe=dataclasses.replace(RECIPE, seed=3))
+def test_the_name_says_of_what_and_both_files_are_all_there_is(stored: StoredRecogniser, tmp_path: Path) -> None:
     stem, _, digest = stored.path.stem.rpartition("-")
-    assert stem == "horse-bird-residual-s3"
+    assert stem == "horse-bird-residual-s0"
     assert len(digest) == 8
     assert int(digest, 16) >= 0
     files = {path.name for path in tmp_path.iterdir()} - {f".{stored.path.name}.lock"}
@@ -97,7 +119,7 @@ def test_other_images_classes_or_recipe_have_another_name(tmp_path: Path, monkey
     ]
     hashes = [one[-11:-3] for one in names]
     assert len(set(hashes)) == len(names)
-    # The test split and what only the autoencoders are told are no part of it.
+    # The test split and settings of the autoencoders alone are no part of it.
     assert name(dataclasses.replace(SOURCE, test_per_class=9, batch_size=7, validation_fraction=0.5)) == names[0]
     kinds = load_kinds(SOURCE, "train")
     kinds.images[5, 1, 7, 7] ^= 1  # a single bit of a single pixel
@@ -107,10 +129,13 @@ def test_other_images_classes_or_recipe_have_another_name(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "cut short", "no json", "half a json", "weights of another net"])
-def test_what_is_broken_is_said_and_trained_again(
-    harm: str, tmp_path: Path, trainings: list[RecogniserConfig], caplog: pytest.LogCaptureFixture
+def test_what_is_broken_is_logged_and_trained_again(
+    harm: str,
+    stored: StoredRecogniser,
+    tmp_path: Path,
+    trainings: list[RecogniserConfig],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stored = get(tmp_path)
     logits = stored.recogniser(IMAGES / 255)
     path, about = stored.path, stored.path.with_suffix(".json")
     whole = path.read_bytes()
@@ -127,26 +152,25 @@ def test_what_is_broken_is_said_and_trained_again(
         torch.save(other.state_dict(), path)
         about.write_text(json.dumps({**stored.quality, "sha256": sha256(path)}))
     with caplog.at_level(logging.WARNING):
-        assert find_recogniser(SOURCE, "residual", folder=tmp_path, recipe=RECIPE) is None
+        assert silent(tmp_path).find(SOURCE, RECIPE) is None
     if harm != "no json":
         (message,) = caplog.messages
         assert "corrupt" in message
         assert "\n" not in message
     again = get(tmp_path)
-    assert len(trainings) == 2
+    assert len(trainings) == 1
     assert torch.equal(again.recogniser(IMAGES / 255), logits)
     assert json.loads(about.read_text())["sha256"] == sha256(path)
 
 
-def test_nothing_is_unpickled_but_tensors(tmp_path: Path) -> None:
+def test_nothing_is_unpickled_but_tensors(stored: StoredRecogniser, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "sprung",))
 
-    stored = get(tmp_path)
     torch.save({"mean": Trap()}, stored.path)
     stored.path.with_suffix(".json").write_text(json.dumps({**stored.quality, "sha256": sha256(stored.path)}))
-    assert find_recogniser(SOURCE, "residual", folder=tmp_path, recipe=RECIPE) is None
+    assert silent(tmp_path).find(SOURCE, RECIPE) is None
     assert not (tmp_path / "sprung").exists()
 
 
@@ -168,7 +192,7 @@ def test_two_at_a_time_train_one(tmp_path: Path, trainings: list[RecogniserConfi
     said: list[str] = []
 
     def ask() -> None:
-        got.append(recogniser_for(SOURCE, "residual", folder=tmp_path, recipe=RECIPE, say=said.append))
+        got.append(RecogniserStore(tmp_path, say=said.append).get(SOURCE, RECIPE))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -180,7 +204,7 @@ def test_two_at_a_time_train_one(tmp_path: Path, trainings: list[RecogniserConfi
     assert sum("waiting" in line for line in said) == 2
 
 
-def test_a_store_that_cannot_be_written_to_is_said_before_the_training(
+def test_a_store_that_cannot_be_written_to_is_refused_before_the_training(
     tmp_path: Path, trainings: list[RecogniserConfig]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -199,11 +223,10 @@ def test_a_full_disk_costs_the_file_not_the_recogniser(
     stored = get(tmp_path)
     assert "No space left" in caplog.text
     assert stored.recogniser(IMAGES / 255).shape == (len(IMAGES), 2)
-    assert find_recogniser(SOURCE, "residual", folder=tmp_path, recipe=RECIPE) is None
+    assert silent(tmp_path).find(SOURCE, RECIPE) is None
 
 
-def test_what_a_killed_training_left_is_cleared_away(tmp_path: Path) -> None:
-    stored = get(tmp_path)
+def test_what_a_killed_training_left_is_cleared_away(stored: StoredRecogniser, tmp_path: Path) -> None:
     leftover, foreign = tmp_path / f".{stored.path.name}.0a1b2c3d.tmp", tmp_path / ".horse-cat.pt.0a1b2c3d.tmp"
     for path in (leftover, foreign):
         path.write_bytes(b"half")
@@ -236,9 +259,9 @@ def test_an_empty_store_is_known_without_a_look_at_any_image(tmp_path: Path, mon
 
     (tmp_path / "horse-bird-residual-s0-00000000.pt").touch()  # another architecture's
     monkeypatch.setattr(store, "load_kinds", refuse)
-    assert find_recogniser(SOURCE, "plain", folder=tmp_path) is None
+    assert silent(tmp_path).find(SOURCE, standard_recipe("plain")) is None
     with pytest.raises(AssertionError, match="images were loaded"):
-        find_recogniser(SOURCE, "residual", folder=tmp_path)
+        silent(tmp_path).find(SOURCE, standard_recipe("residual"))
 
 
 def small_kinds() -> Kinds:
@@ -281,10 +304,10 @@ def test_each_of_the_later_fields_makes_another_name(tmp_path: Path) -> None:
     assert len({store._place(tmp_path, recipe, small_kinds()) for recipe in (guides, reports)}) == 2
 
 
-def test_what_is_said_and_noted_is_of_the_half_it_learned_from(tmp_path: Path) -> None:
+def test_what_is_said_and_recorded_is_of_the_half_it_learned_from(tmp_path: Path) -> None:
     said: list[str] = []
     recipe = dataclasses.replace(RECIPE, half=1)
-    stored = recogniser_for(SOURCE, "residual", folder=tmp_path, recipe=recipe, say=said.append)
+    stored = RecogniserStore(tmp_path, say=said.append).get(SOURCE, recipe)
     assert "on 16 images" in said[0]  # four of each of four kinds
     assert stored.quality["train_images"] == len(half_of(load_kinds(SOURCE, "train"), 1)) == 16
     assert stored.quality["recipe"]["half"] == 1
@@ -292,8 +315,8 @@ def test_what_is_said_and_noted_is_of_the_half_it_learned_from(tmp_path: Path) -
 
 
 def test_a_committee_is_trained_once_and_found_again(tmp_path: Path, trainings: list[RecogniserConfig]) -> None:
-    def get_committee(*architectures: str, images: int | None = 8) -> Any:
-        return committee_for(SOURCE, architectures, images=images, folder=tmp_path, say=lambda _: None)
+    def get_committee(*architectures: str, images: int = 8) -> StoredRecogniser:
+        return silent(tmp_path).committee(SOURCE, architectures, images=images)
 
     first = get_committee("averaging", "residual")
     wanted = [dataclasses.replace(guiding_recipe(name), least=8, most=8) for name in ("averaging", "residual")]
@@ -306,11 +329,14 @@ def test_a_committee_is_trained_once_and_found_again(tmp_path: Path, trainings: 
     assert torch.equal(first.recogniser(IMAGES / 255), again.recogniser(IMAGES / 255))
     assert first.path == again.path
     # Each lies in a file of its own, where it is found alone too; a third member trains that one alone.
-    alone = recogniser_for(SOURCE, "residual", folder=tmp_path, recipe=wanted[1], say=lambda _: None)
+    alone = silent(tmp_path).get(SOURCE, wanted[1])
     assert len(trainings) == 2
     assert torch.equal(alone.recogniser(IMAGES / 255), first.recogniser.members[1](IMAGES / 255))
     assert not first.path.exists()  # but its members' files do
     assert alone.path.name in [member["file"] for member in first.quality["members"]]
+    assert first.member_hashes == [sha256(tmp_path / member["file"]) for member in first.quality["members"]]
+    del first.quality["members"][0]["sha256"]  # as if it could not be saved
+    assert first.member_hashes[0] == ""
     other = get_committee("residual", "plain")
     assert [recipe.architecture for recipe in trainings[2:]] == ["plain"]
     assert other.path != first.path
@@ -319,7 +345,7 @@ def test_a_committee_is_trained_once_and_found_again(tmp_path: Path, trainings: 
     assert len(trainings) == 4
 
 
-def test_too_few_images_to_learn_from_are_told_in_one_sentence(
+def test_too_few_images_to_learn_from_are_refused(
     tmp_path: Path, trainings: list[RecogniserConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three a class a half is one, and that is held out for the calibration."""
@@ -327,6 +353,6 @@ def test_too_few_images_to_learn_from_are_told_in_one_sentence(
     few = few.take(torch.cat([torch.nonzero(few.kinds == kind).flatten()[:3] for kind in range(2)]))
     monkeypatch.setattr(store, "load_kinds", lambda *_: few)
     with pytest.raises(UserError, match="too few training images to learn horse and bird from: 2 in all"):
-        get(tmp_path, recipe=dataclasses.replace(RECIPE, half=0))
+        get(tmp_path, dataclasses.replace(RECIPE, half=0))
     assert trainings == []
     assert not list(tmp_path.glob("*.pt"))

@@ -1,4 +1,4 @@
-"""Training and calibration of a recogniser: what is shown, how the weights move, what the calibration comes to."""
+"""Tests of the training of a recogniser: what is shown, how the weights move, what the calibration comes to."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ def kinds_of(counts: dict[str, int]) -> Kinds:
     return Kinds(torch.zeros((), dtype=torch.uint8).expand(len(kinds), 3, 32, 32), kinds, tuple(counts), targets)
 
 
+def numbered(counts: dict[str, int]) -> Kinds:
+    """Each image of its own grey."""
+    kinds = kinds_of(counts)
+    return dataclasses.replace(kinds, images=kinds.images + torch.arange(len(kinds)).byte()[:, None, None, None])
+
+
+def greys_of(kinds: Kinds) -> list[int]:
+    return kinds.images[:, 0, 0, 0].tolist()
+
+
 SMALL = RecogniserConfig("plain", epochs=4, least=1, most=10**6, negatives=1.5)
 
 
@@ -76,24 +86,12 @@ def test_the_standard_recipes_keep_to_their_quarter_of_an_hour() -> None:
 
 
 def test_a_share_of_each_kind_is_held_out_and_of_a_class_an_image_at_least() -> None:
-    kinds = kinds_of({"horse": 40, "bird": 3, "cat": 100, "dog": 1})
-    kinds = dataclasses.replace(kinds, images=kinds.images + torch.arange(144).byte()[:, None, None, None])
+    kinds = numbered({"horse": 40, "bird": 3, "cat": 100, "dog": 1})
     held, kept = hold_out(kinds, 0.1, seed=0)
     assert torch.bincount(held.kinds, minlength=4).tolist() == [4, 1, 10, 0]
-    names = torch.cat([held.images, kept.images])[:, 0, 0, 0].tolist()
-    assert sorted(names) == list(range(144))
+    assert sorted(greys_of(held) + greys_of(kept)) == list(range(144))
     assert torch.equal(hold_out(kinds, 0.1, seed=0)[0].images, held.images)
     assert not torch.equal(hold_out(kinds, 0.1, seed=1)[0].images, held.images)
-
-
-def numbered(counts: dict[str, int]) -> Kinds:
-    """Each image of its own grey."""
-    kinds = kinds_of(counts)
-    return dataclasses.replace(kinds, images=kinds.images + torch.arange(len(kinds)).byte()[:, None, None, None])
-
-
-def greys_of(kinds: Kinds) -> list[int]:
-    return kinds.images[:, 0, 0, 0].tolist()
 
 
 def test_two_halves_of_each_kind_are_all_there_is_and_share_nothing() -> None:
@@ -257,18 +255,37 @@ def test_outputs_that_never_err_are_not_made_certain() -> None:
     )
 
 
-def test_training_is_a_function_of_config_and_images() -> None:
-    kinds = load_kinds(SilhouettesConfig(train_per_class=15, test_per_class=8), "train")
-    config = RecogniserConfig("residual", least=1, most=100, batch_size=50)
+DRAWN = RecogniserConfig("residual", least=1, most=50, batch_size=25)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Kinds:
+    return load_kinds(SilhouettesConfig(train_per_class=15, test_per_class=8), "train")
+
+
+@pytest.fixture(scope="module")
+def of_all(drawn: Kinds) -> Recogniser:
+    """Trained on all images."""
     torch.manual_seed(0)
-    one = train_recogniser(config, kinds)
+    return train_recogniser(DRAWN, drawn)
+
+
+def test_training_is_a_function_of_config_and_images(drawn: Kinds, of_all: Recogniser) -> None:
     torch.rand(3)
-    again, other = train_recogniser(config, kinds), train_recogniser(dataclasses.replace(config, seed=1), kinds)
-    images = kinds.images[::7]
-    assert torch.equal(predict(one, images), predict(again, images))
-    assert not torch.allclose(predict(one, images), predict(other, images))
-    assert one.frozen
-    assert not any(parameter.requires_grad for parameter in one.parameters())
+    again, other = train_recogniser(DRAWN, drawn), train_recogniser(dataclasses.replace(DRAWN, seed=1), drawn)
+    images = drawn.images[::7]
+    assert torch.equal(predict(of_all, images), predict(again, images))
+    assert not torch.allclose(predict(of_all, images), predict(other, images))
+    assert of_all.frozen
+    assert not any(parameter.requires_grad for parameter in of_all.parameters())
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_of_its_half_alone_it_learns_and_is_calibrated(half: int, drawn: Kinds, of_all: Recogniser) -> None:
+    one, same = train_recogniser(dataclasses.replace(DRAWN, half=half), drawn), half_of(drawn, half)
+    images = drawn.images[::7]
+    assert torch.equal(predict(one, images), predict(train_recogniser(DRAWN, same), images))
+    assert not torch.allclose(predict(one, images), predict(of_all, images))
 
 
 def tinted(count: int, seed: int) -> Kinds:
@@ -282,21 +299,10 @@ def tinted(count: int, seed: int) -> Kinds:
 
 
 def test_what_is_plain_to_see_is_learnt_in_a_few_steps() -> None:
-    model = train_recogniser(RecogniserConfig("residual", least=600, most=600, batch_size=40), tinted(60, seed=0))
+    model = train_recogniser(RecogniserConfig("residual", least=400, most=400, batch_size=40), tinted(60, seed=0))
     test = tinted(25, seed=1)
     probabilities = predict(model.probabilities, test.images)
     assert balanced_accuracy(probabilities, test.targets).min() > 0.95
-
-
-def test_of_its_half_alone_it_learns_and_is_calibrated() -> None:
-    kinds = load_kinds(SilhouettesConfig(train_per_class=15, test_per_class=8), "train")
-    config = RecogniserConfig("residual", least=1, most=50, batch_size=25)
-    for half in (0, 1):
-        one = train_recogniser(dataclasses.replace(config, half=half), kinds)
-        same = train_recogniser(config, half_of(kinds, half))
-        images = kinds.images[::7]
-        assert torch.equal(predict(one, images), predict(same, images))
-    assert not torch.allclose(predict(one, images), predict(train_recogniser(config, kinds), images))
 
 
 def test_it_learns_from_what_was_altered_and_then_made_against_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Run folders as training and `evaluate` leave them, with pictures whose every pixel is known."""
+"""Fixtures: run folders as written by training and `evaluate`, with known pixels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PAIRS, FRAMES, PEGASI_SHOWN = 4, 21, 4
 
 
 def plain(*shape: int) -> np.ndarray:
-    """Images of one colour each, (*shape, 3, 32, 32), all colours different."""
+    """Constant images of different colours, (*shape, 3, 32, 32)."""
     count = int(np.prod(shape))
     colours = np.stack([np.arange(count) % 251, np.arange(count) // 251 * 40, np.full(count, 90)], axis=1)
     return np.broadcast_to(colours.reshape(*shape, 3, 1, 1), (*shape, 3, 32, 32)).astype(np.uint8)
 
 
 def gallery(**changes: Any) -> dict[str, Any]:
-    """What `evaluate` saves, as arrays."""
+    """Arrays of a gallery as saved by `evaluate`."""
     contents = {
         "first": plain(PAIRS),
         "second": plain(PAIRS) + 50,
@@ -49,7 +49,7 @@ def gallery(**changes: Any) -> dict[str, Any]:
 
 
 def scorecard(group: str, seed: int | None = 0, key: str = "k", **changes: Any) -> Scorecard:
-    """A small scorecard; `rows` and others can be changed."""
+    """A small scorecard; `changes` replace its fields."""
     rows = {
         PEGASI: {"recognised": Figure(0.30, 0.26, 0.34), "kid": Figure(0.8, 0.7, 0.9)},
         "pixel average": {"recognised": Figure(0.41, 0.40, 0.42), "kid": Figure(0.5, 0.4, 0.6)},
@@ -65,7 +65,7 @@ def scorecard(group: str, seed: int | None = 0, key: str = "k", **changes: Any) 
 
 
 def evaluate(run: Path, card: Scorecard, title: str = "plain", pictures: dict[str, Any] | None = None) -> Path:
-    """Put a scorecard and a gallery into a run's folder; returns where."""
+    """Write a scorecard and a gallery into a run folder; return their folder."""
     folder = run / "evaluation" / title
     folder.mkdir(parents=True, exist_ok=True)
     write_scorecard(folder / FILE, card)
@@ -75,7 +75,7 @@ def evaluate(run: Path, card: Scorecard, title: str = "plain", pictures: dict[st
 
 @pytest.fixture(scope="session")
 def make_run() -> MakeRun:
-    """make_run(folder, group, seed, ...): a run as training leaves it; see the arguments."""
+    """make_run(folder, group, seed, ...) writes a run as training does."""
 
     def make(
         home: Path,
@@ -121,17 +121,17 @@ def make_run() -> MakeRun:
 
 @pytest.fixture(scope="session")
 def evaluated() -> Callable[..., Path]:
-    """`evaluate`."""
+    """The function `evaluate`."""
     return evaluate
 
 
 @pytest.fixture(scope="session")
 def card() -> Callable[..., Scorecard]:
-    """`scorecard`."""
+    """The function `scorecard`."""
     return scorecard
 
 
 @pytest.fixture(scope="session")
 def pictures() -> Callable[..., dict[str, Any]]:
-    """`gallery`."""
+    """The function `gallery`."""
     return gallery

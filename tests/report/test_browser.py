@@ -1,4 +1,4 @@
-"""The page in a real browser without network: keys pressed, pixels looked at, requests counted."""
+"""Tests of the page in a browser without network: key presses, pixels, requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser on the PAT
 
 
 class Browser:
-    """Chromium, headless and cut off, spoken to through its DevTools pipe: zero-ended JSON on descriptors 3 and 4."""
+    """Headless Chromium without network, over its DevTools pipe: null-terminated JSON on descriptors 3 and 4."""
 
     def __init__(self, profile: Path) -> None:
         (read_commands, self._write), (self._read, write_answers) = os.pipe(), os.pipe()
@@ -90,7 +90,7 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str, element: str | None = None) -> None:
-        """A key as a person presses it, on what has the focus, or on the first that matches a selector."""
+        """Press a key on the focused element, or on the first that matches a selector."""
         if element is not None:
             self.run(f"document.querySelector({json.dumps(element)}).focus()")
         what = {"key": key, "windowsVirtualKeyCode": KEYS[key], "text": {"Enter": "\r", " ": " "}.get(key, "")}
@@ -98,7 +98,7 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=KEYS[key])
 
     def colour(self, element: str, index: int = 0) -> list[int]:
-        """The colour on the screen in the middle of the index-th element that matches a selector."""
+        """Return the screen colour at the centre of the index-th element that matches a selector."""
         place = f"document.querySelectorAll({json.dumps(element)})[{index}]"
         self.run(f"{place}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
         x, y = self.run(
@@ -110,7 +110,7 @@ class Browser:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))[1, 1].tolist()
 
     def close(self) -> None:
-        os.close(self._write)  # which ends it
+        os.close(self._write)  # ends the process
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -134,7 +134,7 @@ def report(
     card: Callable[..., Any],
     pictures: Callable[..., dict[str, Any]],
 ) -> Path:
-    """Two models; the second one's pictures are the first one's, each pixel 1 brighter in blue."""
+    """A report of two models; pictures of the second are brighter by 1 in blue."""
     home = tmp_path_factory.mktemp("runs")
     for step, (name, seen) in enumerate((("vae", 0.2), ("acai", 0.4))):
         run = make_run(home, name, status={"reason": EVIL, "command": [EVIL]}, evaluated=False)
@@ -146,7 +146,7 @@ def report(
 
 
 def frame_colour(pair: int, frame: int, model: int) -> list[int]:
-    """What conftest's `plain` gives the frame, and `report` adds."""
+    """Colour of a frame, from `plain` of conftest and the change in `report`."""
     number = 21 * pair + frame
     return [number % 251, number // 251 * 40, 90 + model]
 
@@ -160,7 +160,7 @@ def test_the_slider_moves_every_models_pictures(browser: Browser, report: Path) 
         colours = [browser.colour(".moving .cell", index) for index in (0, 3, 4, 7)]
         return [browser.run(f"document.querySelector('{slider}').getAttribute('aria-valuetext')"), *colours]
 
-    def wanted(text: str, frame: int) -> list[Any]:  # strips: acai, vae, by their folders' names
+    def wanted(text: str, frame: int) -> list[Any]:  # strips: acai, vae, ordered by folder name
         return [text, *(frame_colour(pair, frame, model) for model in (1, 0) for pair in (0, 3))]
 
     assert shown() == wanted("0.50, where a pegasus is looked for", 10)
@@ -261,7 +261,7 @@ def test_no_request_leaves_the_page_and_nothing_of_a_run_is_executed(browser: Br
     entries = browser.run("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [name for name in entries if not name.startswith(("data:", "blob:"))] == []
     assert browser.run("document.title") == "horse + bird: 2 variants"
-    # And could not if it wanted to.
+    # Requests are blocked, too.
     assert browser.run("fetch('https://example.org').then(() => 'left', () => 'kept')") == "kept"
     refused = "document.addEventListener('securitypolicyviolation', (event) => done(event.violatedDirective))"
     asked = "new Image().src = 'https://example.org/x.png'"

@@ -1,4 +1,4 @@
-"""The command: exit codes, messages, where the page goes, what it says is missing."""
+"""Tests of the command: exit codes, messages, path of the page, runs without scorecards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pegasus_lightning.report import __main__ as report
 
 
 def make_run(folder: Path, checkpoint: bool = True) -> Path:
-    """The least that is a run."""
+    """Write a minimal run."""
     (folder / "checkpoints").mkdir(parents=True)
     if checkpoint:
         (folder / "checkpoints" / "last.ckpt").write_bytes(b"weights")
@@ -54,8 +54,8 @@ def test_the_command_for_what_is_missing_can_be_typed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnus"], "There is no rnus. Did you mean 'runs'?"),
-        (["empty"], "empty holds no run: no folder in it has a status.json."),
+        (["rnus"], "There is no run folder rnus. Did you mean 'runs'?"),
+        (["empty"], "empty holds no run: no folder in it has status.json."),
         (["runs", "--baseline", "acai"], "There is no variant 'acai' among these runs. There are: vae."),
         (["runs", "--out", "empty"], "--out empty is a folder."),
         (["runs", "--out", "page.txt"], "--out page.txt must end in .html."),
@@ -94,7 +94,7 @@ def test_a_command_line_that_is_not_understood_ends_in_exit_code_2(
 def test_the_page_needs_neither_torch_nor_a_data_set(tmp_path: Path) -> None:
     make_run(tmp_path / "vae-s0")
     script = (
-        "import sys; from pegasus_lightning.report import main; code = main(sys.argv[1:]);"
+        "import sys; from pegasus_lightning.report.__main__ import main; code = main(sys.argv[1:]);"
         " sys.exit(code or 10 * ('torch' in sys.modules))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

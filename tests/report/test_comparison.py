@@ -1,4 +1,4 @@
-"""Tables of scorecards: every number worked out by hand."""
+"""Tests of tables from scorecards, by hand."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_seeds_of_a_group_share_a_row(card: Card) -> None:
     cards = [card("vae", seed, rows=pegasi(kid=Figure(v, v - 0.1, v + 0.1))) for seed, v in ((1, 3.0), (0, 1.0))]
     (comparison,) = compare(cards)
     (row,) = comparison.pegasi.rows
-    # Mean 2; deviation sqrt(2), over sqrt(2) seeds 1, so that half the interval is 1.96 (the images' is 0.07).
+    # Mean 2, deviation sqrt(2), standard error 1 over 2 seeds: half width 1.96 (0.07 over images).
     assert (row.name, row.note, row.cells[0].text, row.cells[0].half) == ("vae", "seeds 0, 1", "2.000", "1.960")
     assert row.cells[0].detail == "95 %: 0.040 to 3.960; 2 seeds: 1.000, 3.000"
 
@@ -106,7 +106,7 @@ def test_controls_that_are_the_same_for_all_are_one_row_others_a_row_a_group(car
     )
     controls = rows(comparison.controls)
     assert list(controls) == ["pixel average", "CutMix, vae", "CutMix, acai"]
-    # One control, judged three times, has the interval of one, not of three averaged.
+    # A control that three scorecards share has the interval of one, not of an average.
     assert (controls["pixel average"]["both seen"].text, controls["pixel average"]["both seen"].half) == (
         "41.0%",
         "1.0",

@@ -1,4 +1,4 @@
-"""The page as text: what it holds, what it must not hold, and how large it gets."""
+"""Tests of the page as text: its content, escaping, links and size."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from PIL import Image
 
 from pegasus_lightning.report import page
 from pegasus_lightning.report.page import render, write_report
-from pegasus_lightning.report.read import find_runs, read_runs
+from pegasus_lightning.report.read import read_runs
 from pegasus_lightning.report.sprites import sprite
+from pegasus_lightning.runs.folder import find_runs
 from pegasus_lightning.runs.scorecards import PEGASI, Figure
 from pegasus_lightning.utils.errors import UserError
 
@@ -26,7 +27,7 @@ EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.tit
 
 
 class Elements(HTMLParser):
-    """Every start tag with its attributes, and the text, outside of <script> and <style>."""
+    """Start tags with attributes, and the text outside <script> and <style>."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Elements(HTMLParser):
 
 
 def rendered(place: Path, **options: object) -> str:
-    return render(read_runs(find_runs([str(place)])), **options)  # type: ignore[arg-type]
+    return render(read_runs(find_runs([str(place)], "status.json")), **options)  # type: ignore[arg-type]
 
 
 def test_the_page_shows_what_was_measured(
@@ -230,7 +231,7 @@ def test_an_unknown_baseline_is_refused_and_a_known_one_used(tmp_path: Path, mak
 
 
 def test_a_page_stays_within_its_bound(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In small: pictures of noise, which nothing can compress, twice as much as there is room for."""
+    """A small page limit with incompressible pictures of twice its size."""
     for name in ("vae", "acai"):
         run = make_run(tmp_path, name, epochs=(1, 2, 3, 4, 5, 6))
         for path in (run / "images").glob("*.png"):
@@ -260,7 +261,7 @@ def test_an_out_that_cannot_be_is_refused_and_the_old_page_stays(tmp_path: Path,
 def test_eight_runs_with_ten_epochs_of_four_grids_take_less_than_15_megabytes(
     tmp_path: Path, make_run: MakeRun, evaluated: Callable, card: Callable, pictures: Callable
 ) -> None:
-    """Cells of noise blurred a little, three pixels a side, as large as training draws them; frames of noise."""
+    """Grids of the size that training draws, with slightly blurred noise; frames of noise."""
     random = np.random.default_rng(0)
     cells = Image.fromarray(random.integers(0, 256, (110, 185, 3), dtype=np.uint8)).resize((370, 220))
     cells.resize((1110, 660), Image.Resampling.NEAREST).save(tmp_path / "grid.png")

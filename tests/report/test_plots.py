@@ -1,4 +1,4 @@
-"""Inline SVG: whole, addressless, in the page's colours, under ids of its own."""
+"""Tests of inline SVG: well-formed, without URLs, with the colours of the page and unique ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders found and read, the broken ones too."""
+"""Tests of reading run folders, including broken ones."""
 
 from __future__ import annotations
 
@@ -8,33 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pegasus_lightning.report.read import config_difference, find_runs, read_runs
+from pegasus_lightning.report.read import config_difference, read_runs
 from pegasus_lightning.runs.scorecards import FILE, GALLERY
-from pegasus_lightning.utils.errors import UserError
 
 MakeRun = Callable[..., Path]
-
-
-def test_runs_are_found_up_to_three_deep_by_folder_and_by_pattern(tmp_path: Path, make_run: MakeRun) -> None:
-    one, two = make_run(tmp_path / "a"), make_run(tmp_path / "b" / "c", "acai")
-    make_run(tmp_path / "d" / "e" / "f")  # four deep
-    make_run(tmp_path / "a" / ".staged")  # half of something
-    make_run(one / "inside")  # no run of its own
-    assert find_runs([str(tmp_path)]) == [one, two]
-    assert find_runs([str(one)]) == [one]
-    assert find_runs([f"{tmp_path}/*/*vae*", str(tmp_path), str(one)]) == [one, two]
-    assert find_runs([f"{tmp_path}/[ab]"]) == [one, two]
-
-
-def test_a_place_without_runs_is_named_and_what_was_meant(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run(tmp_path / "first_light")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"There is no .*first_lihgt\. Did you mean 'first_light'\?"):
-        find_runs([str(tmp_path / "first_lihgt")])
-    with pytest.raises(UserError, match="empty holds no run"):
-        find_runs([str(tmp_path / "first_light"), str(tmp_path / "empty")])
-    with pytest.raises(UserError, match=r"config.yaml is a file. Name a run's folder"):
-        find_runs([str(next(tmp_path.glob("*/*/config.yaml")))])
 
 
 def test_a_run_is_read(tmp_path: Path, make_run: MakeRun) -> None:
@@ -112,7 +89,7 @@ def test_the_evaluation_that_most_runs_share_is_shown_and_of_it_the_newest(
     run, _ = read_runs([first, second])
     assert run.card is not None and (run.card.key, run.card.batches) == ("k", 2)
     assert {key: found.batches for key, (_, found) in run.cards.items()} == {"g": 3, "k": 2}
-    (alone,) = read_runs([first])  # nothing is shared: the newest
+    (alone,) = read_runs([first])  # no shared evaluation: the newest
     assert alone.card is not None and alone.card.key == "g"
 
 

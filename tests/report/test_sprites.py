@@ -1,4 +1,4 @@
-"""Sprites, pixel for pixel, and saved grids within their share of the page."""
+"""Tests of sprites, pixel by pixel, and of saved grids within a size limit."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_grids_that_are_too_much_become_coarser_then_fewer_and_say_so(tmp_path: 
     assert coarse < 0.8 * fine
     assert (epochs, notes) == ([1, 2, 3, 4, 5, 6, 7], [])
     half, epochs, notes = size(coarse // 2)
-    assert half <= coarse // 2 + 7 * 30  # the words before each address
+    assert half <= coarse // 2 + 7 * 30  # the prefix of each data URL
     assert (epochs[0], epochs[-1], len(epochs)) == (1, 7, 3)
     assert notes == ["3 of 7 saved epochs are shown, so that the page stays small."]
     assert size(1)[1] == [7]

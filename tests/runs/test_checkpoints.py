@@ -1,4 +1,4 @@
-"""Checkpoints: never torn, corrupt ones named and passed over, nothing in them run; models out of run folders."""
+"""Tests of checkpoints: saves that are killed, corrupt and foreign files, formats, loaded models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+import pegasus_lightning
+from pegasus_lightning import __version__
+from pegasus_lightning.export.model_files import load_export
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs import checkpoints
 from pegasus_lightning.runs.checkpoints import (
+    AtomicCheckpointIO,
     is_intact,
     latest_checkpoint,
     load_model,
@@ -42,7 +46,7 @@ def number_in(path: Path) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run folder in which number 1, then number 2 was saved."""
+    """A run folder in which numbers 1 and 2 were saved."""
     for number in (1, 2):
         save_atomically(content(number), tmp_path / "checkpoints" / "last.ckpt")
     return tmp_path
@@ -117,12 +121,12 @@ def test_two_corrupt_ones_are_an_error_that_names_the_folder(folder: Path) -> No
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: what comes after it does not happen."""
+    """Stands for SIGKILL: nothing happens after it."""
 
 
 @contextlib.contextmanager
 def killed_at(call: int, name: str) -> Iterator[list[int]]:
-    """The `call`-th time that `os.<name>` is called, from 1, nothing happens any more."""
+    """Raise Killed at the `call`-th call of `os.<name>`, from 1, and at every later call of `os`."""
     real, calls = {n: getattr(os, n) for n in ("replace", "unlink", "link")}, [0]
 
     def dead(*_: Any, **__: Any) -> None:
@@ -131,7 +135,7 @@ def killed_at(call: int, name: str) -> Iterator[list[int]]:
     def watched(*arguments: Any, **keywords: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
-            for other in real:  # the dead do not tidy up
+            for other in real:  # a killed process does not clean up
                 patch.setattr(os, other, dead)
             raise Killed
         return real[name](*arguments, **keywords)
@@ -163,16 +167,16 @@ def test_killed_before_any_of_its_moves_a_save_leaves_an_intact_checkpoint(folde
         assert found is not None
         assert number_in(found) in (2, 3), f"killed at move {call}: fell back two"
         seen.add(number_in(found))
-        save_atomically(content(4), here / "checkpoints" / "last.ckpt")  # and the next one goes well
+        save_atomically(content(4), here / "checkpoints" / "last.ckpt")  # the next save succeeds
         assert number_in(here / "checkpoints" / "last.ckpt") == 4
         assert number_in(here / "checkpoints" / "previous.ckpt") in (2, 3)
-    assert seen == {2, 3}  # there was a kill before and one after the move that counts
+    assert seen == {2, 3}  # kills before and after the decisive move
 
 
 def test_keeping_what_is_kept_already_leaves_no_third_name(folder: Path) -> None:
     last, previous = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "previous.ckpt"
     previous.unlink()
-    os.link(last, previous)  # as a kill leaves them, after the one is kept and before the new one is moved
+    os.link(last, previous)  # as after a kill between keeping the old file and moving the new one
     save_atomically(content(3), last)
     assert (number_in(last), number_in(previous)) == (3, 2)
     names = sorted(os.listdir(folder / "checkpoints"))
@@ -222,7 +226,7 @@ def test_where_there_are_no_hard_links_the_previous_one_is_a_copy(
 
 
 class Malice:
-    """Unpickling this would run code."""
+    """Unpickling this would make the folder `sentinel`."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -245,9 +249,35 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, bare: bool) -> None:
     with pytest.raises(UserError):
         load_model(path)
     assert not sentinel.exists()
-    with contextlib.suppress(Exception):  # and the file is what it pretends to be
+    with contextlib.suppress(Exception):  # the file does run code if it is unpickled
         torch.load(path, weights_only=False)
     assert sentinel.exists()
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize("written", [2, 0, -1, "1", None, 1.0])
+def test_an_unknown_format_is_refused_in_one_sentence(tmp_path: Path, written: object) -> None:
+    path = tmp_path / "newer.ckpt"
+    save_atomically(content(1) | {"format_version": written}, path)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(path)
+    assert str(error.value) == (
+        f"{path} has format {written}, which this version ({__version__}) cannot read: it reads up to format 1. "
+        "Use the version of pegasus_lightning that wrote it."
+    )
+    with pytest.raises(UserError, match="has format"):
+        load_model(path)
+
+
+@pytest.mark.promise(17)
+def test_a_checkpoint_without_a_format_is_read_and_new_ones_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save_atomically(content(3), path)  # as release 0.1 did
+    assert "format_version" not in torch.load(path, weights_only=True)
+    assert number_in(path) == 3
+    AtomicCheckpointIO().save_checkpoint(content(4), path)
+    assert torch.load(path, weights_only=True)["format_version"] == 1
+    assert number_in(path) == 4
 
 
 @pytest.mark.parametrize("foreign", [{"state_dict": {}}, [1, 2], torch.zeros(3), {"epoch": 1, "hyper_parameters": {}}])
@@ -267,20 +297,20 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         load_model(tmp_path / "text.ckpt")
 
 
-# Models out of run folders.
+# Models from run folders.
 
 
 class Trained(NamedTuple):
     run: Path
     images: torch.Tensor
     reconstructions: torch.Tensor
-    opinions: torch.Tensor
+    outputs: torch.Tensor
     state: dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run with averaged weights, and what its model gave for a fixed batch when it was done."""
+    """A run with averaged weights, and the outputs of its model for a fixed batch at the end of training."""
     folder, seen = tmp_path_factory.mktemp("trained"), []
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     publish = TwoPlayerModel.on_test_epoch_end
@@ -307,8 +337,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             )  # fmt: skip
     assert code == 0
     (run,) = (folder / "runs" / "single").iterdir()
-    ((reconstructions, opinions, state),) = seen
-    return Trained(run, images, reconstructions, opinions, state)
+    ((reconstructions, outputs, state),) = seen
+    return Trained(run, images, reconstructions, outputs, state)
 
 
 def test_a_loaded_model_is_the_trained_one_bit_for_bit(trained: Trained) -> None:
@@ -322,14 +352,7 @@ def test_a_loaded_model_is_the_trained_one_bit_for_bit(trained: Trained) -> None
     assert all(torch.equal(loaded[name], value) for name, value in trained.state.items())
     with torch.no_grad():
         assert torch.equal(model.reconstruct(trained.images), trained.reconstructions)
-        torch.testing.assert_close(model.critic(trained.images), trained.opinions)
-        in_training_layout = model.to(memory_format=torch.channels_last)
-        assert torch.equal(in_training_layout.critic(trained.images), trained.opinions)
-
-
-def test_the_loaded_critic_is_the_trained_one_bit_for_bit(trained: Trained) -> None:
-    with torch.no_grad():
-        assert torch.equal(load_model(trained.run).critic(trained.images), trained.opinions)
+        assert torch.equal(model.critic(trained.images), trained.outputs)
 
 
 def test_a_model_is_loaded_from_a_file_too(trained: Trained) -> None:
@@ -366,3 +389,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     with pytest.raises(UserError) as error:
         load_model(tmp_path / "altered.ckpt")
     assert said in str(error.value)
+
+
+def test_the_package_offers_the_functions_that_load_models() -> None:
+    assert pegasus_lightning.load_model is load_model
+    assert pegasus_lightning.load_export is load_export
+    with pytest.raises(AttributeError, match="module 'pegasus_lightning' has no attribute 'load_modle'"):
+        _ = pegasus_lightning.load_modle

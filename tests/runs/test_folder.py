@@ -1,4 +1,4 @@
-"""Names of run folders, the configuration's hash, status.json, train.log."""
+"""Tests of run folders: names, hash of the configuration, how they are found, status.json, train.log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,20 @@ from typing import Any
 import pytest
 
 from pegasus_lightning.launch.planning import readable_name
-from pegasus_lightning.runs.folder import Status, config_hash, log_to, read_status, run_folder, run_name, stop_logging
+from pegasus_lightning.runs.folder import (
+    RunName,
+    Status,
+    config_hash,
+    find_runs,
+    log_to,
+    read_status,
+    run_folder,
+    run_name,
+    stop_logging,
+)
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +34,7 @@ def original() -> dict[str, Any]:
 
 
 def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
-    """A copy of `config` with one field, given by its dotted key, changed."""
+    """A copy of `config` with the field of a dotted key changed."""
     config = copy.deepcopy(config)
     section = config
     *groups, last = key.split(".")
@@ -56,7 +67,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(original: dict[str, Any])
         ("model.weights.kl", 0.5),
         ("model.critic_optimizer.lr", 1e-3),
         ("model.ema_decay", 0.999),
-        ("data.classes", ["bird", "horse"]),  # which is first matters
+        ("data.classes", ["bird", "horse"]),  # their order matters
         ("data.batch_size", 128),
         ("data.drawing_seed", 1),
         ("trainer.precision", "32"),
@@ -83,7 +94,7 @@ def test_what_makes_another_run_changes_the_hash(original: dict[str, Any], key: 
 def test_where_and_how_long_does_not_change_the_hash(original: dict[str, Any], key: str, value: object) -> None:
     before = copy.deepcopy(original)
     assert config_hash(changed(original, key, value)) == config_hash(original)
-    assert original == before  # nothing is taken out of the caller's configuration
+    assert original == before  # the caller's configuration is not changed
 
 
 @pytest.mark.promise(8)
@@ -126,9 +137,128 @@ def test_a_long_name_is_cut_before_its_seed_and_hash(original: dict[str, Any], s
     assert name.endswith(f"-s{seed}-{config_hash(config)[:8]}")
 
 
+@pytest.mark.parametrize(
+    ("name", "parts", "short", "caption"),
+    [
+        ("vae,lines-s0-0123abcd", ("vae,lines", 0, "0123abcd", ""), "vae,lines-s0", "vae-s0"),
+        ("acai,lines,lr=1e-3-s12-89abcdef", ("acai,lines,lr=1e-3", 12, "89abcdef", ""), "acai,lines,lr=1e-3-s12",
+         "acai,lr=1e-3-s12"),
+        ("vae-s0", ("vae", 0, "", ""), "vae-s0", "vae-s0"),
+        ("vae,lines-s0-0123abcd-last", ("vae,lines", 0, "0123abcd", "last"), "vae,lines-s0-last", "vae-s0-last"),
+        ("vae-s3-2", ("vae", 3, "", "2"), "vae-s3-2", "vae-s3-2"),
+        # No seed: everything is readable.
+        ("first_run", ("first_run", None, "", ""), "first_run", "first_run"),
+        ("vae,lines", ("vae,lines", None, "", ""), "vae,lines", "vae"),
+        ("vae-0123abcd", ("vae-0123abcd", None, "", ""), "vae-0123abcd", "vae-0123abcd"),
+        ("lines-sx-0123abcd", ("lines-sx-0123abcd", None, "", ""), "lines-sx-0123abcd", "lines-sx-0123abcd"),
+        ("", ("", None, "", ""), "", ""),
+        # What looks like a seed in the readable part is not one.
+        ("mine-s3-s0-0123abcd", ("mine-s3", 0, "0123abcd", ""), "mine-s3-s0", "mine-s3-s0"),
+        ("a-s1-89abcdef-s0", ("a-s1-89abcdef", 0, "", ""), "a-s1-89abcdef-s0", "a-s1-89abcdef-s0"),
+        ("vae-0123abcd-s0", ("vae-0123abcd", 0, "", ""), "vae-0123abcd-s0", "vae-0123abcd-s0"),
+        # Seven digits, or a letter beyond f, are a suffix.
+        ("vae-s0-0123abc", ("vae", 0, "", "0123abc"), "vae-s0-0123abc", "vae-s0-0123abc"),
+        ("vae-s0-0123abcg", ("vae", 0, "", "0123abcg"), "vae-s0-0123abcg", "vae-s0-0123abcg"),
+    ],
+)  # fmt: skip
+def test_the_parts_of_a_name_by_hand(name: str, parts: tuple[Any, ...], short: str, caption: str) -> None:
+    parsed = RunName.parse(name)
+    assert tuple(parsed) == parts
+    assert (parsed.short, parsed.caption("lines"), parsed.caption(None)) == (short, caption, short)
+
+
 def test_a_folder_lies_in_its_experiment(original: dict[str, Any]) -> None:
     config = changed(changed(original, "runs_dir", "/data/runs"), "experiment_name", "ablation")
     assert run_folder(config, "vae") == Path("/data/runs/ablation") / run_name(original, "vae")
+
+
+# Finding runs.
+
+MARKERS = pytest.mark.parametrize("marker", ["status.json", "checkpoints"])
+
+
+def make_run(folder: Path) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
+    (folder / "status.json").write_text("{}")
+    return folder
+
+
+def found(marker: str, *places: Path | str) -> list[Path]:
+    return find_runs([str(place) for place in places], marker)
+
+
+@MARKERS
+def test_runs_are_found_up_to_three_deep(tmp_path: Path, marker: str) -> None:
+    runs = [make_run(tmp_path / name) for name in ("acai-s1", "b/vae-s0", "sweep/day/acai-s0", "sweep/vae-s2")]
+    make_run(tmp_path / "four" / "deep" / "is" / "no-s0")
+    make_run(tmp_path / "b" / ".staged-s0")  # incomplete
+    make_run(runs[0] / "inside")  # inside a run, not a run
+    (tmp_path / "notes.txt").write_text("no run")
+    assert found(marker, tmp_path) == runs
+    assert found(marker, runs[1]) == found(marker, f"{runs[1]}/") == [runs[1]]
+
+
+@MARKERS
+def test_places_are_found_in_the_order_asked_each_once(tmp_path: Path, marker: str) -> None:
+    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    (tmp_path / "link").symlink_to("one")
+    assert found(marker, two, one, two) == [two, one]
+    assert found(marker, two, tmp_path / "link", tmp_path) == [two, tmp_path / "link"]
+
+
+@MARKERS
+def test_patterns_and_the_home_folder_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marker: str
+) -> None:
+    one, two = make_run(tmp_path / "runs" / "vae-s1"), make_run(tmp_path / "runs" / "vae-s0")
+    other = make_run(tmp_path / "runs" / "acai-s0")
+    (tmp_path / "runs" / "vae-notes").mkdir()  # matches, but is no run
+    assert found(marker, f"{tmp_path}/*/vae*") == [two, one]
+    assert found(marker, f"{tmp_path}/r*") == [other, two, one]  # a folder of runs that matches
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert found(marker, "~/runs/vae-s1", "~/runs", "~/runs/v*") == [one, other, two]
+
+
+def test_checkpoint_files_and_their_folder_are_places_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "vae-s0")
+    file = run / "checkpoints" / "last.ckpt"
+    assert found("checkpoints", run / "checkpoints") == [run]
+    assert found("checkpoints", file) == found("checkpoints", run / "checkpoints" / "*.ckpt") == [file]
+
+
+@pytest.mark.parametrize(
+    ("marker", "what"), [("status.json", "run folder"), ("checkpoints", "run folder or checkpoint")]
+)
+def test_a_place_without_runs_is_named_and_what_was_meant(tmp_path: Path, marker: str, what: str) -> None:
+    def message_of(*places: Path) -> str:
+        with pytest.raises(UserError) as error:
+            found(marker, *places)
+        return str(error.value)
+
+    example, quotes = (
+        "Name a run's folder or a folder of runs, such as runs/first_run.",
+        "Patterns need quotes, such as",
+    )
+    missing, empty = tmp_path / "zzz", tmp_path / "photos"
+    start = f"There is no {what} {missing}."
+    assert message_of(missing) == f"{start} {quotes} 'runs/*/vae*'."
+    empty.mkdir()
+    wanted = f"{empty} holds no run: no folder in it has {marker}. {example}"
+    assert (
+        message_of(empty) == message_of(make_run(tmp_path / "vae-s0"), empty) == wanted
+    )  # a good place hides no bad one
+    assert message_of(missing).startswith(f"{start} Folders there: photos, vae-s0. {quotes}")
+    near = tmp_path / "vae-s1"
+    assert message_of(near).startswith(f"There is no {what} {near}. Did you mean 'vae-s0'? {quotes}")
+    assert message_of(tmp_path / "p*") == f"{tmp_path / 'p*'} holds no run: no folder in it has {marker}. {example}"
+    assert f"There is no {what}" in message_of(tmp_path / "nowhere" / "at" / "all")
+    if marker == "status.json":
+        (tmp_path / "config.yaml").write_text("")
+        assert message_of(tmp_path / "config.yaml") == f"{tmp_path / 'config.yaml'} is a file. {example}"
+
+
+# The status and the log.
 
 
 def test_status_is_rewritten_whole(tmp_path: Path, original: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Scorecards as files, and several of them together, against numbers by hand."""
+"""Tests of scorecards: as files, and combined, by hand."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ def test_what_was_written_is_read_and_not_a_number_stays_so(tmp_path: Path) -> N
     assert read.rows[PEGASI]["recognised"] == Figure(0.25, 0.125, 0.375)
     assert all(math.isnan(end) for end in read.rows[PEGASI]["linearity"])
     value, low, high = read.rows[CUTMIX]["kid"]
-    assert (value, math.isnan(low), high) == (-1 / 3, True, 0.0)  # to the last bit; 0 is a number
+    assert (value, math.isnan(low), high) == (-1 / 3, True, 0.0)  # to the last bit; 0 is a value
     assert all(isinstance(figure, Figure) for row in [*read.rows.values(), read.model] for figure in row.values())
     write_scorecard(tmp_path / "again", read)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_the_old_scorecard(tmp_path: Path, monkeypatch: py
 
 
 def damaged(change: Any, tmp_path: Path) -> Path:
-    """A scorecard whose parsed content `change` has altered."""
+    """A scorecard file whose content `change` altered."""
     path = tmp_path / FILE
     write_scorecard(path, card())
     content = json.loads(path.read_text())
@@ -154,7 +154,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_damaged_scorecard_is_refused_by_name(name: str, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
-        CHANGES[name](content)  # what `pop` gives is not the content
+        CHANGES[name](content)  # the return value of `pop` is ignored
 
     path = damaged(change, tmp_path)
     with pytest.raises(UserError, match="is not a scorecard") as refused:
@@ -192,7 +192,7 @@ def test_what_is_not_there_or_is_a_folder_is_refused_by_name(tmp_path: Path) -> 
 
 
 def test_the_newest_scorecard_is_the_one_last_written(tmp_path: Path) -> None:
-    run = tmp_path / "acai-s0 [1*]"  # a folder's name is no pattern
+    run = tmp_path / "acai-s0 [1*]"  # the name is not a pattern
     assert newest_scorecard(run) is None
     (run / "evaluation").mkdir(parents=True)
     assert newest_scorecard(run) is None
@@ -200,16 +200,16 @@ def test_the_newest_scorecard_is_the_one_last_written(tmp_path: Path) -> None:
     for age, path in zip((20, 30, 10), paths, strict=True):
         path.parent.mkdir()
         write_scorecard(path, card())
-        os.utime(path, ns=(10**18, 10**18 - age))  # nanoseconds: what a float of seconds does not tell apart
+        os.utime(path, ns=(10**18, 10**18 - age))  # nanoseconds, which a float of seconds cannot separate
     for other in (run / FILE, run / "evaluation" / FILE, run / "evaluation" / "a" / "deeper" / FILE):
         other.parent.mkdir(exist_ok=True)
-        other.write_text("{}")  # younger, and elsewhere
+        other.write_text("{}")  # newer, but in another place
     (run / "evaluation" / "unfinished").mkdir()
     assert newest_scorecard(run) == paths[2]
     os.utime(paths[1], ns=(10**18, 10**18))
     assert newest_scorecard(run) == paths[1]
     os.utime(paths[0], ns=(10**18, 10**18))
-    assert newest_scorecard(run) == paths[1]  # equally old: the last by name, not as the disk lists them
+    assert newest_scorecard(run) == paths[1]  # of equal age: the last by name, not in the order of the disk
 
 
 def test_one_seed_s_interval_is_its_own() -> None:
@@ -234,6 +234,9 @@ def test_seeds_that_agree_have_the_interval_of_their_images() -> None:
     assert found.spread == pytest.approx(0.2 / math.sqrt(2))
     four = over_seeds([Figure(1.0, 0.0, 2.0)] * 4)
     assert (four.low, four.high, four.spread) == (0.5, 1.5, 0)
+    undefined = over_seeds([Figure(1.0, 0.5, 1.5), Figure(1.0, math.nan, math.nan)])
+    assert (undefined.mean, undefined.spread) == (1.0, 0.0)
+    assert undefined.high - undefined.mean == pytest.approx(0.5 / 2**0.5)  # the one defined half width, over sqrt(2)
 
 
 def test_a_seed_without_the_figure_leaves_its_mean_undefined() -> None:
@@ -253,15 +256,15 @@ def test_a_difference_by_hand() -> None:
 def test_groups_are_runs_that_differ_in_their_seed_alone() -> None:
     cards = [card(group=group, seed=seed) for group, seed in (("vae", 2), ("acai", 10), ("vae", 0), ("acai", 9))]
     found = groups(cards)
-    assert [*found] == ["vae", "acai"]  # as they came
+    assert [*found] == ["vae", "acai"]  # in the given order
     assert [member.seed for member in found["vae"]] == [0, 2]
-    assert [member.seed for member in found["acai"]] == [9, 10]  # numbers, not words
+    assert [member.seed for member in found["acai"]] == [9, 10]  # sorted as numbers, not as text
     assert found["vae"] == [cards[2], cards[0]]
     assert [member.seed for member in groups([card(seed=1), card(seed=None)])["acai, Pégase"]] == [None, 1]
     assert groups([]) == {}
 
 
-def test_a_group_evaluated_in_two_ways_is_two_groups() -> None:
+def test_cards_of_other_keys_lengths_or_settings_are_other_groups() -> None:
     cards = [
         card(group="vae", key="aa", seed=1),
         card(group="vae", key="bb", seed=0),
@@ -271,6 +274,12 @@ def test_a_group_evaluated_in_two_ways_is_two_groups() -> None:
     found = groups(cards)
     assert [*found] == ["vae (aa)", "vae (bb)", "acai"]
     assert [*found.values()] == [[cards[3], cards[0]], [cards[1]], [cards[2]]]
+    longer = groups([card(group="vae", seed=0), card(group="vae", seed=1, batches=600)])
+    assert [*longer] == ["vae (batch 1200)", "vae (batch 600)"]
+    variants = ("1234567890", "abcdefabcd")
+    found = groups([card(group="vae", variant=variant, seed=seed) for variant in variants for seed in (1, 0)])
+    assert [*found] == ["vae (12345678)", "vae (abcdefab)"]
+    assert [[member.seed for member in members] for members in found.values()] == [[0, 1], [0, 1]]
 
 
 def test_figures_are_written_as_their_measure_says() -> None:
@@ -281,6 +290,10 @@ def test_figures_are_written_as_their_measure_says() -> None:
     assert format_figure(MODEL_MEASURES["line_distance"], 0.00024) == "0.00024"
     assert format_figure(MEASURES["variety"], NAN) == "-"
     assert format_figure(MEASURES["variety"], 0.0) == "0.000"
+    # No minus before a zero.
+    assert format_figure(MEASURES["kid"], -0.0001) == "0.000"
+    assert format_figure(MEASURES["kid"], -0.0006) == "-0.001"
+    assert format_figure(MEASURES["recognised"], -0.0001) == "0.0%"
 
 
 def test_every_measure_can_be_written_and_told() -> None:
@@ -289,31 +302,5 @@ def test_every_measure_can_be_written_and_told() -> None:
         float(format_figure(measure, 0.5).rstrip("%"))
         assert measure.better in ("higher", "lower", ""), name
         assert measure.meaning.endswith("."), name
-    for measures in (MEASURES, MODEL_MEASURES):  # of one table's columns no two share a head
+    for measures in (MEASURES, MODEL_MEASURES):  # no two columns of a table share a head
         assert len({measure.title for measure in measures.values()}) == len(measures)
-
-
-def test_runs_trained_for_another_time_are_not_averaged() -> None:
-    cards = [card(seed=0, group="vae"), card(seed=1, group="vae", batches=600)]
-    assert list(groups(cards)) == ["vae (batch 1200)", "vae (batch 600)"]
-
-
-def test_over_seeds_an_interval_that_is_not_defined_is_left_out() -> None:
-    spread = over_seeds([Figure(1.0, 0.5, 1.5), Figure(1.0, math.nan, math.nan)])
-    assert (spread.mean, spread.spread) == (1.0, 0.0)
-    assert spread.high - spread.mean == pytest.approx(0.5 / 2**0.5)  # the one known half width, over sqrt(2)
-
-
-def test_no_minus_before_a_zero() -> None:
-    assert format_figure(MEASURES["kid"], -0.0001) == "0.000"
-    assert format_figure(MEASURES["kid"], -0.0006) == "-0.001"
-    assert format_figure(MEASURES["recognised"], -0.0001) == "0.0%"
-
-
-def test_two_configurations_of_one_name_are_two_groups() -> None:
-    cards = [
-        card(group="vae", variant=variant, seed=seed) for variant in ("1234567890", "abcdefabcd") for seed in (1, 0)
-    ]
-    found = groups(cards)
-    assert [*found] == ["vae (12345678)", "vae (abcdefab)"]
-    assert [[member.seed for member in members] for members in found.values()] == [[0, 1], [0, 1]]

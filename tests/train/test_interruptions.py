@@ -1,4 +1,4 @@
-"""Signals outside training batches, two commands on one run, and a test split that cannot be read."""
+"""Tests of signals outside training batches, two commands on one run, and a missing test split."""
 
 from __future__ import annotations
 
@@ -35,16 +35,21 @@ def status(folder: Path) -> dict:
     return json.loads((the_run(folder) / "status.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The weights of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run_command(SETTINGS) == 0
+    return weights(folder)
+
+
 @pytest.mark.promise(4)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["validation_step", "test_step"])
-def test_a_signal_outside_a_training_batch_is_heeded(tmp_path, monkeypatch, moment, number):
-    for name in ("unbroken", "broken"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "unbroken")
-    assert run_command(SETTINGS) == 0
-
-    monkeypatch.chdir(tmp_path / "broken")
+def test_a_signal_outside_a_training_batch_is_heeded(tmp_path, monkeypatch, unbroken, moment, number):
+    monkeypatch.chdir(tmp_path)
     original, sent = getattr(TwoPlayerModel, moment), []
 
     def with_signal(self, batch, batch_idx):
@@ -56,17 +61,13 @@ def test_a_signal_outside_a_training_batch_is_heeded(tmp_path, monkeypatch, mome
     with monkeypatch.context() as patch:
         patch.setattr(TwoPlayerModel, moment, with_signal)
         assert run_command(SETTINGS) == 128 + number
-    assert (status(tmp_path / "broken")["status"], status(tmp_path / "broken")["exit_code"]) == (
-        "interrupted",
-        128 + number,
-    )
+    assert (status(tmp_path)["status"], status(tmp_path)["exit_code"]) == ("interrupted", 128 + number)
 
     assert run_command(SETTINGS) == 0
-    assert status(tmp_path / "broken")["status"] == "finished"
-    assert status(tmp_path / "broken")["epochs"] == 2
-    wanted, got = weights(tmp_path / "unbroken"), weights(tmp_path / "broken")
-    assert wanted.keys() == got.keys()
-    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    assert (status(tmp_path)["status"], status(tmp_path)["epochs"]) == ("finished", 2)
+    got = weights(tmp_path)
+    assert unbroken.keys() == got.keys()
+    assert all(torch.equal(unbroken[name], got[name]) for name in got)
 
 
 def test_a_run_in_training_is_not_trained_by_a_second_command(tmp_path, monkeypatch, capsys):
@@ -79,7 +80,7 @@ def test_a_run_in_training_is_not_trained_by_a_second_command(tmp_path, monkeypa
     assert (the_run(tmp_path) / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_a_missing_test_split_is_told_before_the_training(tmp_path, monkeypatch, capsys):
+def test_a_missing_test_split_is_reported_before_the_training(tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     for name in ("horse", "bird"):
@@ -121,8 +122,8 @@ def test_a_run_of_one_batch_an_epoch_heeds_a_signal_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.promise(4)
-def test_a_sigterm_that_somebody_else_wants_to_ignore_does_not_end_the_run(tmp_path, monkeypatch):
-    """Submitit ignores SIGTERM, which Slurm sends along with the signal to requeue; Lightning would exit with 0."""
+def test_a_sigterm_that_another_handler_ignores_does_not_end_the_run(tmp_path, monkeypatch):
+    """Submitit ignores SIGTERM, which Slurm sends with the requeue signal; Lightning would exit with 0."""
     monkeypatch.chdir(tmp_path)
     original, got = TwoPlayerModel.training_step, []
 

@@ -1,4 +1,4 @@
-"""Every preset composes and validates; ranges and combinations are checked before anything happens."""
+"""Tests of presets, ranges of settings, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_the_presets_lie_in_the_known_groups() -> None:
 def test_every_preset_composes_and_validates(group: str, name: str) -> None:
     overrides = [f"{group}={name}"]
     if OmegaConf.is_missing(TRAIN.compose(overrides).data, "root"):
-        overrides.append("data.root=pictures")  # the one thing that has to be given
+        overrides.append("data.root=pictures")  # has no default
     for job in jobs_of(overrides, multirun=True):
         config = TRAIN.compose(job)
         validate(config)
-        values = plain(config)  # raises where something is missing
+        values = plain(config)  # raises if a value is missing
         assert values["model"]["name"] in MODELS
         assert OmegaConf.get_type(config.model) is MODELS[values["model"]["name"]].Config  # typed: typos are refused
 
@@ -167,7 +167,7 @@ def silhouettes() -> DictConfig:
 
 @pytest.fixture
 def configured(silhouettes: DictConfig) -> Callable[..., DictConfig]:
-    """configured("a.b=1", ...): the configuration with these settings, its types enforced."""
+    """configured("a.b=1", ...): the typed configuration with these settings."""
 
     def build(*settings: str) -> DictConfig:
         config = OmegaConf.merge(silhouettes, OmegaConf.from_dotlist(list(settings)))
@@ -189,7 +189,7 @@ def configured(silhouettes: DictConfig) -> Callable[..., DictConfig]:
         ("model.networks.spectral_norm=all", "model.networks.spectral_norm=both"),
         ("model.networks.upsampling=nearest", "model.networks.upsampling=bilinear"),
         ("model.networks.decoder=residual", "model.networks.decoder=residuals"),
-        ("model.networks.latent=spatial", "model.networks.latent=space"),  # 128 on 4 x 4 places
+        ("model.networks.latent=spatial", "model.networks.latent=space"),  # 128 is 8 channels of 4 x 4
         ("model.networks.critic_channels=1", "model.networks.critic_channels=0"),
         ("model.networks.critic_channels=null", "model.networks.critic_channels=-3"),
         ("model.adversarial_loss=hinge", "model.adversarial_loss=wasserstein"),
@@ -260,17 +260,17 @@ def test_a_spatial_code_is_laid_out_on_the_places_of_the_last_map(
 ) -> None:
     spatial = ("model.networks.latent=spatial", f"model.networks.conv_layers={layers}")
     validate(configured(*spatial, f"model.networks.latent_dim={allowed}"))
-    validate(configured(spatial[1], f"model.networks.latent_dim={refused}"))  # a flat one may have any length
+    validate(configured(spatial[1], f"model.networks.latent_dim={refused}"))  # a flat code may have any length
     places = {2: 64, 3: 16, 4: 4}[layers]
     with pytest.raises(UserError, match=rf"model\.networks\.latent_dim={refused} .*multiple of {places} "):
         validate(configured(*spatial, f"model.networks.latent_dim={refused}"))
 
 
-# What model=pegasus and model=acai have beside.
+# Further settings of model=pegasus and model=acai.
 
 
 def of_model(name: str, *settings: str) -> DictConfig:
-    """A preset on silhouettes with these settings, its types enforced."""
+    """The typed configuration of a preset on silhouettes with these settings."""
     config = OmegaConf.merge(
         TRAIN.compose([f"model={name}", "data=silhouettes"]), OmegaConf.from_dotlist(list(settings))
     )
@@ -280,7 +280,7 @@ def of_model(name: str, *settings: str) -> DictConfig:
 
 @pytest.mark.promise(9)
 @pytest.mark.parametrize(
-    ("allowed", "refused", "told"),
+    ("allowed", "refused", "message"),
     [
         ("mix_pairs=random", "mix_pairs=alikes", "Did you mean 'alike'?"),
         ("mix_ratio=[0,1]", "mix_ratio=[0,1.01]", "[0.3,0.7]"),
@@ -302,12 +302,12 @@ def of_model(name: str, *settings: str) -> DictConfig:
         ("weights.fake_chimera=0", "weights.fake_chimera=-0.1", "at least 0"),
     ],
 )
-def test_limits_of_pegasus(allowed: str, refused: str, told: str) -> None:
+def test_limits_of_pegasus(allowed: str, refused: str, message: str) -> None:
     validate(of_model("pegasus", f"model.{allowed}"))
     with pytest.raises(UserError) as error:
         validate(of_model("pegasus", f"model.{refused}"))
     assert f"model.{refused.partition('=')[0]}" in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("learned", ["true", "false"])

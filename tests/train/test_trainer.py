@@ -1,4 +1,4 @@
-"""Runs from beginning to end, broken off and continued: files, logged values, weights.
+"""Tests of whole runs, interrupted and continued: files, logged values, weights.
 
 76 images in batches of 16 are 4 batches an epoch. With a log entry every 3 batches and at the end of an
 epoch, 3 epochs log at batches 3 4 | 6 8 | 9 12.
@@ -57,7 +57,7 @@ class Session(NamedTuple):
 
 
 def run(folder: Path, *overrides: str) -> Session:
-    """The command in this process; its current folder is `folder`."""
+    """Run the command in this process, in `folder`."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -97,13 +97,13 @@ def digest(run_folder: Path) -> str:
 
 
 def logged(run_folder: Path) -> dict[str, dict[int, float]]:
-    """metrics.jsonl as {tag: {batch: value}}; a batch that stands twice is an error."""
+    """metrics.jsonl as {tag: {batch: value}}; a repeated batch is an error."""
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for line in (run_folder / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
         batch = entry.pop("batch")
         for tag, value in entry.items():
-            assert batch not in values[tag], f"{tag} stands twice at batch {batch}"
+            assert batch not in values[tag], f"{tag} is repeated at batch {batch}"
             values[tag][batch] = value
     return dict(values)
 
@@ -114,7 +114,7 @@ def tensorboard(run_folder: Path) -> EventAccumulator:
 
 
 def at_batch(number: int, action: Callable[[], None]) -> Callable[..., None]:
-    """A training step that does `action` when `number` batches are done, before the next."""
+    """A training step that calls `action` after `number` batches."""
     step = TwoPlayerModel.training_step
 
     def replaced(self: TwoPlayerModel, batch: Any, batch_idx: int) -> None:
@@ -127,7 +127,7 @@ def at_batch(number: int, action: Callable[[], None]) -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of three epochs without a break."""
+    """The run folder of three epochs without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     session = run(folder, "trainer.max_epochs=3")
     assert session.code == 0
@@ -135,7 +135,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return the_run(folder)
 
 
-# What a run leaves.
+# Files of a run.
 
 
 def test_a_run_folder_is_complete(whole: Path) -> None:
@@ -186,7 +186,7 @@ def test_metrics_jsonl_says_what_tensorboard_says(whole: Path) -> None:
 
 def test_logged_values_are_plausible(whole: Path) -> None:
     values = logged(whole)
-    untrained = 3 * 32 * 32 * math.log(2)  # nats: the cross-entropy of every pixel guessed as 1/2
+    untrained = 3 * 32 * 32 * math.log(2)  # nats: the cross-entropy if every pixel is predicted as 1/2
     assert 0.5 * untrained < values["loss/reconstruction"][3] < 1.1 * untrained
     assert values["loss/reconstruction"][12] < values["loss/reconstruction"][3]
     assert all(0 < value < 1 for value in values["critic/real"].values())
@@ -229,7 +229,7 @@ def test_the_hparams_row_is_whole(whole: Path) -> None:
     final = {tag for tag in board.Tags()["scalars"] if tag.startswith("final/")}
     assert len(final) == 6
     judged = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
-    assert measured == final | {f"evaluation/{name}" for name in judged}  # the others are `evaluate`'s to fill
+    assert measured == final | {f"evaluation/{name}" for name in judged}  # `evaluate` fills the others
 
 
 @pytest.mark.promise(11)
@@ -257,7 +257,7 @@ def test_status_is_up_to_date_after_every_epoch(tmp_path: Path, monkeypatch: pyt
         assert status["metrics"][tag] == values[tag][4]
 
 
-# Broken off and continued.
+# Interrupted and continued.
 
 
 @pytest.mark.promise(1)
@@ -275,7 +275,7 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     assert logged(first)["loss/kl"] == logged(whole)["loss/kl"]
     board = tensorboard(first)
     assert [event.step for event in board.Scalars("loss/kl")] == [3, 4, 6, 8, 9, 12]
-    assert [event.step for event in board.Scalars("final/psnr")] == [12]  # what was final at 4 is no more
+    assert [event.step for event in board.Scalars("final/psnr")] == [12]  # the final figures at 4 are gone
     assert set(board.PluginTagToContent("hparams")) == {
         "_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"
     }  # fmt: skip
@@ -284,9 +284,9 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
 def test_a_guided_run_is_continued_to_the_weights_of_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Its guide takes turns, its mixing is averaged, its penalty comes every fourth batch: all by the batch's number.
+    # The guide's turns, the average of the mixing and the penalty at every fourth batch depend on the batch number.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    ours = ("model=pegasus", "model.networks.latent_dim=32", "model.guide.images=500")
+    ours = ("model=pegasus", "model.networks.latent_dim=32", "model.guide.images=64")
     folders = [tmp_path / name for name in ("whole", "broken")]
     for folder in folders:
         folder.mkdir()
@@ -368,7 +368,7 @@ run_command(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a run that was killed -9 after 7 batches (saved after 4), then run again to its end."""
+    """The folder of a run that was killed after 7 batches (saved after 4) and then run again to its end."""
     folder = tmp_path_factory.mktemp("killed")
     arguments = [*SETTINGS, "trainer.max_epochs=3"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -386,7 +386,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kill_9_and_again_gives_the_weights_of_an_unbroken_run(whole: Path, killed: Path) -> None:
     assert digest(killed) == digest(whole)
     assert status_of(killed)["status"] == "finished"
-    assert logged(killed)["loss/kl"] == logged(whole)["loss/kl"]  # what was logged twice stands once
+    assert logged(killed)["loss/kl"] == logged(whole)["loss/kl"]  # values logged twice are kept once
 
 
 @pytest.mark.promise(12)
@@ -468,7 +468,7 @@ def _burn() -> None:
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which a run failed after 2 batches of the first epoch, each logged."""
+    """The folder of a run that failed after 2 batches of the first epoch, each logged."""
     folder = tmp_path_factory.mktemp("failed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TwoPlayerModel, "training_step", at_batch(2, _burn))
@@ -541,7 +541,7 @@ def test_a_failure_reaches_the_shell(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     overrides = [
-        "model.networks.batch_norm=false",  # its statistics are those of one process's share
+        "model.networks.batch_norm=false",  # its statistics are of one process's share of the batch
         "model.networks.critic_batch_norm=false",
         "trainer.log_every_n_steps=1",
         "trainer.max_epochs=2",
@@ -557,7 +557,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     assert run(tmp_path, *overrides, "runs_dir=one").code == 0
     single, double = the_run(tmp_path, "one"), the_run(tmp_path, "two")
     assert single.name == double.name
-    assert len(list((double / "tensorboard").glob("*[!l]"))) == 1  # beside the final figures' file
+    assert len(list((double / "tensorboard").glob("*[!l]"))) == 1  # and the file of the final figures
     expected, values = logged(single), logged(double)
     assert values.keys() == expected.keys()
     for tag in expected:
@@ -575,7 +575,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.promise(1)
 def test_pegasus_in_two_processes_goes_on_to_the_weights_of_the_unbroken_run(tmp_path: Path) -> None:
-    """BatchNorm's statistics differ between processes until they are shared, and one process alone saves them."""
+    """BatchNorm statistics differ between processes until they are shared; only one process saves them."""
     overrides = ["model=pegasus", "model.networks.latent_dim=16", "trainer.cpu_processes=2"]
     overrides += ["model.guide.architectures=[averaging]", "model.guide.images=64"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}

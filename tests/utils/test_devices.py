@@ -1,4 +1,4 @@
-"""`trainer.gpus` and `trainer.precision`, with pretended GPUs."""
+"""`trainer.gpus` and `trainer.precision`, with simulated GPUs."""
 
 from __future__ import annotations
 
@@ -85,12 +85,7 @@ def test_more_than_there_are_is_an_error_that_says_what_to_type(
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("asked", "fast", "precision"),
-    [
-        ("auto", True, "bf16-mixed"),
-        ("auto", False, "32-true"),
-        ("32", True, "32-true"),
-        ("bf16", False, "bf16-mixed"),
-    ],
+    [("auto", True, "bf16-mixed"), ("auto", False, "32-true"), ("32", True, "32-true"), ("bf16", False, "bf16-mixed")],
 )
 def test_precision(monkeypatch: pytest.MonkeyPatch, accelerator: str, asked: str, fast: bool, precision: str) -> None:
     monkeypatch.setattr(devices, "has_fast_bf16", lambda _: fast)
@@ -125,13 +120,7 @@ def test_hidden_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("there", "gpus", "device", "visible"),
-    [
-        (0, None, "cpu", ""),
-        (0, 0, "cpu", ""),
-        (2, None, "cuda:0", "2,3"),
-        (2, 1, "cuda:0", "2,3"),
-        (2, 0, "cpu", ""),
-    ],
+    [(0, None, "cpu", ""), (0, 0, "cpu", ""), (2, None, "cuda:0", "2,3"), (2, 1, "cuda:0", "2,3"), (2, 0, "cpu", "")],
 )
 def test_the_one_device_of_a_command(
     monkeypatch: pytest.MonkeyPatch, there: int, gpus: int | None, device: str, visible: str

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: what is left after an error and after kills."""
+"""Atomic writes: files and folders after errors and kills."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ def test_kill_9_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(numbers) == 20000
         assert len(set(numbers)) == 1
         seen.add(numbers[0])
-    assert len(seen) > 1  # the kills came at different moments
+    assert len(seen) > 1  # the kills happened at different times
 
 
 def files_in(folder: Path) -> dict[str, str]:
-    """Every file under a folder, hidden ones too, and what is in it."""
+    """Return the content of every file under a folder, hidden files included."""
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -121,7 +121,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
         (staged / "best.txt").write_text("best")
         (staged / "more").mkdir()
         (staged / "more" / "second.txt").write_text("second")
-        assert staged.parent == path.parent  # the same file system: a rename is enough
+        assert staged.parent == path.parent  # same file system, so a rename suffices
         assert not path.exists()
     assert files_in(tmp_path / "pegasi") == {"of/a run/best.txt": "best", "of/a run/more/second.txt": "second"}
     assert os.listdir(path.parent) == ["a run"]
@@ -134,7 +134,7 @@ def test_a_folder_takes_the_place_of_the_whole_old_one(tmp_path: Path) -> None:
     (path / "both").write_text("old")
     with whole_folder(path) as staged:
         (staged / "both").write_text("new")
-        assert files_in(path) == {"old only": "old", "both": "old"}  # until the end
+        assert files_in(path) == {"old only": "old", "both": "old"}  # unchanged until the end
     assert files_in(path) == {"both": "new"}
     assert os.listdir(tmp_path) == ["pegasi"]
 

@@ -1,4 +1,4 @@
-"""Figures: cells exact and in their places, captions outside them and whole, files deterministic."""
+"""Image grids: exact cells at their positions, complete captions outside them, deterministic files."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 def one_red(rows: int, columns: int, r: int, c: int, side: int = 4) -> torch.Tensor:
-    """Black cells, one of them red."""
+    """Return black cells with a red one at (r, c)."""
     images = torch.zeros(rows, columns, 3, side, side, dtype=torch.uint8)
     images[r, c, 0] = 255
     return images
 
 
 def red_box(grid: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the red pixels, which must fill that rectangle."""
+    """Return (top, bottom, left, right) of the red pixels, which must fill that rectangle."""
     ys, xs = np.nonzero((grid == RED).all(axis=-1))
     top, bottom, left, right = ys.min(), ys.max() + 1, xs.min(), xs.max() + 1
     assert len(ys) == (bottom - top) * (right - left)
@@ -76,7 +76,7 @@ def test_a_pixel_that_is_not_finite_is_magenta_and_alone(bad: float) -> None:
 
 
 def test_uint8_passes_unchanged_as_a_copy() -> None:
-    images = noise(10, 3, 4, 6).to(memory_format=torch.channels_last).unflatten(0, (2, 5))  # laid out as the array is
+    images = noise(10, 3, 4, 6).to(memory_format=torch.channels_last).unflatten(0, (2, 5))  # the array's layout
     array = to_uint8(images)
     assert array.shape == (2, 5, 4, 6, 3)
     assert array[1, 3, 2, 5].tolist() == images[1, 3, :, 2, 5].tolist()
@@ -132,7 +132,7 @@ def test_captions_change_nothing_inside_the_cells() -> None:
 
 
 def ink(region: np.ndarray) -> np.ndarray:
-    """(y, x) of every pixel that is not background."""
+    """Return (y, x) of every pixel that is not background."""
     return np.argwhere((region != BACKGROUND).any(axis=-1))
 
 
@@ -143,7 +143,7 @@ def test_captions_sit_by_their_own_cells() -> None:
     )
     beside, over = ink(grid[:, : left - 2 * 98]), ink(grid[: top - 98])
     assert beside[:, 1].min() == MARGIN  # the widest
-    beside = beside[beside[:, 0] < bottom]  # right-aligned all the same
+    beside = beside[beside[:, 0] < bottom]  # right-aligned too
     assert beside[:, 1].max() == left - 2 * 98 - PAD - 1
     assert top - 98 == MARGIN + sum(figures._font(16).getmetrics()) + PAD
     assert top < beside[:, 0].min()
@@ -165,7 +165,7 @@ def test_no_text_is_clipped(side: int, part: str) -> None:
 
 
 def test_every_caption_keeps_all_its_ink() -> None:
-    left, _, right, _ = figures._font(figures.SMALLEST).getmask("Wj" * 30).getbbox()  # as FreeType draws it alone
+    left, _, right, _ = figures._font(figures.SMALLEST).getmask("Wj" * 30).getbbox()  # as FreeType draws it
     grid = image_grid(torch.ones(1, 1, 3, 2, 2), row_captions=["Wj" * 30], scale=1)
     assert np.ptp(ink(grid[:, : -MARGIN - 2])[:, 1]) + 1 == right - left
 
@@ -213,7 +213,7 @@ def test_highlighted_columns_share_a_frame_that_touches_no_cell() -> None:
     assert accent.max(axis=0).tolist() == [MARGIN + 18 + 3, MARGIN + 42 + 3]
     assert len(accent) == (18 + 8) * (18 + 8) - (18 + 4) * (18 + 4)
     assert ((grid == 0).all(axis=-1)).sum() == 10 * 64
-    wide = image_grid(images, scale=1, gap=20, highlight_columns=[2, 3])  # a wide gap is inside the one frame too
+    wide = image_grid(images, scale=1, gap=20, highlight_columns=[2, 3])  # a wide gap stays inside the shared frame
     assert ((wide == ACCENT).all(axis=-1)).sum() == (36 + 8) ** 2 - (36 + 4) ** 2
     assert not (image_grid(images) == ACCENT).all(axis=-1).any()
 

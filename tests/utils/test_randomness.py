@@ -1,4 +1,4 @@
-"""Draws keyed by (seed, stream, counter) alone."""
+"""Draws as functions of (seed, stream, counter)."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def test_seeds_streams_and_counters_are_all_told_apart() -> None:
 
 
 def test_seeds_are_those_of_the_first_release() -> None:
-    # Old runs must resume, whatever is changed here: these numbers may not.
+    # These numbers must not change, so that old runs can resume.
     names = "WEIGHTS SPLIT ORDER FLIPS NOISE MIXING PRIOR PICTURES PAIRS RATIOS CODES BOOTSTRAP AUGMENTATION"
     assert {stream.name: stream.value for stream in Stream} == {name: n for n, name in enumerate(names.split())}
     assert derived_seed(0, Stream.WEIGHTS) == 15793235383387715774

@@ -18,12 +18,12 @@ BLOCK = 2**22  # most similarities in memory at once
 
 
 class PathStatistics(NamedTuple):
-    """`length`, `largest_step`, `linearity` and `relative_linearity` of each path, each (B,)."""
+    """`length`, `largest_step`, `distance_from_blend` and `relative_distance` of each path, each (B,)."""
 
     length: Tensor
     largest_step: Tensor
-    linearity: Tensor
-    relative_linearity: Tensor
+    distance_from_blend: Tensor
+    relative_distance: Tensor
 
 
 def path_statistics(frames: Tensor) -> PathStatistics:
@@ -32,9 +32,9 @@ def path_statistics(frames: Tensor) -> PathStatistics:
     length: sum of the steps (distances between consecutive frames). A pixel blend is as long as the distance between
         its ends; a longer path changes more than a blend.
     largest_step: largest step over mean step. 1: even, R - 1: one jump, NaN: all frames equal.
-    linearity: distance of the decoded midpoint from the pixel average of the ends (`scores.distance_from_blend`).
+    distance_from_blend: distance of the decoded midpoint from the pixel average of the ends.
         0: two overlaid images. For even R: mean over the two middle frames, each against the blend at its own ratio.
-    relative_linearity: linearity over the distance between the ends; NaN for equal ends.
+    relative_distance: distance_from_blend over the distance between the ends; NaN for equal ends.
 
     The frames are (B, R, 3, 32, 32), R at least 3.
     """
@@ -46,10 +46,10 @@ def path_statistics(frames: Tensor) -> PathStatistics:
     middle = torch.tensor(sorted({(count - 1) // 2, count // 2}), device=flat.device)
     first, last = flat[:, :1], flat[:, -1:]
     blend = first + (last - first) * (middle / (count - 1))[:, None]
-    linearity = (flat[:, middle] - blend).square().mean(2).sqrt().mean(1)
+    distance_from_blend = (flat[:, middle] - blend).square().mean(2).sqrt().mean(1)
     apart = (last - first).square().mean(2).sqrt()[:, 0]
-    relative = torch.where(apart > 0, linearity / apart, torch.nan)
-    return PathStatistics(steps.sum(1), steps.amax(1) / steps.mean(1), linearity, relative)
+    relative = torch.where(apart > 0, distance_from_blend / apart, torch.nan)
+    return PathStatistics(steps.sum(1), steps.amax(1) / steps.mean(1), distance_from_blend, relative)
 
 
 class NearestLine(NamedTuple):

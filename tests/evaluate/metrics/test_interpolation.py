@@ -1,4 +1,4 @@
-"""Paths worked out by hand; the lines' two figures on turning lines, on overlays, and against the slow way."""
+"""Tests of path statistics by hand, and of line statistics on turning lines, on overlays and against a loop."""
 
 import math
 
@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.data.lines import line_images
-from pegasus_lightning.evaluate.criteria import line_statistics, path_statistics
 from pegasus_lightning.evaluate.metrics import interpolation
-from pegasus_lightning.evaluate.metrics.interpolation import nearest_line, smoothness
+from pegasus_lightning.evaluate.metrics.interpolation import line_statistics, nearest_line, path_statistics, smoothness
 from pegasus_lightning.generate.mixing import Mixes
 from pegasus_lightning.generate.scores import distance_from_blend
 
 
 def grey(*levels: float) -> Tensor:
-    """One path of even grey frames, (1, R, 3, 32, 32)."""
+    """One path of constant grey frames, (1, R, 3, 32, 32)."""
     return torch.tensor(levels, dtype=torch.float32)[None, :, None, None, None].expand(1, -1, 3, 32, 32)
 
 
@@ -31,23 +30,23 @@ def blended(first: Tensor, last: Tensor, count: int) -> Tensor:
 
 
 def test_path_statistics_by_hand() -> None:
-    # Steps .1, .3, .2; the middle frame, of three inner ones, is off its blend (.2 + .8) / 2 by .1, of ends .6 apart.
+    # Steps .1, .3, .1, .1; the middle frame differs from its blend (.2 + .8) / 2 by .1; the ends differ by .6.
     found = path_statistics(grey(0.2, 0.3, 0.6, 0.7, 0.8))
     assert found.length.tolist() == pytest.approx([0.6])
     assert found.largest_step.tolist() == pytest.approx([0.3 / 0.15])
-    assert found.linearity.tolist() == pytest.approx([0.1])
-    assert found.relative_linearity.tolist() == pytest.approx([0.1 / 0.6])
-    # The step is a root mean square: half of the pixels a whole level off.
+    assert found.distance_from_blend.tolist() == pytest.approx([0.1])
+    assert found.relative_distance.tolist() == pytest.approx([0.1 / 0.6])
+    # Steps are root mean squares: half of the pixels differ by 1.
     halved = torch.zeros(1, 3, 3, 32, 32)
     halved[:, 1, :, :16] = 1
     assert path_statistics(halved).length.item() == pytest.approx(2 * math.sqrt(0.5))
 
 
 def test_an_even_number_of_frames_has_two_in_the_middle() -> None:
-    # Blends at 1/3 and 2/3: .3 and .6; off by .1 and .15, of ends .9 apart.
+    # Blends at 1/3 and 2/3: .3 and .6; differences .1 and .15; the ends differ by .9.
     found = path_statistics(grey(0.0, 0.4, 0.45, 0.9))
-    assert found.linearity.item() == pytest.approx((0.1 + 0.15) / 2)
-    assert found.relative_linearity.item() == pytest.approx((0.1 + 0.15) / 2 / 0.9)
+    assert found.distance_from_blend.item() == pytest.approx((0.1 + 0.15) / 2)
+    assert found.relative_distance.item() == pytest.approx((0.1 + 0.15) / 2 / 0.9)
 
 
 def test_an_overlay_is_even_straight_and_no_longer_than_need_be() -> None:
@@ -65,16 +64,16 @@ def test_a_jump_and_a_standstill() -> None:
     assert path_statistics(grey(0, 0.5, 0)).length.item() == pytest.approx(1)
     still = path_statistics(grey(0.5, 0.5, 0.5))
     assert (still.length.item(), math.isnan(still.largest_step.item())) == (0, True)
-    assert path_statistics(grey(0.5, 0.7, 0.5)).relative_linearity.isnan().all()
-    assert path_statistics(grey(0.5, 0.7, 0.5)).linearity.item() == pytest.approx(0.2)
+    assert path_statistics(grey(0.5, 0.7, 0.5)).relative_distance.isnan().all()
+    assert path_statistics(grey(0.5, 0.7, 0.5)).distance_from_blend.item() == pytest.approx(0.2)
     with pytest.raises(ValueError, match="2 frames"):
         path_statistics(grey(0, 1))
 
 
-def test_linearity_is_that_of_the_search() -> None:
+def test_the_distance_from_the_blend_is_that_of_the_search() -> None:
     frames = noise(6, 5)
     mixes = Mixes(torch.zeros(6, 1), frames[:, 2], frames[:, 0], frames[:, 4], torch.full((6,), 0.5))
-    torch.testing.assert_close(path_statistics(frames).linearity, distance_from_blend(mixes))
+    torch.testing.assert_close(path_statistics(frames).distance_from_blend, distance_from_blend(mixes))
 
 
 def colours(images: Tensor) -> Tensor:
@@ -105,10 +104,10 @@ def test_cosine_distances_are_those_of_a_loop(block: int, monkeypatch: pytest.Mo
 
 
 def test_a_black_image_by_hand() -> None:
-    # The level line: 30 pixels of 1024 white. Against black, all -1: the cosine is (994 - 30) / 1024.
+    # The line at angle 0 has 30 white pixels of 1024. With black, all -1, the cosine is (994 - 30) / 1024.
     black = nearest_line(torch.zeros(1, 3, 32, 32), count=1)
     assert black.distances.item() == pytest.approx(60 / 1024, rel=1e-5)
-    # A red line: two channels are black where the line is white.
+    # A red line: two channels are black.
     red = colours(line_images(torch.zeros(1))).clone()
     red[:, 1:] = 0
     assert nearest_line(red, count=1).distances.item() == pytest.approx(2 * 60 / 3072, rel=1e-5)
@@ -138,7 +137,7 @@ def test_turning_lines_are_perfect_and_overlaid_lines_are_not() -> None:
     turning = colours(line_images(angles.flatten())).reshape(3, 16, 3, 32, 32)
     perfect = line_statistics(turning)
     assert perfect.distance.max() < 1e-6
-    assert perfect.smoothness.abs().max() < 2e-3  # one part in 10,000 of a circle, over a step
+    assert perfect.smoothness.abs().max() < 2e-3  # a 10,000th of a circle, relative to a step
     overlaid = line_statistics(blended(turning[:, 0], turning[:, -1], 16))
     assert overlaid.distance.min() > 5e-3
     torch.testing.assert_close(overlaid.smoothness, torch.full((3,), 14 / 15), atol=0.02, rtol=0)

@@ -1,4 +1,4 @@
-"""The kernel distance against its formula by hand; neighbours against loops over all pairs of points."""
+"""Tests of the kernel distance against its formula, and of neighbour metrics against loops over all pairs."""
 
 import math
 import warnings
@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from pegasus_lightning.evaluate.criteria import density_coverage, kid, precision_recall
 from pegasus_lightning.evaluate.metrics import realism
-from pegasus_lightning.evaluate.metrics.realism import kid_error, mean_kernel_to_others, neighbour_radii
+from pegasus_lightning.evaluate.metrics.realism import (
+    density_coverage,
+    kid,
+    kid_error,
+    mean_kernel_to_others,
+    neighbour_radii,
+    precision_recall,
+)
 
 
 def points(count: int, dimensions: int = 6, seed: int = 0, shift: float = 0.0) -> Tensor:
@@ -37,7 +43,7 @@ def test_kid_is_the_unbiased_formula_over_subsets() -> None:
     across = sum(kernel(x, y) for x in real for y in fake) / 49
     mean, _ = kid(torch.tensor(real), torch.tensor(fake), subsets=2, subset_size=7)
     assert mean == pytest.approx(within - 2 * across, rel=1e-5)
-    # Smaller subsets are as unbiased: their mean is that of all pairs, within the error of 2000 draws.
+    # Smaller subsets are unbiased too: their mean equals that of all pairs within the error of 2000 draws.
     mean, deviation = kid(torch.tensor(real), torch.tensor(fake), subsets=2000, subset_size=3)
     assert deviation > 0
     assert abs(mean - (within - 2 * across)) < 4 * deviation / math.sqrt(2000)
@@ -51,7 +57,7 @@ def test_kid_is_that_of_torchmetrics_with_features_handed_in() -> None:
     metric.update(real, real=True)
     metric.update(fake, real=False)
     wanted = [figure.item() for figure in metric.compute()]
-    assert kid(real, fake, subsets=1, subset_size=40) == pytest.approx(wanted, rel=1e-4)  # one subset has no spread: 0
+    assert kid(real, fake, subsets=1, subset_size=40) == pytest.approx(wanted, rel=1e-4)  # one subset: deviation 0
 
 
 @pytest.mark.parametrize("block", [1, 70, 2**22])
@@ -95,12 +101,12 @@ def test_an_image_in_both_sets_does_not_meet_itself(shared: int) -> None:
     real = points(400, 64)
     fake = torch.cat([points(400 - shared, 64, seed=1), real[:shared]]).flip(0)
     mean, deviation = kid(real, fake, subset_size=200)
-    assert abs(mean) < deviation  # drawn at random, the same set lies 10 deviations below 0
+    assert abs(mean) < deviation  # with independent draws it would be 10 deviations below 0
 
 
 def test_doubled_images_in_both_sets_leave_room_for_subsets() -> None:
     real = points(300, 64)
-    real[:5] = real[100:105]  # so one side's half of the shared images may be fewer than half of the set
+    real[:5] = real[100:105]  # so half of the shared images may be less than half of the set
     mean, deviation = kid(real, real.flip(0))
     assert abs(mean) < deviation
     with pytest.raises(ValueError, match=r"subset_size=170 .* at most 14\d"):
@@ -121,7 +127,7 @@ def test_a_subset_fits_the_sets(size: int) -> None:
         kid(points(10), points(20, seed=1), subset_size=size)
 
 
-# Neighbours, in plain loops.
+# Neighbours against loops.
 
 
 def distance(x: list[float], y: list[float]) -> float:
@@ -147,21 +153,21 @@ SETS = {
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("block", [1, 60, 2**22])
-def test_neighbours_are_those_of_a_loop(name: str, k: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realism, "BLOCK", block)
+def test_neighbours_are_those_of_a_loop(name: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = SETS[name]
     reals, fakes = real.tolist(), fake.tolist()
     radii = [radius(place, reals, k) for place in range(len(reals))]
-    assert neighbour_radii(real, k).tolist() == pytest.approx(radii, abs=1e-7)
-    precision, recall = precision_recall(real, fake, k)
-    assert precision.tolist() == [in_balls(point, reals, k) > 0 for point in fakes]
-    assert recall.tolist() == [in_balls(point, fakes, k) > 0 for point in reals]
-    density, coverage = density_coverage(real, fake, k)
-    assert density.tolist() == pytest.approx([in_balls(point, reals, k) / k for point in fakes])
-    assert coverage.tolist() == [
-        any(distance(point, fake) <= size for fake in fakes) for point, size in zip(reals, radii, strict=True)
-    ]
+    balls = [in_balls(point, reals, k) for point in fakes]
+    recalled = [in_balls(point, fakes, k) > 0 for point in reals]
+    covered = [any(distance(point, other) <= size for other in fakes) for point, size in zip(reals, radii, strict=True)]
+    for block in (1, 60, 2**22):
+        monkeypatch.setattr(realism, "BLOCK", block)
+        assert neighbour_radii(real, k).tolist() == pytest.approx(radii, abs=1e-7)
+        precision, recall = precision_recall(real, fake, k)
+        assert (precision.tolist(), recall.tolist()) == ([count > 0 for count in balls], recalled)
+        density, coverage = density_coverage(real, fake, k)
+        assert density.tolist() == pytest.approx([count / k for count in balls])
+        assert coverage.tolist() == covered
 
 
 @pytest.mark.parametrize("block", [1, 60, 2**22])
@@ -175,7 +181,7 @@ def test_radii_known_already_are_taken(block: int, monkeypatch: pytest.MonkeyPat
         assert found.density.tolist() == pytest.approx([sum(row) / 4 for row in among])
         assert found.coverage.tolist() == [any(column) for column in zip(*among, strict=True)]
     known = precision_recall(real, fake, real_radii=torch.zeros(30))
-    assert torch.equal(known.recall, precision_recall(real, fake).recall)  # which knows only the fakes' balls
+    assert torch.equal(known.recall, precision_recall(real, fake).recall)  # recall uses the balls of the fakes only
 
 
 def test_neighbours_on_a_line_by_hand() -> None:
@@ -185,15 +191,15 @@ def test_neighbours_on_a_line_by_hand() -> None:
     assert neighbour_radii(fake, 1).tolist() == [4, 4, 15.5]
     precision, recall = precision_recall(real, fake, k=1)
     assert precision.tolist() == [True, True, False]
-    assert recall.tolist() == [True, True, True, True]  # 7: within 4 of 4.5
+    assert recall.tolist() == [True, True, True, True]  # 7 is within 4 of 4.5
     density, coverage = density_coverage(real, fake, k=1)
-    assert density.tolist() == [2, 2, 0]  # 0.5: in the balls of 0 and 1; 4.5: of 3 and 7
+    assert density.tolist() == [2, 2, 0]  # 0.5 is in the balls of 0 and 1, 4.5 in those of 3 and 7
     assert coverage.tolist() == [True, True, True, True]
     assert density_coverage(real, fake[2:], k=1).coverage.tolist() == [False] * 4
 
 
 def test_a_ball_s_edge_belongs_to_it() -> None:
-    real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [-1.5]])  # 2 lies at 1 from 1, whose radius is 1
+    real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [-1.5]])  # 2 lies on the edge of the ball of 1
     assert precision_recall(real, fake, k=1).precision.tolist() == [True, False]
     assert density_coverage(real, fake, k=1).density.tolist() == [1, 0]
     assert density_coverage(real, fake, k=1).coverage.tolist() == [False, True]
@@ -209,7 +215,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_a_set_compared_with_itself_is_precise_recalled_and_covered() -> None:
-    real = 1000 + points(200, 32)  # far from the origin, where a product of matrices loses digits
+    real = 1000 + points(200, 32)  # far from the origin, where a matrix product loses precision
     assert precision_recall(real, real, k=1).precision.all()
     assert precision_recall(real, real, k=1).recall.all()
     assert density_coverage(real, real, k=1).coverage.all()
@@ -231,8 +237,8 @@ def test_neighbours_must_be_there(k: int) -> None:
 def test_kid_error_by_hand() -> None:
     """Two reals, two fakes, one feature: k(x, y) = (x y + 1)^3."""
     real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])
-    # k: reals 0 and 1: 1. Fakes 2 and 3: 343. Across: 0 with either: 1, 1; 1 with 2: 27, with 3: 64.
-    a = [1 - 1, 1 - (27 + 64) / 2]  # mean with the other reals less mean with the fakes
+    # k(0, 1) = 1, k(2, 3) = 343, k(0, 2) = k(0, 3) = 1, k(1, 2) = 27, k(1, 3) = 64.
+    a = [1 - 1, 1 - (27 + 64) / 2]  # mean with the other reals minus mean with the fakes
     b = [343 - (1 + 27) / 2, 343 - (1 + 64) / 2]
     variance = [(values[0] - values[1]) ** 2 / 2 for values in (a, b)]
     overall = (1 + 1 + 27 + 64) / 4
@@ -261,4 +267,4 @@ def test_kid_error_is_how_much_the_distance_varies_from_draw_to_draw(shift: floa
         distances.append(within - 2 * across.mean())
         errors.append(kid_error(real, fake))
     deviation = torch.stack(distances).std().item()
-    assert 0.75 * deviation < sum(errors) / 60 < 1.5 * deviation  # of small sets, and 60 draws
+    assert 0.75 * deviation < sum(errors) / 60 < 1.5 * deviation  # loose: small sets, 60 draws

@@ -1,11 +1,11 @@
-"""Both classes at once by hand; the bootstrap against the normal interval and against resampling in a loop."""
+"""Tests of recognisability by hand, and of the bootstrap against normal and binomial intervals."""
 
 import math
 
 import pytest
 import torch
 
-from pegasus_lightning.evaluate.criteria import bootstrap_interval, recognisability
+from pegasus_lightning.evaluate.metrics.recognisability import bootstrap_interval, recognisability
 
 
 def test_recognisability_by_hand() -> None:

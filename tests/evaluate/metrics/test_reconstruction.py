@@ -1,4 +1,4 @@
-"""Reconstructions by hand and against other implementations; principal components against the singular values."""
+"""Tests of reconstruction metrics by hand and against loops, and of principal components against an exact SVD."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pegasus_lightning.evaluate.criteria import PrincipalComponents, reconstruction
+from pegasus_lightning.evaluate.metrics.reconstruction import PrincipalComponents, reconstruction
 from pegasus_lightning.models import losses
 
 
@@ -19,9 +19,9 @@ def test_even_grey_by_hand() -> None:
     off[1] = 0.5
     psnr, ssim, excess = reconstruction(off, images)
     assert psnr.tolist() == pytest.approx([20, 100], rel=1e-4)
-    # Without variance SSIM is (2 m n + c) / (m^2 + n^2 + c), c = 1e-4.
+    # For constant images SSIM is (2 m n + c) / (m^2 + n^2 + c), c = 1e-4.
     assert ssim.tolist() == pytest.approx([(2 * 0.3 + 1e-4) / (0.25 + 0.36 + 1e-4), 1], rel=1e-4)
-    divergence = 0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)  # of Bernoullis, a pixel
+    divergence = 0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)  # Bernoulli KL divergence per pixel
     assert excess.tolist() == pytest.approx([3072 * divergence, 0], rel=1e-4, abs=1e-2)
 
 
@@ -77,11 +77,11 @@ def test_bytes_are_scaled() -> None:
     assert reconstruction(images.float() / 255, images).psnr.tolist() == [100, 100]
     pca = PrincipalComponents.fit(images, 1)
     assert pca.mean.max() <= 1
-    assert reconstruction(pca.reconstruct(images), images).psnr.min() > 60  # two images lie on one line
+    assert reconstruction(pca.reconstruct(images), images).psnr.min() > 60  # two images are on one line
 
 
 def structured(count: int, seed: int = 0) -> Tensor:
-    """Images (count, 3, 4, 4) whose pixels vary together, and far enough from 0 and 1 never to be clamped."""
+    """Images (count, 3, 4, 4) with correlated pixels, never clamped to 0 or 1."""
     random = torch.Generator().manual_seed(seed)
     basis = torch.randn(48, 48, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     scales = 0.7 ** torch.arange(48, dtype=torch.float64)
@@ -111,10 +111,10 @@ def test_fewer_components_of_one_fit_are_those_of_a_smaller_fit() -> None:
 
 
 def photograph_like(count: int, seed: int = 0) -> Tensor:
-    """Images (count, 3, 10, 10) around 0.5 whose spectrum falls as slowly as that of photographs."""
+    """Images (count, 3, 10, 10) around 0.5 whose spectrum decays as slowly as that of photographs."""
     random = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(9))).Q
-    scales = 0.5 * torch.arange(1, 301) ** -0.75  # variance: the power -1.5
+    scales = 0.5 * torch.arange(1, 301) ** -0.75  # the variance has the exponent -1.5
     return (0.5 + (torch.randn(count, 300, generator=random) * scales) @ basis).reshape(count, 3, 10, 10)
 
 
@@ -129,7 +129,7 @@ def test_iterated_components_are_as_good_as_all_eigenvectors(count: int, monkeyp
     torch.testing.assert_close(iterated.components @ iterated.components.T, torch.eye(count), atol=1e-5, rtol=0)
     rows = images.flatten(1).double()
     exact = torch.linalg.svd(rows - rows.mean(0)).Vh[:count].float()
-    # Each is its eigenvector, not only some basis of their span: that a smaller count takes the first needs it.
+    # Each component must be its eigenvector, not any basis of the span, as a smaller count takes the first ones.
     assert (iterated.components * exact).sum(1).abs()[: count - count // 4].min() > 0.99
     best = PrincipalComponents(rows.mean(0).float(), exact)
     for some in (images, fresh):
@@ -139,7 +139,7 @@ def test_iterated_components_are_as_good_as_all_eigenvectors(count: int, monkeyp
 
 def test_fewer_images_than_components_come_back_whole() -> None:
     images = photograph_like(20).clamp(0, 1)
-    pca = PrincipalComponents.fit(images, 30)  # of 300, by iteration, and 19 that vary
+    pca = PrincipalComponents.fit(images, 30)  # by iteration, of 300 dimensions with a variance in 19
     torch.testing.assert_close(pca.components @ pca.components.T, torch.eye(30), atol=1e-5, rtol=0)
     torch.testing.assert_close(pca.reconstruct(images), images, atol=1e-5, rtol=0)
 

@@ -1,4 +1,4 @@
-"""Distances to training, to each other and to parents, against numbers worked out by hand and loops."""
+"""Tests of distances to training images, to each other and to parents, by hand and against loops."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pegasus_lightning.evaluate.criteria import distance_to_others, memorised, nearest, parent_distances, rmse
 from pegasus_lightning.evaluate.metrics import uniqueness
+from pegasus_lightning.evaluate.metrics.uniqueness import distance_to_others, nearest, parent_distances, rmse
 
 
 def noise(count: int, seed: int = 0) -> Tensor:
@@ -20,18 +20,22 @@ def flat(level: float, count: int = 1) -> Tensor:
 
 def test_rmse_by_hand() -> None:
     checks = flat(0.5)
-    checks[0, 0, 0, 0] = 0.9  # one element of 48 off by 0.4
+    checks[0, 0, 0, 0] = 0.9  # one element of 48 differs by 0.4
     assert rmse(torch.cat([flat(0.2), checks]), flat(0.5, 2)).tolist() == pytest.approx([0.3, 0.4 / math.sqrt(48)])
 
 
 @pytest.mark.parametrize("block", [1, 90, 2**22])
-def test_nearest_is_that_of_a_loop(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("width", "mirrors"), [(8, False), (8, True), (7, True), (1, True)])
+def test_the_nearest_image_or_mirror_image_is_that_of_a_loop(
+    width: int, mirrors: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(uniqueness, "BLOCK", block)
-    samples, reference = noise(20), noise(45, seed=1)
-    found = nearest(samples, reference)
+    samples, reference = noise(20)[..., :width], noise(45, seed=1)[..., :width]
+    found = nearest(samples, reference, mirrors=mirrors)
     for sample, distance, index in zip(samples, found.distances, found.indices, strict=True):
-        apart = [math.sqrt(((sample - other) ** 2).mean().item()) for other in reference]
-        assert distance.item() == pytest.approx(min(apart), rel=1e-5)
+        sides = ([other, other.flip(2)] if mirrors else [other] for other in reference)
+        apart = [min(((sample - side) ** 2).mean().item() for side in both) for both in sides]
+        assert distance.item() == pytest.approx(math.sqrt(min(apart)), rel=1e-5)
         assert index.item() == apart.index(min(apart))
 
 
@@ -43,29 +47,12 @@ def test_an_equal_image_lies_at_exactly_zero() -> None:
 
 
 def test_the_nearest_of_all_but_equal_ones_is_measured_exactly() -> None:
-    # Four near copies of each of 40 images: differences of 3e-5 drown in the rounding of the fast computation.
+    # Four near copies of each of 40 images: differences of 3e-5 are below the rounding of the fast computation.
     samples = noise(40)
     steps = torch.tensor([3.0, 0.0, 2.0, 4.0]).repeat(40)
     found = nearest(samples, samples.repeat_interleave(4, 0) + 3e-5 * steps[:, None, None, None])
     assert found.indices.tolist() == list(range(1, 160, 4))
     assert found.distances.max() == 0
-
-
-@pytest.mark.parametrize("block", [1, 90, 2**22])
-@pytest.mark.parametrize("width", [8, 7, 1])
-def test_the_nearest_image_or_mirror_image_is_that_of_a_loop(
-    width: int, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uniqueness, "BLOCK", block)
-    samples, reference = noise(20)[..., :width], noise(45, seed=1)[..., :width]
-    found = nearest(samples, reference, mirrors=True)
-    for sample, distance, index in zip(samples, found.distances, found.indices, strict=True):
-        apart = [
-            min(((sample - other) ** 2).mean().item(), ((sample - other.flip(2)) ** 2).mean().item())
-            for other in reference
-        ]
-        assert distance.item() == pytest.approx(math.sqrt(min(apart)), rel=1e-5)
-        assert index.item() == apart.index(min(apart))
 
 
 def test_a_mirror_image_lies_at_exactly_zero_where_mirrors_count() -> None:
@@ -74,7 +61,7 @@ def test_a_mirror_image_lies_at_exactly_zero_where_mirrors_count() -> None:
     found = nearest(mixed, reference, mirrors=True)
     assert found.indices.tolist() == [*range(50, 90), *range(100, 110)]
     assert found.distances.max() == 0
-    assert nearest(mixed, reference).distances[:40].min() > 0.2  # where they do not
+    assert nearest(mixed, reference).distances[:40].min() > 0.2  # without mirrors
     assert nearest(reference[:5].flip(2), reference, mirrors=True).distances.min() > 0.2  # upside down is no mirror
 
 
@@ -86,23 +73,6 @@ def test_nearest_takes_bytes_features_and_small_sets() -> None:
     found = nearest(torch.tensor([[3.0, 0.0], [3.0, 3.0]]), features)
     assert found.indices.tolist() == [0, 1]
     assert found.distances.tolist() == pytest.approx([3 / math.sqrt(2), 1 / math.sqrt(2)])
-
-
-def test_the_alarm_for_memorisation() -> None:
-    training, test, fresh = noise(400), noise(300, seed=1), noise(1000, seed=2)
-    at_test = nearest(test, training).distances
-    assert memorised(at_test, at_test).sum() == 3  # one per cent of 300
-    assert memorised(at_test, at_test, quantile=0.1).sum() == 30
-    assert memorised(nearest(training[:100], training).distances, at_test).all()
-    assert memorised(nearest(fresh, training).distances, at_test).float().mean() < 0.03
-    noisy = (training[:100] + 0.05 * noise(100, seed=3)).clamp(0, 1)
-    assert memorised(nearest(noisy, training).distances, at_test).all()
-    assert not memorised(nearest(1.5 - training[:100], training).distances, at_test).any()
-
-
-def test_the_alarm_works_where_some_test_images_are_training_images() -> None:
-    at_test = torch.tensor([0.0] * 5 + [0.2] * 95)
-    assert memorised(torch.tensor([0.0, 1e-4]), at_test).tolist() == [True, False]
 
 
 def test_distance_to_others_by_hand() -> None:
@@ -122,7 +92,7 @@ def test_the_mean_pairwise_distance_is_that_of_all_pairs(block: int, monkeypatch
 def test_a_collapse_has_no_distance() -> None:
     for seed in range(5):
         assert distance_to_others(noise(1, seed).repeat(40, 1, 1, 1)).max() < 1e-7
-    with pytest.raises(ValueError, match="one sample"):
+    with pytest.raises(ValueError, match="at least 2 samples"):
         distance_to_others(noise(1))
 
 

@@ -1,4 +1,4 @@
-"""The figures about mixes: every image in its place, every caption as a stranger needs it, the same bytes each time."""
+"""Tests of the figures of mixes: every image in its place, every caption, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_best_stands_between_its_parents_and_their_originals(texts: list[str
         ({}, ""),
     ],
 )
-def test_the_score_is_told_with_its_parts(texts: list[str], scores: dict[str, float], said: str) -> None:
+def test_the_score_is_shown_with_its_parts(texts: list[str], scores: dict[str, float], said: str) -> None:
     best_figure(*flat(0, 1, 2), classes=CLASSES, ratio=0.5, scores=scores)
     assert texts[1] == said
 
@@ -264,7 +264,7 @@ def test_a_filmstrip_has_a_row_a_candidate_over_the_curves(grids: list[dict[str,
     assert np.ptp(xs) > 0.7 * figure.shape[1]
 
 
-def test_curves_care_for_nobodys_settings_and_leave_them_alone() -> None:
+def test_curves_depend_on_no_matplotlib_settings_and_change_none() -> None:
     frames, trace = flat_rows(2, 12), np.random.default_rng(0).normal(size=(8, 12))
     plain = filmstrip_figure(frames, classes=CLASSES, steps=[0, 7], trace=trace)
     with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20, "axes.grid": True}):
@@ -273,7 +273,7 @@ def test_curves_care_for_nobodys_settings_and_leave_them_alone() -> None:
         assert dict(matplotlib.rcParams) == before
 
 
-def test_one_point_of_a_trace_is_seen() -> None:
+def test_one_point_of_a_trace_is_visible() -> None:
     figure = filmstrip_figure(flat_rows(1, 1), classes=CLASSES, steps=[0], trace=torch.ones(1, 1))
     assert (np.abs(figure[-250:].astype(int) - BLUE).sum(axis=-1) < 12).sum() > 20
 

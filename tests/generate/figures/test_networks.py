@@ -1,4 +1,4 @@
-"""The diagram: layers, shapes and counts worked out by hand; the network untouched; branches beside each other."""
+"""Tests of the diagram: layers, shapes and counts by hand; networks left unchanged; branches side by side."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_deterministic_encoder_has_one_head(tiny: Tiny) -> None:
 
 
 class Flat(nn.Module):
-    """Flattens unseen: in a function, in a module that is no leaf."""
+    """Flattens in a function, in a module that is no leaf."""
 
     def __init__(self) -> None:
         super().__init__()

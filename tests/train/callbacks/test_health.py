@@ -1,4 +1,4 @@
-"""The verdicts: their numbers by hand, what each is found by, and that a sound training gets no alarm and no change."""
+"""Tests of the health checks: numbers by hand, injected faults, no false alarms, no effect on the training."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ Tiny = Callable[..., TwoPlayerModel]
 
 @pytest.fixture(autouse=True)
 def event_files_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one second and one process are read in the order of a counter's decimals: let none have fewer digits."""
+    """Give event file counters equal numbers of digits: files of one second are read in the order of their names."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
 
 
-# The numbers.
+# Numbers.
 
 
 def test_skill_is_the_share_of_the_blind_loss_that_the_critic_saves() -> None:
@@ -76,7 +76,7 @@ def test_where_there_is_nothing_to_tell_apart_there_is_no_skill(blind: float | N
 
 
 def levels(*values: float) -> Tensor:
-    """Images of one grey each."""
+    """Constant grey images."""
     return torch.tensor(values)[:, None, None, None].expand(-1, 3, 32, 32)
 
 
@@ -123,18 +123,18 @@ def test_a_code_of_one_dimension_needs_that_one() -> None:
     assert judge_posterior(1, 2, 2, 0).verdict == BAD
 
 
-# Small trainings on drawings, their faults injected.
+# Small trainings on drawings with injected faults.
 
 
 @pytest.fixture(scope="module")
 def data() -> ImageDataModule:
-    """120 drawings, of which 114 train: 7 batches of 16 an epoch."""
+    """120 drawings, 114 of them for training: 7 batches of 16 an epoch."""
     config = SilhouettesConfig(train_per_class=60, test_per_class=8, batch_size=16)
     return ImageDataModule(config, seed=0, with_test=False)
 
 
 class Watched:
-    """A Health callback, and everything that it said."""
+    """A Health callback that records its reports."""
 
     def __init__(self, validation: ImageSet, warmup_epochs: int = 1, warmup_batches: int = 0, **changed: Any) -> None:
         self.reports: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def trainer(epochs: int, *callbacks: pl.Callback, logger: Any = False, **more: A
     return pl.Trainer(**settings | more)
 
 
-QUICK_ACAI = {  # its critic sees the coefficient after a few epochs
+QUICK_ACAI = {  # its critic detects the coefficient after a few epochs
     "critic_optimizer": {"lr": 1e-3, "beta1": 0.9},
     "weights": {"adversarial": 0.0},
 }
@@ -238,11 +238,11 @@ def test_a_critic_whose_blind_loss_is_not_known_gets_none(
     assert "health/critic_skill" not in model.latest
 
 
-# What is written down.
+# Logs.
 
 
 def logged(folder: Path) -> dict[str, dict[int, float]]:
-    """metrics.jsonl as {tag: {batch: value}}; a batch that stands twice is an error."""
+    """metrics.jsonl as {tag: {batch: value}}; repeated batches are an error."""
     values: dict[str, dict[int, float]] = {}
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -257,7 +257,7 @@ def board(folder: Path) -> EventAccumulator:
 
 
 def texts(folder: Path) -> dict[int, str]:
-    """TensorBoard's texts by step; a step that stands twice is an error."""
+    """TensorBoard texts by step; repeated steps are an error."""
     events = board(folder).Tensors("health/text_summary")
     found = {event.step: event.tensor_proto.string_val[0].decode() for event in events}
     assert len(found) == len(events)
@@ -265,7 +265,7 @@ def texts(folder: Path) -> dict[int, str]:
 
 
 class EveryBatch(pl.Callback):
-    """The critic's loss of every single batch, from its own terms."""
+    """Record the critic loss of every batch."""
 
     def __init__(self, model: TwoPlayerModel) -> None:
         self.losses: list[float] = []
@@ -288,7 +288,7 @@ def test_the_numbers_stand_at_every_validation_and_the_verdict_rests_on_them(
     logger.close()
     values = logged(tmp_path)
     ends = [7, 14, 21, 28]
-    # Averages are logged after 3, 6 and 7 batches: unequal intervals, of which the epoch's mean must be made.
+    # Averages are logged after 3, 6 and 7 batches: the epoch mean must weight these unequal intervals.
     epochs = [witness.losses[end - BATCHES_PER_EPOCH : end] for end in ends]
     blind = -(2 * math.log(2 / 3) + math.log(1 / 3))
     wanted = [1 - statistics.mean(losses) / blind for losses in epochs]
@@ -335,11 +335,11 @@ def test_an_end_without_a_validation_measures_what_it_can(tiny: Tiny, data: Imag
     assert list(texts(tmp_path)) == [21, 35]
 
 
-# What is said, and when: one model, its posterior's measure set by hand.
+# Messages: one model with active dimensions set by hand.
 
 
 class Stage:
-    """A VAE whose validations are played; its own logger, which remembers texts."""
+    """A VAE with simulated validations, and a logger that records texts."""
 
     def __init__(self, model: TwoPlayerModel, watched: Watched) -> None:
         self.model, self.watched, self.epoch = model, watched, 0
@@ -405,7 +405,7 @@ def test_there_is_no_verdict_before_both_warm_ups_are_over(
     for batch in (10, 20, 30):
         stage.validate(5)
         assert bool(stage.watched.reports) == (batch >= first)
-        assert "health/variety" in stage.model.latest  # the numbers do not wait
+        assert "health/variety" in stage.model.latest  # numbers need no warm-up
 
 
 def test_only_the_first_process_speaks(stage: Stage) -> None:
@@ -421,7 +421,7 @@ def test_the_text_is_a_table() -> None:
     assert {line.count("|") for line in lines} == {6}
 
 
-# The training does not notice, and a run that goes on knows what was.
+# No effect on training; state of continued runs.
 
 
 def state_after(model: TwoPlayerModel, data: ImageDataModule, *callbacks: pl.Callback) -> dict[str, Tensor]:
@@ -454,7 +454,7 @@ def test_a_run_that_goes_on_keeps_its_verdicts_and_repeats_nothing(
     fitted = trainer(4, first.callback, logger=logger)
     fitted.fit(tiny("adversarial_vae", no_critic), datamodule=data)
     fitted.save_checkpoint(tmp_path / "last.ckpt")
-    logger.log_metrics({"health/variety": 0.5}, 35)  # of an epoch whose checkpoint was lost
+    logger.log_metrics({"health/variety": 0.5}, 35)  # of an epoch without a checkpoint
     logger.close()
     assert capsys.readouterr().err.count("Alarm") == 1
 
@@ -466,14 +466,14 @@ def test_a_run_that_goes_on_keeps_its_verdicts_and_repeats_nothing(
     logger.close()
     assert second.reports[0] == first.reports[-1]  # at once
     batches = [{one["batch"] for one in fields["health"]} for fields in second.reports]
-    assert batches == [{28}, {35}]  # one epoch more, and the critic is judged with the two before
+    assert batches == [{28}, {35}]  # one more epoch, and the critic is checked with the two before
     assert second.last()[CRITIC] == BAD
     assert "Alarm" not in capsys.readouterr().err
     values = logged(tmp_path)
     for name in ("critic_skill", "active_dimensions", "variety"):
         assert list(values[f"health/{name}"]) == [7, 14, 21, 28, 35]
         assert [event.step for event in board(tmp_path).Scalars(f"health/{name}")] == [7, 14, 21, 28, 35]
-    assert list(texts(tmp_path)) == [21, 28, 35]  # first verdicts; ends
+    assert list(texts(tmp_path)) == [21, 28, 35]  # first verdicts, ends of training
     assert f"| {BAD} | {CRITIC} |" in texts(tmp_path)[35]
 
 
@@ -484,16 +484,16 @@ def drawings() -> Iterator[ImageDataModule]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["vae", "acai_paper"])  # the other six are trained by `make demo`, which looks too
+@pytest.mark.parametrize("preset", ["vae", "acai_paper"])  # `make demo` trains and checks the other six
 def test_no_preset_gets_an_alarm(preset: str, drawings: ImageDataModule) -> None:
     smaller = ["model.networks.channels=16", "model.networks.latent_dim=32"]
-    if preset == "acai_paper":  # with its 1e-4 networks so small need thousands of batches
+    if preset == "acai_paper":  # at 1e-4 such small networks need thousands of batches
         smaller += ["model.autoencoder_optimizer.lr=1e-3", "model.critic_optimizer.lr=1e-3"]
     config = TRAIN.compose([f"model={preset}", "data=silhouettes", *smaller])
     watched = Watched(drawings.validation, DEFAULTS.health_warmup_epochs, DEFAULTS.health_warmup_batches)
     model = build_model(plain(config))
     trainer(10, watched.callback).fit(model, datamodule=drawings)
-    assert len(watched.reports) == 1  # 710 batches are just behind the warm-up
+    assert len(watched.reports) == 1  # 710 batches are just beyond the warm-up
     assert {one["verdict"] for fields in watched.reports for one in fields["health"]} == {OK}
     assert set(watched.last()) == {
         *([CRITIC] if model.critic is not None else []), *([POSTERIOR] if model.config.sample_codes else []), MODES

@@ -1,4 +1,4 @@
-"""The four grids: what is in their cells, when they are drawn, and that training does not notice."""
+"""Tests of the four grids: cells, times of drawing, and no effect on the training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pegasus_lightning.train.callbacks.images import (
 
 @pytest.fixture
 def data() -> ImageSet:
-    """Ten images; those of class 0 are the even ones."""
+    """Ten images; even ones are of class 0."""
     pixels = torch.randint(0, 256, (10, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(10) % 2, ("horse", "bird"))
 
@@ -40,7 +40,7 @@ def model(tiny: Callable[..., TwoPlayerModel]) -> TwoPlayerModel:
 
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, dict[str, Any]]]:
-    """Fills with what is handed to `image_grid`."""
+    """List of the arguments of `image_grid`."""
     handed: list[tuple[Tensor, dict[str, Any]]] = []
     draw = module.image_grid
 
@@ -134,11 +134,11 @@ def test_prior_samples_are_decoded_noise_the_same_every_time(
     assert cells[0][1]["columns"] == 5
 
 
-# The callback.
+# Callback.
 
 
 class Trainer(SimpleNamespace):
-    """As much of a Trainer as the callback looks at."""
+    """The attributes of a Trainer that the callback uses."""
 
     def __init__(self, epoch: int, *, first: bool = True, logged: bool = True, stopping: bool = False) -> None:
         self.pictures: list[tuple[str, int]] = []
@@ -194,7 +194,7 @@ def test_training_does_not_notice(tmp_path: Path, data: ImageSet, tiny: Callable
     expected = torch.rand(3)
     torch.manual_seed(5)
     grids(tmp_path, data).draw(Trainer(0), model, 1)  # type: ignore[arg-type]
-    assert torch.equal(torch.rand(3), expected)  # the global generator was left alone
+    assert torch.equal(torch.rand(3), expected)  # the global generator is unchanged
     assert model.training
     assert torch.is_grad_enabled()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

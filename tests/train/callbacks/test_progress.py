@@ -1,4 +1,4 @@
-"""The line a person watches."""
+"""Tests of the progress line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_tha
 
 
 def trainer(epoch: int = 0, first: bool = True) -> Any:
-    """As after `epoch` whole epochs of 20, each of 10 batches."""
+    """A trainer after `epoch` of 20 epochs of 10 batches."""
     return SimpleNamespace(current_epoch=epoch, max_epochs=20, num_training_batches=10, is_global_zero=first)
 
 
@@ -22,7 +22,7 @@ def model(batches_done: int) -> Any:
 
 
 class Clock:
-    """time.monotonic, set by hand."""
+    """time.monotonic, set by the test."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -48,7 +48,7 @@ def test_away_from_a_terminal_it_is_one_line_every_few_seconds(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ProgressLine(seconds_between_lines=5)
-    line.on_train_start(trainer(), model(40))  # a run that is continued: 40 batches were done before
+    line.on_train_start(trainer(), model(40))  # a continued run with 40 batches done before
     lines = []
     for epoch, seconds in ((4, 4.0), (5, 2.0), (6, 4.0)):
         clock.now += seconds
@@ -56,7 +56,7 @@ def test_away_from_a_terminal_it_is_one_line_every_few_seconds(
             line.on_train_batch_end(trainer(epoch), model(10 * epoch + batch + 1), None, None, batch)
         line.on_train_epoch_end(trainer(epoch), model(10 * epoch + 10))
         lines.append(capsys.readouterr().err)
-    # Due 6 s after the start, with 20 batches done in this session and 140 to go: 140 / (20 / 6) = 42 s.
+    # Printed 6 s after the start, after 20 batches of this session, with 140 left: 140 / (20 / 6) = 42 s.
     assert lines == ["", "epoch 6/20  3.3 batches/s  00:42 left  kl 31.24  PSNR dB 19\n", ""]
 
 

@@ -1,4 +1,4 @@
-"""The run's logger, read back: one axis, and nothing twice when a run goes on from a checkpoint."""
+"""Tests of the logs of a run: one axis, and no repeated entries in continued runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pegasus_lightning.train.callbacks.run_logger import RunLogger
 
 @pytest.fixture(autouse=True)
 def event_files_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one second and one process are read in the order of a counter's decimals: let none have fewer digits."""
+    """Give event file counters equal numbers of digits: files of one second are read in the order of their names."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
 
 
@@ -43,11 +43,7 @@ def write(folder: Path, batches: list[int], resumed_at: int | None = None) -> No
 
 def test_a_value_stands_at_its_batch_in_both_places(tmp_path: Path) -> None:
     write(tmp_path, [2, 4, 5])
-    assert lines(tmp_path) == [
-        {"batch": 2, "loss/kl": 0.2},
-        {"batch": 4, "loss/kl": 0.4},
-        {"batch": 5, "loss/kl": 0.5},
-    ]
+    assert lines(tmp_path) == [{"batch": 2, "loss/kl": 0.2}, {"batch": 4, "loss/kl": 0.4}, {"batch": 5, "loss/kl": 0.5}]
     board = read(tmp_path)
     assert [(event.step, round(event.value, 6)) for event in board.Scalars("loss/kl")] == [(2, 0.2), (4, 0.4), (5, 0.5)]
     pictures = board.Images("images/prior")
@@ -62,7 +58,7 @@ def test_a_text_stands_at_its_batch_and_in_tensorboard_alone(tmp_path: Path) -> 
     again = RunLogger(tmp_path, resumed_at=4)
     again.log_text("health", "well again", 6)
     again.close()
-    # As the dashboards read it: the other accumulator never takes texts back.
+    # Read as TensorBoard does: the other accumulator never purges texts.
     board = plugin_event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = board.Tensors("health/text_summary")
     assert [(event.step, event.tensor_proto.string_val) for event in found] == [

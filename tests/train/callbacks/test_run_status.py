@@ -1,4 +1,4 @@
-"""What a signal does to a run, and what is reported after an epoch."""
+"""Tests of signals during a run, and of the status reported after an epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAINER: Any = SimpleNamespace(current_epoch=1, is_last_batch=False, world_size=
 
 
 class Notes:
-    """A RunStatus, and what it asked for, in order."""
+    """A RunStatus that records its calls in order."""
 
     def __init__(self) -> None:
         self.written: list[Any] = []
