@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 import torch
-from pegasus_lightning.evaluate.criteria import bootstrap_interval, line_statistics
 from torch import Tensor
 
 from pegasus_lightning.data import lines
+from pegasus_lightning.evaluate.metrics.interpolation import line_statistics
+from pegasus_lightning.evaluate.metrics.recognisability import bootstrap_interval
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
 from pegasus_lightning.generate.sampler import Sampler

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
 from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.launch.progress import Tracker, summary
-from pegasus_lightning.launch.tables import clock, epochs_of, figure, reason_of, taken
+from pegasus_lightning.launch.tables import NARROWEST, clock, epochs_of, figure, reason_of, taken
 
 REDRAW = 0.5  # seconds between two updates
 SECONDS_BETWEEN_LINES = 30.0  # in a log file, for one running job
@@ -35,6 +35,16 @@ class _Screen(Console):
         self.quiet = True
 
 
+class _Rows(Progress):
+    """A row for each job, and below them the summary, which may be wrapped."""
+
+    summary = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.summary)
+
+
 class LiveTable:
     """Shows a sweep while it runs, by default on standard error; `time_now` returns seconds since the epoch."""
 
@@ -42,8 +52,8 @@ class LiveTable:
         self.console = _Screen() if console is None else console
         self.tracker = Tracker()
         self._time_now = time_now
-        self._progress: Progress | None = None
-        self._rows: dict[int, TaskID] = {}  # by job; 0: the summary
+        self._progress: _Rows | None = None
+        self._rows: dict[int, TaskID] = {}  # by job
         self._jobs: list[Job] = []
         self._states: list[State] = []
         self._updated = -math.inf
@@ -53,8 +63,8 @@ class LiveTable:
     def __enter__(self) -> LiveTable:
         self._printed = self._time_now()
         if self.console.is_terminal and self.console.is_interactive:
-            name = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            self._progress = Progress(
+            name = Column(no_wrap=True, overflow="ellipsis", ratio=1, min_width=NARROWEST)
+            self._progress = _Rows(
                 TextColumn("{task.description}", markup=False, table_column=name),
                 *(TextColumn(f"{{task.fields[{field}]}}", markup=False) for field in ("state", "slot")),
                 BarColumn(bar_width=12),
@@ -103,7 +113,7 @@ class LiveTable:
         if self._progress is not None:
             self._redraw(self._progress, now)
 
-    def _redraw(self, progress: Progress, now: float) -> None:
+    def _redraw(self, progress: _Rows, now: float) -> None:
         ordered = sorted(self._jobs, key=lambda job: (IMPORTANCE.index(job.state), job.skipped, job.number))
         visible = {job.number for job in ordered[: max(1, self.console.size.height - SUMMARY_LINES)]}
         for job in self._jobs:
@@ -120,11 +130,7 @@ class LiveTable:
             done = job.max_epochs if job.state is State.FINISHED else self.tracker.epochs(job) or 0
             shown = job.number in visible
             progress.update(self._rows[job.number], completed=done, visible=shown, **row)  # type: ignore[arg-type]
-        if 0 not in self._rows:
-            blank = dict.fromkeys(("state", "slot", "epochs", "time", "psnr"), "")
-            self._rows[0] = progress.add_task("", total=len(self._jobs), **blank)  # type: ignore[arg-type]
-        done = sum(job.state is State.FINISHED for job in self._jobs)
-        progress.update(self._rows[0], description=summary(self._jobs, now, self.tracker), completed=done)
+        progress.summary = summary(self._jobs, now, self.tracker)
         progress.refresh()
 
     def _print(self, now: float) -> None:

@@ -101,13 +101,14 @@ def test_what_is_asked_for_and_lacking_is_added(checkpoint: Path, written: Writt
         assert 0 <= added.difference < 1e-5
 
 
+@pytest.mark.parametrize("change", [0.01, float("nan")])
 def test_other_images_are_not_written(
-    checkpoint: Path, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: float, checkpoint: Path, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
     model = onnx.load(written.folder / "decoder.onnx")
     bias = next(value for value in model.graph.initializer if list(value.dims) == [3])
-    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + change, bias.name))
     monkeypatch.setattr(model_files, "decoder_onnx", lambda *_: model.SerializeToString())
     with pytest.raises(UserError, match="decodes other images than PyTorch"):
         export_checkpoint(checkpoint, tmp_path / "export", onnx=True)

@@ -162,7 +162,7 @@ class Terminal(io.StringIO):
 class Sweep:
     """Eight jobs in every state on a terminal, 60 s after the sweep began."""
 
-    def __init__(self, folder: Path, height: int = 40) -> None:
+    def __init__(self, folder: Path, height: int = 40, width: int = 200) -> None:
         self.now, self.file = BEGAN, Terminal()
         self.jobs = [
             a_job(folder, 1, "vae-s0", State.FINISHED, skipped=True),
@@ -174,7 +174,9 @@ class Sweep:
             a_job(folder, 7, "plain-s0", slot="GPU 2", began=BEGAN + 20),
             a_job(folder, 8, "plain-s1", State.QUEUED),
         ]
-        console = Console(file=self.file, force_terminal=True, width=200, height=height, color_system=None, _environ={})
+        console = Console(
+            file=self.file, force_terminal=True, width=width, height=height, color_system=None, _environ={}
+        )
         self.table = LiveTable(console, lambda: self.now)
 
     def __enter__(self) -> Sweep:
@@ -225,6 +227,14 @@ def test_a_terminal_shows_names_states_epochs_and_why_jobs_failed(tmp_path: Path
     assert printed.count("[3/8] acai-s0 failed after 0:12: killed [x] (") == 1
     assert printed.count("[4/8] acai-s1 stopped after 0:09: stopped (") == 1
     assert "more" not in printed and "started on" not in printed
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_shows_the_whole_summary_and_some_of_each_name(tmp_path: Path, width: int) -> None:
+    with Sweep(tmp_path, width=width) as sweep:
+        lines = sweep.screen
+        assert " ".join(lines[8:]) == SUMMARY
+        assert [line.partition(" ")[2].partition(" ")[0] for line in lines[:8]] == [row.split()[1] for row in ROWS]
 
 
 @pytest.mark.parametrize(("height", "rows"), [(10, "2345678"), (9, "345678"), (7, "3567"), (6, "567"), (2, "5")])
