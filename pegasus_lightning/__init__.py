@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return ["__version__", *PUBLIC]
+    return sorted({*globals(), *PUBLIC})

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
-from pegasus_lightning.utils.files import write_atomically
+from pegasus_lightning.utils.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def load_or_build(path: Path, key: bytes, shape: tuple[int, ...], build: Callabl
     array = np.ascontiguousarray(build())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = save({"images": array}, metadata={"key": key.hex(), "sha256": _sha256(array)})
-        write_atomically(path, lambda file: file.write(content))
+        with whole_file(path) as file:
+            save_file({"images": array}, file.name, metadata={"key": key.hex(), "sha256": _sha256(array)})
     except OSError as error:
         logger.warning("The images cannot be cached (%s): the next run decodes them again.", error)
     return array

@@ -23,9 +23,9 @@ Examples
   {command} pretrained=pegasus data=image_folder data.root=FOLDER reporter=independent
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern, and can be repeated. pretrained=
-instead names the model in the package, on the images of data=. An evaluation that was done before is read, not done
-again. The reporting recogniser is trained on the same images the first time (CIFAR-10: 15 minutes on a CPU) and then
-kept. Show the results with `python -m pegasus_lightning.report runs/...`.
+names the model in the package instead; data= must then name the images. An evaluation with the same settings is read
+from disk, not repeated. The reporting recogniser is trained on the same images the first time (CIFAR-10: 15 minutes on
+a CPU) and then kept. `python -m pegasus_lightning.report runs/...` shows the results.
 
 Presets
 {EVALUATE.describe_presets()}

@@ -248,7 +248,7 @@ def kind_of(run: TrainedRun) -> tuple[str, str]:
     if run.config is None:
         return run.name, ""
     name = RunName.parse(run.name)
-    group = name.readable if name.seed == run.config.seed else run.name
+    group = name.readable if name.seed == str(run.config.seed) else run.name
     return group, config_hash(plain(run.config) | {"seed": None})
 
 

@@ -30,7 +30,6 @@ REFERENCE = 4000  # training images for the realism metrics, half of each class
 TOO_NEAR = 0.01  # share of test images below the distance limits
 SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR = 3, 5  # k of the radii, as in the papers
 SCALE_SAMPLE = 1000
-BATCH = 256
 
 
 def figure(values: Tensor) -> Figure:

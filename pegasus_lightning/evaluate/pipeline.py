@@ -44,14 +44,16 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     selector = session.selector
     identity = {key: value for key, value in asdict(settings).items() if key not in NOT_FIGURES}
     judge = selector.stored.path.name if selector else "critic"
-    # Without a search the selecting recogniser decides nothing but which pegasi the gallery shows.
+    # Without a search the selecting recogniser only decides which pegasi the gallery shows.
     identity["score"] = identity["score"] | {"judge": "none" if settings.search.method == "none" else judge}
     key = digest([identity, session.origin, reports.path.name])
 
+    titles = [title(settings, [[key, judge], sha256(run.checkpoint), settings.originals]) for run in session.runs]
+    folders = [home / name for home, name in zip(homes, titles, strict=True)]  # now: a run may be training on
+
     benchmark: Benchmark | None = None
     cards = []
-    for run, home in zip(session.runs, homes, strict=True):
-        folder = home / title(settings, [[key, judge], sha256(run.checkpoint), settings.originals])
+    for run, folder in zip(session.runs, folders, strict=True):
         if (folder / FILE).exists() and not settings.again:
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)

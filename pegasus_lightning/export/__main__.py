@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.program import complain
+from pegasus_lightning.utils.errors import UserError, complain
 
 if TYPE_CHECKING:
     from pegasus_lightning.export.model_files import Written
@@ -37,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, a pattern, or a checkpoint file"
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: export in the run's folder")
-    parser.add_argument("--onnx", action="store_true", help="also write decoder.onnx: codes to images, any runtime")
+    parser.add_argument("--onnx", action="store_true", help="decoder.onnx too: codes to images, for other runtimes")
     return parser
 
 

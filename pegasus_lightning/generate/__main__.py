@@ -25,7 +25,7 @@ Examples
   {command} run=runs/first_light                        every run in the folder, compared
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern, and can be repeated. pretrained=
-instead names the model in the package, whose parents are decoded from random codes unless data= is set.
+names the model in the package instead; without data= its parents are decoded from random codes.
 
 Presets
 {GENERATE.describe_presets()}

@@ -63,9 +63,8 @@ class ScoreConfig:
 class SearchConfig:
     """The search for good mixes."""
 
-    method: str = (
-        "none"  # none: one mix a pair; best_of: the best of many; guided: the best, improved by gradient ascent
-    )
+    # none: one mix a pair; best_of: the best of many; guided: the best, improved by gradient ascent
+    method: str = "none"
     pairs: int = 1000  # best_of, guided: number of pairs,
     ratios: int = 4  # each at this number of ratios
     most_per_parent: int | None = 2  # largest number of kept mixes with one parent; null: no limit

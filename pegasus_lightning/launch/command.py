@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pegasus_lightning.launch.planning import check_jobs, readable_name
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import VERSION_BASE, conf_folder
-from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError
-from pegasus_lightning.utils.program import complain, quieten
+from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError, complain
+from pegasus_lightning.utils.program import quieten
 
 
 def _task(failures: list[Exception], config: DictConfig) -> None:

@@ -16,10 +16,11 @@ from rich.text import Text
 from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.launch.progress import Tracker, summary
 from pegasus_lightning.launch.tables import NARROWEST, clock, epochs_of, figure, reason_of, taken
+from pegasus_lightning.runs.folder import RunName
 
 REDRAW = 0.5  # seconds between two updates
 SECONDS_BETWEEN_LINES = 30.0  # in a log file, for one running job
-SUMMARY_LINES = 3  # room that the summary may need on a narrow terminal
+SUMMARY_LINES = 3  # lines kept free for the summary, which may wrap
 # The order in which rows are kept if the terminal is too low.
 IMPORTANCE = (State.RUNNING, State.FAILED, State.STOPPED, State.QUEUED, State.FINISHED)
 
@@ -116,9 +117,10 @@ class LiveTable:
     def _redraw(self, progress: _Rows, now: float) -> None:
         ordered = sorted(self._jobs, key=lambda job: (IMPORTANCE.index(job.state), job.skipped, job.number))
         visible = {job.number for job in ordered[: max(1, self.console.size.height - SUMMARY_LINES)]}
+        progress.disable = True  # adding a row would draw all rows
         for job in self._jobs:
             row = {
-                "description": f"{job.number} {job.shown}",
+                "description": f"{job.number} {RunName.parse(job.shown).short}",
                 "state": "finished before" if job.skipped else job.state.value,
                 "slot": job.slot,
                 "epochs": self._epochs(job),
@@ -130,7 +132,9 @@ class LiveTable:
             done = job.max_epochs if job.state is State.FINISHED else self.tracker.epochs(job) or 0
             shown = job.number in visible
             progress.update(self._rows[job.number], completed=done, visible=shown, **row)  # type: ignore[arg-type]
-        progress.summary = summary(self._jobs, now, self.tracker)
+        progress.disable = False
+        hidden = len(self._jobs) - len(visible)
+        progress.summary = summary(self._jobs, now, self.tracker) + (f"; {hidden} not shown" if hidden > 0 else "")
         progress.refresh()
 
     def _print(self, now: float) -> None:

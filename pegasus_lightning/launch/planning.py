@@ -19,7 +19,11 @@ from pegasus_lightning.utils.devices import choose_devices
 from pegasus_lightning.utils.errors import UserError, check_above, check_at_least, check_choice
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
-HERE = ("PoolLauncher", "BasicLauncher", "LocalLauncher")  # launchers whose runs use this machine's devices and files
+LOCAL_LAUNCHERS = (
+    "PoolLauncher",
+    "BasicLauncher",
+    "LocalLauncher",
+)  # launchers whose runs use this machine's devices and files
 # Packages that Hydra may import classes from: its sweeper and the installed launchers.
 HYDRAS_OWN = ("hydra._internal.core_plugins.", "hydra_plugins.")
 FIGURES = ("psnr", "excess_bce", "kl", "active_dimensions", "critic_real", "critic_fake")
@@ -53,8 +57,8 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
     """Return `run_name`, or else the model's preset followed by the overrides of model and data."""
     if config.run_name:
         return config.run_name
-    unsaid = {"data.root", *(f"data.{key}" for key in NOT_IDENTITY["data"])}
-    details = [o for o in overrides if o.startswith(("model.", "data.")) and o.partition("=")[0] not in unsaid]
+    left_out = {"data.root", *(f"data.{key}" for key in NOT_IDENTITY["data"])}
+    details = [o for o in overrides if o.startswith(("model.", "data.")) and o.partition("=")[0] not in left_out]
     data = [] if choices.get("data") == "cifar10" else [str(choices.get("data"))]
     shown = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (detail.partition("=") for detail in details)]
     return ",".join([str(choices.get("model", config.model.name)), *data, *shown])
@@ -85,7 +89,7 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
     runs = [plan(TRAIN.compose(job, with_hydra=True), job) for job in jobs_of(overrides, multirun)]
     if multirun:
         _check_sweep(runs)
-        if not str(runs[0].launcher.get("_target_")).endswith(HERE):
+        if not str(runs[0].launcher.get("_target_")).endswith(LOCAL_LAUNCHERS):
             return  # the machines that run the jobs may have other GPUs and files
     for run in runs:
         choose_devices(plain(run.config.trainer)["gpus"])
@@ -140,8 +144,8 @@ def _check_sweep(runs: Sequence[Planned]) -> None:
             example = ",".join(str(index) for index in gpus) if isinstance(gpus, (list, ListConfig)) else "0,3"
             raise UserError(
                 "In a sweep (-m) each run gets one GPU or a share of the CPU: leave out trainer.gpus and "
-                f"trainer.cpu_processes. Choose the sweep's GPUs with CUDA_VISIBLE_DEVICES={example}. A run on several "
-                "devices must be started on its own, without -m."
+                "trainer.cpu_processes. Choose the sweep's GPUs with CUDA_VISIBLE_DEVICES, such as "
+                f"CUDA_VISIBLE_DEVICES={example}. A run on several devices must be started on its own, without -m."
             )
         if run.folder in first:
             changed = [text for text in run.overrides if text not in first[run.folder].overrides]

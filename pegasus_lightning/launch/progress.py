@@ -23,6 +23,7 @@ class _Reports:
     began: float | None
     status: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
+    training_since: float | None = None  # when its status first had the limits of the training
     first: tuple[int, float] | None = None
     last: tuple[int, float] | None = None
 
@@ -41,7 +42,11 @@ class Tracker:
             if job.state is State.QUEUED or reports.ended:
                 continue
             reports.status, reports.ended = job.status() or reports.status, job.state in ENDED
-            epochs = epochs_of(reports.status) if _is_of_this_session(reports.status, job.began) else None
+            if not _is_of_this_session(reports.status, job.began):
+                continue
+            epochs = epochs_of(reports.status)
+            if epochs is None and reports.training_since is None and "limits" in reports.status:
+                reports.training_since = now
             if epochs is not None and (reports.last is None or epochs > reports.last[0]):
                 reports.last = (epochs, now)
                 reports.first = reports.first or reports.last
@@ -58,20 +63,22 @@ class Tracker:
     def time_left(self, job: Job, now: float) -> float | None:
         """Return the seconds until a running job has trained; None if there is no estimate yet.
 
-        The time of an epoch is measured between the first and the newest report. If these are the same and report one
-        epoch, it is the time since the job began. `max_time` limits the number of epochs.
+        The time of an epoch is measured between the first and the newest report. If there is only one report, of
+        one epoch, it is the time since the training began. `max_time` limits the number of epochs.
         """
         reports = self._of(job)
         if job.state is not State.RUNNING or job.began is None or reports.first is None or reports.last is None:
             return None
         (first, first_at), (last, last_at) = reports.first, reports.last
         if last == first:
-            first, first_at = last - 1, job.began
+            first, first_at = last - 1, reports.training_since or job.began
             if last != 1:
                 return None  # resumed epochs took none of this session's time
         epoch = (last_at - first_at) / (last - first)
+        if epoch <= 0:
+            return None
         limit = _max_time(reports.status)
-        total = job.max_epochs if limit is None or epoch <= 0 else min(job.max_epochs, math.ceil(limit / epoch))
+        total = job.max_epochs if limit is None else min(job.max_epochs, math.ceil(limit / epoch))
         return max(0.0, (total - last) * epoch - min(max(0.0, now - last_at), epoch))
 
     def _of(self, job: Job) -> _Reports:
@@ -100,7 +107,8 @@ def _max_time(status: dict[str, Any]) -> float | None:
 def sweep_left(jobs: Sequence[Job], now: float, tracker: Tracker) -> float | None:
     """Return the seconds until the last job has ended; None if nothing is left or there is no estimate yet.
 
-    A job takes the mean time of the finished ones, or of the running ones (so far and left). The slots share the work.
+    A job takes the mean time of the finished ones, or of the running ones (so far and left). The work left is divided
+    evenly among the slots, so this is a lower bound.
     """
     running = [job for job in jobs if job.state is State.RUNNING and job.began is not None]
     queued = sum(job.state is State.QUEUED for job in jobs)

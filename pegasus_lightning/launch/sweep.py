@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -67,26 +66,21 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
             jobs,
             slots,
             report=_Reporter(table, folder / FILE).report,
-            finished=lambda job: _is_finished(job.folder, wanted[job.number]),
+            finished=lambda job: is_finished(job.folder, wanted[job.number]),
             stop_timeout=settings.stop_timeout,
         ).run()
     write_jobs(folder / FILE, jobs)
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
-    _tell(jobs, unexplained, settings, home, folder / "report.html")
+    _print_results(jobs, unexplained, settings, home, folder / "report.html")
     if received is not None:
         print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
         return 128 + received
     return 0 if all(job.state is State.FINISHED for job in jobs) else 1
 
 
-def _is_finished(folder: Path, config: dict[str, Any]) -> bool:
-    trainer = config["trainer"]
-    return config["resume"] != "never" and is_finished(folder, trainer["max_epochs"], trainer["max_time"])
-
-
 def _job(number: int, run: Planned, logs: Path) -> Job:
     settings = plain(run.config)
-    finished = _is_finished(run.folder, settings)
+    finished = is_finished(run.folder, settings)
     return Job(
         number=number,
         name=run.folder.name,
@@ -133,7 +127,9 @@ class _Reporter:
                 print(f"The sweep goes on, but its progress cannot be shown: {error}", file=sys.stderr)
 
 
-def _tell(jobs: Sequence[Job], unexplained: Sequence[Job], settings: PoolSettings, home: Path, page: Path) -> None:
+def _print_results(
+    jobs: Sequence[Job], unexplained: Sequence[Job], settings: PoolSettings, home: Path, page: Path
+) -> None:
     """Print the tables, the failures among `unexplained` with the end of their logs, and what to do next."""
     console = Console()
     for part in (ranked_table(jobs, settings.rank_by), seeds_table(jobs, settings.rank_by), *failures(unexplained)):

@@ -207,7 +207,7 @@ def seeds_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table | Non
         table.add_column(head_of(metric)[0], justify="right", no_wrap=True)
     for name in sorted(variants, key=place):
         cells = [_spread(metric, figures[name][metric]) for metric in metrics]
-        table.add_row(name, str(len(variants[name])), *cells)
+        table.add_row(Text(name), str(len(variants[name])), *cells)
     return table
 
 

@@ -110,7 +110,7 @@ class Pegasus(TwoPlayerModel):
     with learned mixing also: stay * mean |MixNetwork(z_1, z_2, r) - z_m|^2 + chimera * (-log C(chimera))
     critic: real from fake, by cross-entropies or hinge losses, each kind of fake with its share
 
-    With it, K are decoded as in inference, with the averaged weights and the running statistics.
+    With learned mixing, chimeras are decoded as in inference: with the averaged weights and the running statistics.
 
     Without learned mixing the chimera terms train the decoder. With it they train the mixing network alone: a guided
     decoder soon draws one pattern over all mixes, in which the guide recognises both classes and no other network does.

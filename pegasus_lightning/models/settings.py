@@ -23,11 +23,11 @@ SPECTRAL_NORM = ("none", "critic", "all")
 UPSAMPLING = ("transposed", "nearest")
 DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
-STARTS = ("default", "he")
+CRITIC_STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
 MIX_PAIRS = ("random", "alike")
 GUIDES = ("plain", "averaging")  # of recognisers.network.ARCHITECTURES, without the reporting one
-REAL = "real from fake"  # what a critic tells, unless its variant's schema has `critic_tells`
+DEFAULT_TASK = "real from fake"  # what a critic tells, unless its variant's schema has `critic_tells`
 RECONSTRUCTION = ("bce", "mse")
 MIN_CONV_LAYERS = 2
 MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth one would leave a single pixel
@@ -47,7 +47,7 @@ class NetworksConfig:
     spectral_norm: str = "none"
     upsampling: str = "transposed"  # transposed or nearest, in the plain decoder
     decoder: str = "plain"  # plain: the encoder reversed; residual: residual blocks with nearest upsampling
-    latent: str = "flat"  # flat; spatial: the code is a map of latent_dim / side^2 channels
+    latent: str = "flat"  # flat: a vector; spatial: a map of latent_dim / side^2 channels
     critic_channels: int | None = None  # of the critic's first convolution; null: the encoder's
     critic_start: str = "default"  # initial weights of the critic: default (PyTorch's) or he (He et al. 2015)
     critic_stem: bool = False  # a 3 x 3 convolution at full resolution, half as wide, before the critic
@@ -97,7 +97,7 @@ def validate_model(model: Any) -> None:
     check_choice("model.networks.upsampling", networks.upsampling, UPSAMPLING)
     check_choice("model.networks.decoder", networks.decoder, DECODERS)
     check_choice("model.networks.latent", networks.latent, LATENTS)
-    check_choice("model.networks.critic_start", networks.critic_start, STARTS)
+    check_choice("model.networks.critic_start", networks.critic_start, CRITIC_STARTS)
     if networks.critic_start == "he" and networks.spectral_norm != "none":
         raise UserError(
             "model.networks.critic_start=he means nothing with model.networks.spectral_norm, which sets the size of "
@@ -114,10 +114,10 @@ def validate_model(model: Any) -> None:
     for name in model.critic_augmentation:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
-    told = getattr(OmegaConf.get_type(model), "critic_tells", REAL)
-    if told != REAL and (model.adversarial_loss != "bce" or model.adaptive_adversarial):
+    told = getattr(OmegaConf.get_type(model), "critic_tells", DEFAULT_TASK)
+    if told != DEFAULT_TASK and (model.adversarial_loss != "bce" or model.adaptive_adversarial):
         raise UserError(
-            f"The critic of {model.name} tells {told}, not {REAL}: model.adversarial_loss and "
+            f"The critic of {model.name} tells {told}, not {DEFAULT_TASK}: model.adversarial_loss and "
             f"model.adaptive_adversarial mean nothing with model={model.name}. Leave them out."
         )
     if "mix_pairs" in model:

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pegasus_lightning.utils.randomness import Stream, derived_seed
-from pegasus_lightning.utils.tensors import as_float
+from pegasus_lightning.utils.tensors import BATCH, as_float
 
-PREDICT_BATCH = 256
 PATCH = 2  # side of the whitened patches
 
 
@@ -183,7 +182,7 @@ def predict(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.
     """
     results = []
     with torch.no_grad():
-        for batch in images.split(PREDICT_BATCH):
+        for batch in images.split(BATCH):
             here = batch.to(device).contiguous(memory_format=torch.channels_last)
             results.append(function(as_float(here)).float().cpu())
     return torch.cat(results)

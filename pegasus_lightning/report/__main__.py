@@ -7,8 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.program import complain
+from pegasus_lightning.utils.errors import UserError, complain
 
 EVALUATE = "python -m pegasus_lightning.evaluate"
 EXAMPLES = """

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pegasus_lightning.runs.folder import flat
 from pegasus_lightning.runs.scorecards import (
     MEASURES,
     MODEL_MEASURES,
@@ -21,7 +22,6 @@ from pegasus_lightning.runs.scorecards import (
     groups,
     over_seeds,
 )
-from pegasus_lightning.utils.compose import flat
 
 BASELINE = "adversarial_vae"  # default
 MINUS = "\u2212"

@@ -14,10 +14,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, read_status
+from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, flat, read_status
 from pegasus_lightning.runs.gallery import Gallery, read_gallery
 from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_scorecard
-from pegasus_lightning.utils.compose import flat
 from pegasus_lightning.utils.errors import UserError
 
 LOG_LINES, LOG_WIDTH = 15, 300  # lines of train.log that are shown, and their longest length
@@ -102,7 +101,7 @@ def _read_run(folder: Path) -> Run:
     return Run(
         folder,
         name=name,
-        group=RunName.parse(name).readable,
+        group=name if RunName.parse(name).suffix else RunName.parse(name).readable,
         status=status or {},
         config=config,
         curves=_curves(folder / "metrics.jsonl", problems),
@@ -157,10 +156,10 @@ def config_difference(run: Run, baseline: Run) -> list[tuple[str, str, str]]:
     Settings that do not identify a run (`runs.folder.NOT_IDENTITY`) are left out, except the length of the training,
     because a comparison with a longer training is not fair.
     """
-    unsaid = {f"{group}.{key}" if group else key for group, keys in NOT_IDENTITY.items() for key in keys}
-    unsaid -= {"trainer.max_epochs", "trainer.max_time"}
+    left_out = {f"{group}.{key}" if group else key for group, keys in NOT_IDENTITY.items() for key in keys}
+    left_out -= {"trainer.max_epochs", "trainer.max_time"}
     keys = dict.fromkeys([*baseline.config, *run.config])
-    kept = [key for key in keys if key not in unsaid and key.partition(".")[0] not in unsaid]
+    kept = [key for key in keys if key not in left_out and key.partition(".")[0] not in left_out]
     pairs = [(key, _setting(run.config, key), _setting(baseline.config, key)) for key in kept]
     return [(key, here, there) for key, here, there in pairs if here != there]
 

@@ -174,19 +174,22 @@ def latest_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def is_finished(folder: Path, max_epochs: int, max_time: str | None) -> bool:
-    """Return whether the folder's run has trained to these limits and its last checkpoint is not corrupt."""
+def is_finished(folder: Path, config: dict[str, Any]) -> bool:
+    """Return whether the folder's run has trained to the limits of `config`, and its last checkpoint is not corrupt.
+
+    With `resume=never` no run counts as finished.
+    """
     status = read_status(folder)
-    if status is None or status.get("status") != "finished":
+    if config["resume"] == "never" or status is None or status.get("status") != "finished":
         return False
     last = folder / "checkpoints" / LAST
     if last.exists() and not is_intact(last):
         return False  # `latest_checkpoint` reports it, and the run continues from the one before
-    limits = status.get("limits", {})
-    if status.get("epochs", 0) >= max_epochs:
+    wanted, limits = config["trainer"], status.get("limits", {})
+    if status.get("epochs", 0) >= wanted["max_epochs"]:
         return True
     out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
-    return out_of_time and max_time == limits["max_time"]
+    return out_of_time and wanted["max_time"] == limits["max_time"]
 
 
 def checkpoint_to_resume(folder: Path, config: dict[str, Any]) -> Path | None:

@@ -11,7 +11,7 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -48,6 +48,14 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+def flat(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"a": {"b": 1}} as {"a.b": 1}."""
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
 class RunName(NamedTuple):
     """The parts of a name such as `vae,lines-s0-1a2b3c4d`: what is readable, the seed, 8 hex digits of the hash.
 
@@ -55,7 +63,7 @@ class RunName(NamedTuple):
     """
 
     readable: str
-    seed: int | None = None
+    seed: str | None = None
     digest: str = ""
     suffix: str = ""
 
@@ -65,12 +73,13 @@ class RunName(NamedTuple):
         pattern = r"(.*?)(?:-s(\d+)(?:-([0-9a-f]{8}))?(?:-(?!s\d+$)(\w+))?)?"
         match = re.fullmatch(pattern, name, re.DOTALL)
         assert match is not None
-        return cls(match[1], None if match[2] is None else int(match[2]), match[3] or "", match[4] or "")
+        return cls(match[1], match[2], match[3] or "", match[4] or "")
 
     @property
     def short(self) -> str:
-        """The name without the hash."""
-        parts = [self.readable] + ([] if self.seed is None else [f"s{self.seed}"]) + ([self.suffix] * bool(self.suffix))
+        """The name without the hash, unless a suffix follows it."""
+        parts = [self.readable, *([] if self.seed is None else [f"s{self.seed}"])]
+        parts += [part for part in (self.digest, self.suffix) if part] if self.suffix else []
         return "-".join(parts)
 
     def caption(self, source: object) -> str:
@@ -105,7 +114,8 @@ def find_runs(places: Sequence[str], marker: str) -> list[Path]:
             path = path.absolute().parent
         entries = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
         if not entries:
-            beside = sorted(entry.name for entry in path.parent.glob("*/")) if path.parent.is_dir() else []
+            around = path.parent.iterdir() if path.parent.is_dir() else []
+            beside = sorted(entry.name for entry in around if entry.is_dir() and not entry.name.startswith("."))
             hint = did_you_mean(path.name, beside) or (f" Folders there: {listing(beside)}." if beside else "")
             raise UserError(f"There is no {what} {path}.{hint} Patterns need quotes, such as 'runs/*/vae*'.")
         files = [entry for entry in entries if entry.is_file() and marker == "checkpoints"]

@@ -29,25 +29,26 @@ def title(settings: Any, content: list[Any]) -> str:
 def check_writable(
     folder: Path, option: str, *, ours: Collection[str] | None = None, needed: Collection[str] = ()
 ) -> Path:
-    """Return `folder` if it can be made, or replaced because it holds earlier results alone. Create nothing.
+    """Return `folder` if results can be written there: it is new, or with `ours` it holds only earlier results.
 
     Args:
         option: how the user names another folder, such as "out=FOLDER".
-        ours: names that earlier results may have; None: what the folder holds does not matter.
+        ours: names of results that replace the whole folder; None: results go into the folder, beside what it holds.
         needed: names that all earlier results have.
 
     Raises:
         UserError: results cannot be written there.
     """
-    place = folder.absolute()
-    if place == Path.cwd():
+    place, replaced = folder.absolute(), ours is not None
+    if replaced and place == Path.cwd():
         raise UserError(f"{folder} is the current folder: name another one with {option}.")
-    if place.is_symlink() or (place.exists() and not place.is_dir()):
+    if (replaced and place.is_symlink()) or (place.exists() and not place.is_dir()):
         raise UserError(f"{folder} is not a folder: name another one with {option}.")
-    names = {entry.name for entry in place.iterdir()} if place.is_dir() and ours is not None else set()
+    names = {entry.name for entry in place.iterdir()} if place.is_dir() and replaced else set()
     if names and (names - set(ours or ()) or not set(needed) <= names):
         raise UserError(f"{folder} holds something else than earlier results: name another folder with {option}.")
-    above = next(parent for parent in (place, *place.parents) if parent.exists())
+    # A folder is replaced by renames in the folder above it.
+    above = next(path for path in ([] if replaced else [place]) + [*place.parents] if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError(f"{folder} cannot be made: {above} is not a folder that can be written to. Say {option}.")
     return folder

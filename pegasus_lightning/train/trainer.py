@@ -28,7 +28,7 @@ from pegasus_lightning.runs.checkpoints import (
     latest_checkpoint,
     read_checkpoint,
 )
-from pegasus_lightning.runs.folder import run_folder, run_session, say
+from pegasus_lightning.runs.folder import flat, run_folder, run_session, say
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
@@ -37,7 +37,7 @@ from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.train.callbacks.run_status import RunStatus
 from pegasus_lightning.train.guide import check_guide, give_guide, guide_for
 from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
-from pegasus_lightning.utils.compose import flat, plain, typed
+from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import Devices, choose_devices, hide_gpus, is_first_process, lightning_precision
 from pegasus_lightning.utils.errors import Interrupted, UserError
 from pegasus_lightning.utils.files import write_text
@@ -73,8 +73,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
             f"make it a multiple of {devices.count}."
         )
     folder = run_folder(values, readable_name)
-    limits = (trainer.max_epochs, trainer.max_time)
-    if is_first_process() and settings.resume != "never" and is_finished(folder, *limits):
+    if is_first_process() and is_finished(folder, values):
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
         say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
@@ -174,7 +173,7 @@ def _callbacks(
         callbacks.append(Health(data.validation, run_status.report, **limits))
     if wanted.progress_bar:
         callbacks.append(ProgressLine())
-    return [*callbacks, run_status]  # it comes last at a batch's end, so its save holds what the others counted
+    return [*callbacks, run_status]  # last, so that a save at the end of a batch includes what the others counted
 
 
 def _fit(

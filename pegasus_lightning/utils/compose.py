@@ -21,6 +21,7 @@ from omegaconf.errors import ConfigKeyError, ValidationError
 from pegasus_lightning.utils.errors import UserError, did_you_mean, nearest
 
 Settings = TypeVar("Settings")
+_stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 
 VERSION_BASE = "1.3"
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
@@ -52,17 +53,9 @@ def typed(config: DictConfig, schema: type[Settings]) -> Settings:
     return settings
 
 
-def flat(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"a": {"b": 1}} as {"a.b": 1}."""
-    leaves: dict[str, Any] = {}
-    for key, value in nested.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
-
-
 @dataclass(frozen=True)
 class Program:
-    """A command of the package, as far as its configuration goes."""
+    """The configuration of a command: its main file, groups of presets and schemas."""
 
     command: str  # what starts it
     config: str  # name of its main file in conf/
@@ -72,8 +65,10 @@ class Program:
     def register(self) -> None:
         """Put the schemas into Hydra's ConfigStore."""
         for path, schema in self.schemas().items():
-            group, _, name = path.rpartition("/")
-            ConfigStore.instance().store(group=group, name=name, node=schema)
+            if _stored.get(path) is not schema:  # storing takes a few milliseconds each
+                group, _, name = path.rpartition("/")
+                ConfigStore.instance().store(group=group, name=name, node=schema)
+                _stored[path] = schema
 
     def compose(self, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
         """Return the configuration for command-line overrides, not validated."""
@@ -106,8 +101,8 @@ class Program:
             if override.is_delete():
                 raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
             if "_target_" in key.split(".") or _names_target(override._value):
-                typed = override.input_line
-                raise UserError(f"'{key}' cannot be set so ({typed}): a preset chooses what is built, not a path.")
+                text = override.input_line
+                raise UserError(f"'{key}' cannot be set so ({text}): a preset chooses what is built, not a path.")
             added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
             if added and key not in self.known_keys(overrides):  # Hydra would add a key that nothing reads
                 raise UserError(self._unknown_key(key, overrides))

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import difflib
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
-
+USAGE_ERROR = 2  # exit code
 MAX_NAMES_SHOWN = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # signals at which runs and sweeps save and end
 
 
 class UserError(Exception):
     """A mistake of the user: the command prints its message, without a traceback, and exits with code 2."""
+
+
+def complain(message: str) -> int:
+    """Print an error message on stderr and return the exit code of a user error."""
+    print(f"pegasus_lightning: {message}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
@@ -111,6 +117,8 @@ def check_seed(seed: int) -> None:
 
 def check_fixed(node: Any, group: str, field: str) -> None:
     """Raise UserError if the field that names a node's schema was changed: the group's preset sets it."""
+    from omegaconf import OmegaConf  # slow to import
+
     schema = OmegaConf.get_type(node)
     right = getattr(schema, field, node[field])
     if node[field] != right:

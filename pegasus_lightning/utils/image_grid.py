@@ -62,18 +62,18 @@ def image_grid(
     lefts = MARGIN + label_width + np.cumsum([0, *(slot_width + space for space in spaces)])
     right = int(lefts[-1]) + slot_width
     wrap_at = max(right - MARGIN, 30 * points)  # a small grid may grow this wide for its title
-    above, below = (_text(text, size, wrap_at) for text, size in ((title, points + 5), (footer, points - 2)))
+    above, below = (render_text(text, size, wrap_at) for text, size in ((title, points + 5), (footer, points - 2)))
     top = MARGIN + head_height + (above.shape[0] + PAD if above.size else 0)
     tops = top + np.arange(rows) * (slot_height + gap)
     total_height = int(tops[-1]) + slot_height + MARGIN + (below.shape[0] + PAD if below.size else 0)
-    canvas = _blank(total_height, max(right, MARGIN + above.shape[1], MARGIN + below.shape[1]) + MARGIN)
-    _paint(canvas, above, MARGIN, MARGIN, INK)
-    _paint(canvas, below, total_height - MARGIN - below.shape[0], MARGIN, FAINT)
+    canvas = blank_canvas(total_height, max(right, MARGIN + above.shape[1], MARGIN + below.shape[1]) + MARGIN)
+    paint(canvas, above, MARGIN, MARGIN, INK)
+    paint(canvas, below, total_height - MARGIN - below.shape[0], MARGIN, FAINT)
     for label, y in zip(labels, tops, strict=False):
-        _paint(canvas, label, y + (slot_height - label.shape[0]) // 2, MARGIN + label_width - PAD - label.shape[1], INK)
+        paint(canvas, label, y + (slot_height - label.shape[0]) // 2, MARGIN + label_width - PAD - label.shape[1], INK)
     for c, (head, x) in enumerate(zip(heads, lefts, strict=False)):
         at = top - PAD - head.shape[0], x + (slot_width - head.shape[1]) // 2
-        _paint(canvas, head, *at, ACCENT if c in framed else INK)
+        paint(canvas, head, *at, ACCENT if c in framed else INK)
     ys, xs = tops + (slot_height - height) // 2, lefts + (slot_width - width) // 2
     for reach, colour in ((AIR + FRAME, ACCENT), (AIR, BACKGROUND)):
         for c in framed:  # from its own left edge to its framed neighbour's, so that neighbours share one frame
@@ -89,7 +89,7 @@ def side_by_side(figures: Sequence[np.ndarray]) -> np.ndarray:
     if not figures or any(f.ndim != 3 or f.shape[2] != 3 or f.size == 0 or f.dtype != np.uint8 for f in figures):
         raise ValueError(f"figures must be (H, W, 3) uint8, at least one, not {[(f.shape, f.dtype) for f in figures]}")
     height = max(figure.shape[0] for figure in figures)
-    return np.concatenate([np.concatenate([f, _blank(height - f.shape[0], f.shape[1])]) for f in figures], axis=1)
+    return np.concatenate([np.concatenate([f, blank_canvas(height - f.shape[0], f.shape[1])]) for f in figures], axis=1)
 
 
 def stack(figures: Sequence[np.ndarray]) -> np.ndarray:
@@ -116,16 +116,16 @@ def _cells(images: Tensor, columns: int | None, scale: int, gap: int) -> np.ndar
         raise ValueError(f"columns and scale must be at least 1 and gap 0, not {columns}, {scale} and {gap}")
     pixels = to_uint8(images.flatten(0, -4)).repeat(scale, axis=1).repeat(scale, axis=2)
     rows, (height, width) = math.ceil(len(pixels) / columns), pixels.shape[1:3]
-    cells = np.tile(_blank(height, width), (rows * columns, 1, 1, 1))
+    cells = np.tile(blank_canvas(height, width), (rows * columns, 1, 1, 1))
     cells[: len(pixels)] = pixels
     return cells.reshape(rows, columns, height, width, 3)
 
 
-def _blank(height: int, width: int) -> np.ndarray:
+def blank_canvas(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
 
 
-def _paint(canvas: np.ndarray, ink: np.ndarray, top: int, left: int, colour: tuple[int, int, int]) -> None:
+def paint(canvas: np.ndarray, ink: np.ndarray, top: int, left: int, colour: tuple[int, int, int]) -> None:
     """Blend `colour` into the canvas with opacity `ink` / 255; numpy raises if the ink does not fit."""
     region = canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
     region[:] = np.round(region + (np.array(colour) - region) * (ink[..., None] / 255.0))
@@ -135,7 +135,7 @@ def _fit(texts: Sequence[str], sizes: Iterable[int], width: int, height: int, al
     """Return the texts as ink at the first size at which all fit into width x height, else at the last size."""
     inks: list[np.ndarray] = []
     for size in sizes:
-        inks = [_text(text, size, width, align) for text in texts]
+        inks = [render_text(text, size, width, align) for text in texts]
         if all(ink.shape[0] <= height and ink.shape[1] <= width for ink in inks):
             break
     return inks
@@ -155,7 +155,7 @@ def _printable(character: str) -> str:
     return SPELLED.get(character, bare if bare.isascii() and bare.isprintable() else "?")
 
 
-def _text(text: str, size: int, width: int, align: str = "left") -> np.ndarray:
+def render_text(text: str, size: int, width: int, align: str = "left") -> np.ndarray:
     """Return text as (h, w) uint8 ink, (0, 0) if empty, wrapped between words at `width` pixels."""
     font, lines = _font(size), list[str]()
     for paragraph in text.split("\n"):

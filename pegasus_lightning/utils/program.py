@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pegasus_lightning.utils.compose import Program
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.errors import UserError, complain
 
-USAGE_ERROR = 2
 PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")
 
 
@@ -76,12 +75,6 @@ def run_program(
         print("\nStopped; nothing was left half-written.", file=sys.stderr)
         return 130
     return 0
-
-
-def complain(message: str) -> int:
-    """Print an error message on stderr and return the exit code of a user error."""
-    print(f"pegasus_lightning: {message}", file=sys.stderr)
-    return USAGE_ERROR
 
 
 def quieten() -> None:

@@ -108,14 +108,14 @@ def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts drawn into pictures from here on."""
     texts: list[str] = []
-    draw = image_grid._text
+    draw = image_grid.render_text
 
     def spy(text: str, *args: object, **keywords: object) -> np.ndarray:
         texts.append(text)
         return draw(text, *args, **keywords)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(image_grid, "_text", spy)
-    monkeypatch.setattr(mixes, "_text", spy)
+    monkeypatch.setattr(image_grid, "render_text", spy)
+    monkeypatch.setattr(mixes, "render_text", spy)
     return texts
 
 

@@ -185,14 +185,14 @@ def test_means_and_deviations_over_seeds_by_hand(tmp_path: Path) -> None:
 def test_runs_of_one_name_and_different_settings_are_not_taken_for_seeds(tmp_path: Path) -> None:
     jobs = []
     for number, (rate, seed) in enumerate([("1", 0), ("1", 1), ("2", 0), ("2", 1)]):
-        overrides = ["model=vae", f"trainer.clip={rate}", f"seed={seed}"]
+        overrides = ["model=vae", f"data.classes=[{rate}]", f"seed={seed}"]
         jobs.append(a_job(tmp_path, number, f"vae-s{seed}-0000000{number}", overrides=overrides))
         say(jobs[-1], metrics={"final/psnr": 20.0 + number})
     table = seeds_table(jobs)
     assert table is not None
     assert [row[:3] for row in cells(table)] == [
-        ["vae (trainer.clip=2)", "2", "22.50 ± 0.71"],
-        ["vae (trainer.clip=1)", "2", "20.50 ± 0.71"],
+        ["vae (data.classes=[2])", "2", "22.50 ± 0.71"],
+        ["vae (data.classes=[1])", "2", "20.50 ± 0.71"],
     ]
 
 

@@ -140,12 +140,14 @@ def test_a_long_name_is_cut_before_its_seed_and_hash(original: dict[str, Any], s
 @pytest.mark.parametrize(
     ("name", "parts", "short", "caption"),
     [
-        ("vae,lines-s0-0123abcd", ("vae,lines", 0, "0123abcd", ""), "vae,lines-s0", "vae-s0"),
-        ("acai,lines,lr=1e-3-s12-89abcdef", ("acai,lines,lr=1e-3", 12, "89abcdef", ""), "acai,lines,lr=1e-3-s12",
+        ("vae,lines-s0-0123abcd", ("vae,lines", "0", "0123abcd", ""), "vae,lines-s0", "vae-s0"),
+        ("acai,lines,lr=1e-3-s12-89abcdef", ("acai,lines,lr=1e-3", "12", "89abcdef", ""), "acai,lines,lr=1e-3-s12",
          "acai,lr=1e-3-s12"),
-        ("vae-s0", ("vae", 0, "", ""), "vae-s0", "vae-s0"),
-        ("vae,lines-s0-0123abcd-last", ("vae,lines", 0, "0123abcd", "last"), "vae,lines-s0-last", "vae-s0-last"),
-        ("vae-s3-2", ("vae", 3, "", "2"), "vae-s3-2", "vae-s3-2"),
+        ("vae-s0", ("vae", "0", "", ""), "vae-s0", "vae-s0"),
+        ("a,lines-s0-0123abcd-x", ("a,lines", "0", "0123abcd", "x"), "a,lines-s0-0123abcd-x", "a-s0-0123abcd-x"),
+        ("exp-s01", ("exp", "01", "", ""), "exp-s01", "exp-s01"),
+        ("vae-s1-s0", ("vae-s1", "0", "", ""), "vae-s1-s0", "vae-s1-s0"),
+        ("vae-s3-2", ("vae", "3", "", "2"), "vae-s3-2", "vae-s3-2"),
         # No seed: everything is readable.
         ("first_run", ("first_run", None, "", ""), "first_run", "first_run"),
         ("vae,lines", ("vae,lines", None, "", ""), "vae,lines", "vae"),
@@ -153,12 +155,12 @@ def test_a_long_name_is_cut_before_its_seed_and_hash(original: dict[str, Any], s
         ("lines-sx-0123abcd", ("lines-sx-0123abcd", None, "", ""), "lines-sx-0123abcd", "lines-sx-0123abcd"),
         ("", ("", None, "", ""), "", ""),
         # What looks like a seed in the readable part is not one.
-        ("mine-s3-s0-0123abcd", ("mine-s3", 0, "0123abcd", ""), "mine-s3-s0", "mine-s3-s0"),
-        ("a-s1-89abcdef-s0", ("a-s1-89abcdef", 0, "", ""), "a-s1-89abcdef-s0", "a-s1-89abcdef-s0"),
-        ("vae-0123abcd-s0", ("vae-0123abcd", 0, "", ""), "vae-0123abcd-s0", "vae-0123abcd-s0"),
+        ("mine-s3-s0-0123abcd", ("mine-s3", "0", "0123abcd", ""), "mine-s3-s0", "mine-s3-s0"),
+        ("a-s1-89abcdef-s0", ("a-s1-89abcdef", "0", "", ""), "a-s1-89abcdef-s0", "a-s1-89abcdef-s0"),
+        ("vae-0123abcd-s0", ("vae-0123abcd", "0", "", ""), "vae-0123abcd-s0", "vae-0123abcd-s0"),
         # Seven digits, or a letter beyond f, are a suffix.
-        ("vae-s0-0123abc", ("vae", 0, "", "0123abc"), "vae-s0-0123abc", "vae-s0-0123abc"),
-        ("vae-s0-0123abcg", ("vae", 0, "", "0123abcg"), "vae-s0-0123abcg", "vae-s0-0123abcg"),
+        ("vae-s0-0123abc", ("vae", "0", "", "0123abc"), "vae-s0-0123abc", "vae-s0-0123abc"),
+        ("vae-s0-0123abcg", ("vae", "0", "", "0123abcg"), "vae-s0-0123abcg", "vae-s0-0123abcg"),
     ],
 )  # fmt: skip
 def test_the_parts_of_a_name_by_hand(name: str, parts: tuple[Any, ...], short: str, caption: str) -> None:

@@ -180,7 +180,8 @@ def test_wide_column_captions_do_not_overlap() -> None:
 
 def test_lines_align_and_framed_columns_are_captioned_in_the_accent() -> None:
     starts = [
-        np.flatnonzero(figures._text("i\nWWWW", 16, 500, a)[:20].any(axis=0))[0] for a in ("left", "center", "right")
+        np.flatnonzero(figures.render_text("i\nWWWW", 16, 500, a)[:20].any(axis=0))[0]
+        for a in ("left", "center", "right")
     ]
     assert starts[0] < 3
     assert 15 < starts[1] < 45

@@ -10,10 +10,9 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pegasus_lightning.models import losses
-from pegasus_lightning.utils.tensors import as_float, to_float
+from pegasus_lightning.utils.tensors import BATCH, as_float, to_float
 
 HALF_A_LEVEL = 0.5 / 255
-BATCH = 256
 OVERSAMPLING = 32  # directions iterated in addition to twice the number of components
 ITERATIONS = 4
 

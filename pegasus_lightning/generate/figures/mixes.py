@@ -22,10 +22,10 @@ from pegasus_lightning.utils.image_grid import (
     INK,
     MARGIN,
     PAD,
-    _blank,
-    _paint,
-    _text,
+    blank_canvas,
     image_grid,
+    paint,
+    render_text,
     side_by_side,
     stack,
 )
@@ -78,9 +78,9 @@ def best_figure(
     centre = stack([centre, said, _paragraph(_score_text(scores), width, ACCENT, align="center")])
     lower = max(centre.shape[0] - sides[0].shape[0], 0) // 2
     if lower:
-        sides = [stack([_blank(lower, side.shape[1]), side]) for side in sides]
+        sides = [stack([blank_canvas(lower, side.shape[1]), side]) for side in sides]
     body = side_by_side([sides[0], centre, sides[1]])
-    return _framed(body, f"The best mix of {names[0]} and {names[1]}", footer)
+    return framed(body, f"The best mix of {names[0]} and {names[1]}", footer)
 
 
 def gallery_figure(
@@ -111,7 +111,7 @@ def gallery_figure(
                 title=title if start == 0 else "",
                 row_captions=[f"{names[0]}\ndecoded", " x ".join(names), f"{names[1]}\ndecoded"],
                 column_captions=captions[start : start + columns],
-                footer=_lines(legend, footer) if start == starts[-1] else "",
+                footer=caption_lines(legend, footer) if start == starts[-1] else "",
                 scale=scale,
             )
             for start in starts
@@ -138,7 +138,7 @@ def repeats_figure(
         row_captions=[f"draw {i + 1}" for i in range(len(rows))],
         column_captions=[f"{value:.2f}" for value in values],
         highlight_columns=_within(values, pegasus_range),
-        footer=_lines(note, _legend(names, values, pegasus_range), footer),
+        footer=caption_lines(note, _legend(names, values, pegasus_range), footer),
         scale=scale,
     )
 
@@ -165,12 +165,12 @@ def compare_figure(
         torch.stack(parents + mixed),
         title=f"The same {pairs} of {names[0]} and {names[1]}, mixed by {_count(len(models), 'model', 'models')}",
         row_captions=[
-            *(_lines(name, parents_caption) for name in names),
+            *(caption_lines(name, parents_caption) for name in names),
             *(f"{name}\n(control)" for name, _ in controls),
             *(name for name, _ in models),
         ],
         column_captions=[f"ratio {value:.2f}" for value in values],
-        footer=_lines(_legend(names), footer),
+        footer=caption_lines(_legend(names), footer),
         scale=scale,
     )
 
@@ -193,7 +193,7 @@ def interpolation_figure(
         title=title or f"From {names[0]} to {names[1]}",
         column_captions=[f"{names[0]}\noriginal", *captions, f"{names[1]}\noriginal"],
         highlight_columns=[i + 1 for i in _within(values, pegasus_range)],
-        footer=_lines(_legend(names, values, pegasus_range), footer),
+        footer=caption_lines(_legend(names, values, pegasus_range), footer),
         scale=scale,
     )
 
@@ -221,7 +221,7 @@ def filmstrip_figure(
         column_captions=[f"step {step}" for step in steps],
         scale=scale,
     )
-    return _framed(stack([grid, _curves(scores, captions, steps, grid.shape[1])]), "", footer)
+    return framed(stack([grid, _curves(scores, captions, steps, grid.shape[1])]), "", footer)
 
 
 def _curves(scores: np.ndarray, labels: Sequence[str], marked: Sequence[int], width: int) -> np.ndarray:
@@ -307,7 +307,7 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _lines(*texts: str) -> str:
+def caption_lines(*texts: str) -> str:
     return "\n".join(text for text in texts if text)
 
 
@@ -315,16 +315,16 @@ def _paragraph(
     text: str, width: int, colour: tuple[int, int, int] = INK, *, size: int = BODY, align: str = "left"
 ) -> np.ndarray:
     """Draw text within the margins of `width` pixels, with PAD below; wider if a word is."""
-    ink = _text(text, size, width - 2 * MARGIN, align)
-    canvas = _blank(ink.shape[0] + PAD, max(width, ink.shape[1] + 2 * MARGIN))
+    ink = render_text(text, size, width - 2 * MARGIN, align)
+    canvas = blank_canvas(ink.shape[0] + PAD, max(width, ink.shape[1] + 2 * MARGIN))
     left = MARGIN if align == "left" else (canvas.shape[1] - ink.shape[1]) // 2
-    _paint(canvas, ink, 0, left, colour)
+    paint(canvas, ink, 0, left, colour)
     return canvas
 
 
-def _framed(body: np.ndarray, title: str, footer: str) -> np.ndarray:
+def framed(body: np.ndarray, title: str, footer: str) -> np.ndarray:
     """Return a figure with its title above and its footer below."""
     width = body.shape[1]
-    parts = [_blank(MARGIN, width), _paragraph(title, width, size=TITLE)] if title else []
-    below = [_blank(PAD, width), _paragraph(footer, width, FAINT, size=SMALL), _blank(MARGIN - PAD, width)]
+    parts = [blank_canvas(MARGIN, width), _paragraph(title, width, size=TITLE)] if title else []
+    below = [blank_canvas(PAD, width), _paragraph(footer, width, FAINT, size=SMALL), blank_canvas(MARGIN - PAD, width)]
     return stack([*parts, body, *(below if footer else [])])

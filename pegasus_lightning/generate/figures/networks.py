@@ -15,8 +15,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from pegasus_lightning.generate.figures.mixes import _framed, _lines
-from pegasus_lightning.utils.image_grid import ACCENT, FAINT, INK, MARGIN, PAD, _blank, _paint, _text
+from pegasus_lightning.generate.figures.mixes import caption_lines, framed
+from pegasus_lightning.utils.image_grid import ACCENT, FAINT, INK, MARGIN, PAD, blank_canvas, paint, render_text
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity)
 TEXT, GLYPH, ARROW = 180, 58, 22  # pixels: widths of a card's text and drawing; gap between two cards
@@ -128,16 +128,16 @@ def diagram_figure(plans: Sequence[NetworkPlan], *, title: str, footer: str = ""
     if not plans:
         raise ValueError("plans must contain at least one plan")
     texts = [text for each in plans for text in (each.name, *(layer.name for layer in each.layers))]
-    lane = LANE - TEXT + max([TEXT, *(_text(text, HEAD, 1).shape[1] for text in texts)])  # fits the longest word
+    lane = LANE - TEXT + max([TEXT, *(render_text(text, HEAD, 1).shape[1] for text in texts)])  # fits the longest word
     networks = [_network(each, lane) for each in plans]
     gap = 2 * MARGIN
     width = sum(each.shape[1] for each in networks) + gap * (len(networks) - 1)
-    body = _blank(max(each.shape[0] for each in networks) + 2 * MARGIN, width + 2 * MARGIN)
+    body = blank_canvas(max(each.shape[0] for each in networks) + 2 * MARGIN, width + 2 * MARGIN)
     left = MARGIN
     for each in networks:
         body[MARGIN : MARGIN + each.shape[0], left : left + each.shape[1]] = each
         left += each.shape[1] + gap
-    return _framed(body, title, _lines(LEGEND, footer))
+    return framed(body, title, caption_lines(LEGEND, footer))
 
 
 def _is_leaf(path: str, module: nn.Module) -> bool:
@@ -173,11 +173,11 @@ def _network(network: NetworkPlan, lane: int) -> np.ndarray:
         lanes.append(max(lanes) + 1 if parent in parents else lanes[parent])
         parents.append(parent)
     tallest = [max(cards[i].shape[0] for i, r in enumerate(rows) if r == row) for row in range(max(rows) + 1)]
-    name = _text(network.name, HEAD, lane)
-    total = _text(f"{network.parameters:,} parameters in all", NAME, lane)
+    name = render_text(network.name, HEAD, lane)
+    total = render_text(f"{network.parameters:,} parameters in all", NAME, lane)
     tops = name.shape[0] + PAD + np.cumsum([0, *(height + ARROW for height in tallest)])
     width = lane * (max(lanes) + 1) + MARGIN * max(lanes)
-    canvas = _blank(int(tops[-1]) - ARROW + 2 * PAD + total.shape[0], width)
+    canvas = blank_canvas(int(tops[-1]) - ARROW + 2 * PAD + total.shape[0], width)
     middle = (width - lane) // 2  # of a card alone in its row
     step = lane + MARGIN
     lefts = [number * step if rows.count(row) > 1 else middle for row, number in zip(rows, lanes, strict=True)]
@@ -187,8 +187,8 @@ def _network(network: NetworkPlan, lane: int) -> np.ndarray:
         if parent >= 0:
             start = (lefts[parent] + lane // 2, int(tops[rows[parent]]) + cards[parent].shape[0])
             _arrow(canvas, start, (left + lane // 2, top))
-    _paint(canvas, name, 0, (width - name.shape[1]) // 2, INK)
-    _paint(canvas, total, canvas.shape[0] - total.shape[0], (width - total.shape[1]) // 2, ACCENT)
+    paint(canvas, name, 0, (width - name.shape[1]) // 2, INK)
+    paint(canvas, total, canvas.shape[0] - total.shape[0], (width - total.shape[1]) // 2, ACCENT)
     return canvas
 
 
@@ -204,19 +204,19 @@ def _card(layer: Layer, part_above: str, lane: int) -> np.ndarray:
     first = words.partition(sign)[0]
     words = words.replace(sign, f"\n{sign[1:]}", 1)  # break lines between phrases
     room = lane - LANE + TEXT
-    if _text(first, NAME, 10 * room).shape[1] > room:
+    if render_text(first, NAME, 10 * room).shape[1] > room:
         words = words.replace(", ", ",\n", 1)
     shape = " x ".join(map(str, layer.shape))
     counted = f"\n{layer.parameters:,} parameters" if layer.parameters else ""
     texts = [(new, DETAIL, ACCENT), (words, NAME, INK), (shape + counted, DETAIL, FAINT)]
-    inks = [(_text(text, size, room), colour) for text, size, colour in texts if text]
+    inks = [(render_text(text, size, room), colour) for text, size, colour in texts if text]
     tall = sum(ink.shape[0] for ink, _ in inks)
-    canvas = _blank(max(tall, GLYPH) + 2 * PAD, lane)
+    canvas = blank_canvas(max(tall, GLYPH) + 2 * PAD, lane)
     canvas[:] = EDGE
     canvas[1:-1, 1:-1] = CARD
     top = (canvas.shape[0] - tall) // 2
     for ink, colour in inks:
-        _paint(canvas, ink, top, GLYPH + 2 * PAD, colour)
+        paint(canvas, ink, top, GLYPH + 2 * PAD, colour)
         top += ink.shape[0]
     middle = (canvas.shape[0] - GLYPH) // 2
     canvas[middle : middle + GLYPH, PAD : PAD + GLYPH] = _glyph(layer.shape)

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pegasus_lightning.utils.errors import SIGNALS, Interrupted
+from pegasus_lightning.utils.errors import SIGNALS, Interrupted, UserError
 
 REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # a cluster's launcher sends one of these when the time is nearly over
 SYNC_EVERY = 10  # batches; to synchronise, the processes wait for their devices
@@ -55,6 +55,9 @@ class RunStatus(pl.Callback):
         self.install_handlers()
         try:
             yield
+        except UserError:
+            self.check()  # a signal during the wait for the run's lock
+            raise
         finally:
             self.restore_handlers()
 

@@ -77,13 +77,13 @@ def grids(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with the texts written outside of grids."""
     written: list[str] = []
-    write = mixes._text
+    write = mixes.render_text
 
     def watched(text: str, *rest: Any) -> np.ndarray:
         written.append(text)
         return write(text, *rest)
 
-    monkeypatch.setattr(mixes, "_text", watched)
+    monkeypatch.setattr(mixes, "render_text", watched)
     return written
 
 

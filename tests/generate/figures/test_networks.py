@@ -211,13 +211,13 @@ A, B, C = (Layer(f"{name}: Linear 2 -> 3", (3,), 9) for name in "abc")
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Fills with the texts written, and their sizes."""
     written: list[tuple[str, int]] = []
-    write = diagram._text
+    write = diagram.render_text
 
     def watched(text: str, size: int, width: int) -> np.ndarray:
         written.append((text, size))
         return write(text, size, width)
 
-    monkeypatch.setattr(diagram, "_text", watched)
+    monkeypatch.setattr(diagram, "render_text", watched)
     return written
 
 
