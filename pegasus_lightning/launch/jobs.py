@@ -65,7 +65,7 @@ class Job:
 
 
 def label(jobs: Sequence[Job]) -> None:
-    """Set the jobs' labels: their names without the parts between commas that all names share."""
+    """Set the jobs' labels: their names without the parts that all share, and without hashes unless labels coincide."""
     names = [RunName.parse(job.name) for job in jobs]
     middles = [set(name.readable.split(",")[1:]) for name in names]
     common = set.intersection(*middles) if len(jobs) > 1 else set()
@@ -73,6 +73,10 @@ def label(jobs: Sequence[Job]) -> None:
         model, *middle = name.readable.split(",")
         readable = ",".join([model, *(part for part in middle if part not in common)])
         job.label = readable + job.name.removeprefix(name.readable)
+    short = [RunName.parse(job.label).short for job in jobs]
+    if len(set(short)) == len(jobs) > 1:
+        for job, text in zip(jobs, short, strict=True):
+            job.label = text
 
 
 def write_jobs(path: Path, jobs: Sequence[Job]) -> None:

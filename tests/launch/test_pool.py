@@ -330,6 +330,9 @@ def test_labels_leave_out_what_all_have_in_common(tmp_path: Path) -> None:
         one.name = name
     assert [one.shown for one in jobs] == names
     label(jobs)
-    assert [one.shown for one in jobs] == ["vae,lr=1-s0-0123abcd", "acai-s1-89abcdef", "vae,b-s10"]
+    assert [one.shown for one in jobs] == ["vae,lr=1-s0", "acai-s1", "vae,b-s10"]
+    jobs[1].name = "vae,drawn,lr=1,channels=4-s0-89abcdef"  # what tells it apart is its hash
+    label(jobs[:2])
+    assert [one.shown for one in jobs[:2]] == ["vae-s0-0123abcd", "vae-s0-89abcdef"]
     label(jobs[:1])
     assert jobs[0].shown == names[0]
