@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.evaluate.benchmark import _alarms
-from pegasus_lightning.evaluate.image_sets import BATCH, ImageSetMetrics, Measurement, figure
+from pegasus_lightning.evaluate.image_sets import ImageSetMetrics, Measurement, figure
 from pegasus_lightning.runs.scorecards import MEASURES, PEGASI, PIXEL_AVERAGE
 from pegasus_lightning.utils.randomness import Stream, generator
-from pegasus_lightning.utils.tensors import to_float
+from pegasus_lightning.utils.tensors import BATCH, to_float
 
 
 class ByColour(nn.Module):

@@ -170,7 +170,7 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone
 
 
 def test_predicting_in_batches_is_predicting_at_once(model: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pegasus_lightning.recognisers.network.PREDICT_BATCH", 8)
+    monkeypatch.setattr("pegasus_lightning.recognisers.network.BATCH", 8)
     pixels = torch.randint(0, 256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
     model.freeze()
     outputs = predict(model.probabilities, pixels)

@@ -479,8 +479,14 @@ def test_a_run_that_goes_on_keeps_its_verdicts_and_repeats_nothing(
 
 @pytest.fixture(scope="module")
 def drawings() -> Iterator[ImageDataModule]:
-    """1200 drawings: 71 batches of 16 an epoch."""
+    """1200 drawings: 71 batches of 16 an epoch.
+
+    Two threads: after these few batches the skill of acai_paper's critic is near the alarm, and other sums move it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield ImageDataModule(SilhouettesConfig(train_per_class=600, test_per_class=8, batch_size=16), 0, with_test=False)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
