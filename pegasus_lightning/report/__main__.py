@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, or a pattern")
-    parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the folder that holds the runs")
+    parser.add_argument(
+        "--out", metavar="FILE.html", help="default: report.html in a single run's folder, or in the folder of several"
+    )
     parser.add_argument("--baseline", metavar="NAME", help="the variant to compare with (default: adversarial_vae)")
     parser.add_argument(
         "--no-originals",
