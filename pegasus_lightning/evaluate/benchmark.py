@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.evaluate.controls import cutmix, pixel_average
-from pegasus_lightning.evaluate.image_sets import TOO_NEAR, ImageSetMetrics, Measurement, figure
+from pegasus_lightning.evaluate.image_sets import TOO_NEAR, ImageSetMetrics, Measurement
 from pegasus_lightning.evaluate.inception import inception_figures
 from pegasus_lightning.evaluate.metrics.interpolation import line_statistics, path_statistics
+from pegasus_lightning.evaluate.metrics.intervals import Parentage, mean_figure, share_figure
 from pegasus_lightning.evaluate.metrics.reconstruction import PrincipalComponents
 from pegasus_lightning.evaluate.metrics.reconstruction import reconstruction as reconstruction_figures
 from pegasus_lightning.evaluate.settings import EvaluateConfig
@@ -24,10 +25,9 @@ from pegasus_lightning.generate.scores import distance_from_blend
 from pegasus_lightning.generate.session import Session
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import StoredRecogniser
-from pegasus_lightning.runs.folder import RunName, config_hash
+from pegasus_lightning.runs.folder import RunName, config_hash, read_status
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
-    NORMAL_QUANTILE,
     PEGASI,
     PIXEL_AVERAGE,
     PRIOR,
@@ -38,6 +38,7 @@ from pegasus_lightning.runs.scorecards import (
 )
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.devices import machine
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import as_float, in_batches, to_float, to_uint8
@@ -106,6 +107,8 @@ class Benchmark:
             model=figures,
             alarms=_alarms(rows),
             variant=variant,
+            machines=[] if run.folder is None else (read_status(run.folder) or {}).get("machines", []),
+            judged_on=machine(self.device.type, 1 if self.device.type == "cpu" else [0], "32-true"),
         )
         return card, pictures
 
@@ -117,15 +120,16 @@ class Benchmark:
         `decoded` are the reconstructions of the test images.
         """
         first, second = (to_float(images) for images in sampler.originals(pegasi.chosen))
+        parentage = Parentage(*sampler.parent_indices(pegasi.chosen))
         ratios = pegasi.chosen.ratios.clamp(0, 1)
         count = self.settings.count
-        measured = {PEGASI: self._measure(pegasi.mixes.images, (first, second))}
-        measured[PEGASI].figures["linearity"] = figure(distance_from_blend(pegasi.mixes))
+        measured = {PEGASI: self._measure(pegasi.mixes.images, (first, second), parentage)}
+        measured[PEGASI].figures["linearity"] = mean_figure(distance_from_blend(pegasi.mixes), parentage)
         sizes = {PEGASI: len(first)}
-        recipe = torch.stack([*sampler.parent_indices(pegasi.chosen), ratios], 1).numpy().tobytes()
+        recipe = torch.stack([*parentage, ratios], 1).numpy().tobytes()
         blend = pixel_average(first, second, ratios)
         for name, images in ((PIXEL_AVERAGE, blend), (CUTMIX, cutmix(first, second, ratios, self.settings.seed))):
-            measured[name], sizes[name] = self._once(name, images, recipe, (first, second)), len(images)
+            measured[name], sizes[name] = self._once(name, images, recipe, (first, second), parentage), len(images)
         measured[RECONSTRUCTIONS], sizes[RECONSTRUCTIONS] = self._measure(decoded[:count]), len(decoded[:count])
         if model.config.sample_codes:  # a plain autoencoder has no prior
             noise = generator(self.settings.seed, Stream.PRIOR, 0, self.device)
@@ -134,18 +138,20 @@ class Benchmark:
             measured[name], sizes[name] = self._once(name, images[:count]), len(images[:count])
         return {name: measurement.figures for name, measurement in measured.items()}, sizes, measured[PEGASI]
 
-    def _measure(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
+    def _measure(
+        self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None, parentage: Parentage | None = None
+    ) -> Measurement:
         """Measure a set; with Inception also FID and KID against as many training images, for sets of full size."""
-        measurement = self.image_set_metrics.measure(images, parents)
+        measurement = self.image_set_metrics.measure(images, parents, parentage)
         if self.selector is not None:
             with torch.no_grad():
                 logits = in_batches(self._logits, images.to(self.device))
-            measurement.figures["recognised_selecting"] = figure((logits.sigmoid() > self.settings.threshold).all(1))
+            seen = (logits.sigmoid() > self.settings.threshold).all(1)
+            measurement.figures["recognised_selecting"] = share_figure(seen, parentage)
         if self.inception is not None and len(images) == self.settings.count:
-            found = inception_figures(
-                self.train.images[: len(images)], images.cpu(), device=self.device, network=self.inception
-            )
-            half = NORMAL_QUANTILE * found.kid_deviation
+            real = self.train.images[: len(images)]
+            found = inception_figures(real, images.cpu(), device=self.device, network=self.inception, parents=parentage)
+            half = found.kid_uncertainty.quantile * found.kid_uncertainty.error
             measurement.figures["inception_fid"] = Figure(found.fid, math.nan, math.nan)
             measurement.figures["inception_kid"] = Figure(found.kid, found.kid - half, found.kid + half)
         return measurement
@@ -156,12 +162,17 @@ class Benchmark:
         return self.selector.recognise(as_float(images))[0]
 
     def _once(
-        self, name: str, images: Tensor, recipe: bytes = b"", parents: tuple[Tensor, Tensor] | None = None
+        self,
+        name: str,
+        images: Tensor,
+        recipe: bytes = b"",
+        parents: tuple[Tensor, Tensor] | None = None,
+        parentage: Parentage | None = None,
     ) -> Measurement:
         """Measure a set that is the same for every run with the same recipe, once."""
         key = (name, recipe)
         if key not in self._measured:
-            self._measured[key] = self._measure(images, parents)
+            self._measured[key] = self._measure(images, parents, parentage)
         return self._measured[key]
 
     def _real_images(self) -> dict[str, Tensor]:
@@ -183,16 +194,20 @@ class Benchmark:
             self.components = PrincipalComponents.fit(self.train.images, latents)
         if latents not in self._yardsticks:
             yardstick = reconstruction_figures(self.components.reconstruct(images, latents), images)
-            self._yardsticks[latents] = {f"pca_{name}": figure(values) for name, values in yardstick._asdict().items()}
+            self._yardsticks[latents] = {
+                f"pca_{name}": mean_figure(values) for name, values in yardstick._asdict().items()
+            }
         found = reconstruction_figures(decoded.cpu(), images)
-        figures = {name: figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
+        figures = {name: mean_figure(values) for name, values in found._asdict().items()} | self._yardsticks[latents]
         chosen = pegasi.chosen.take(torch.arange(min(PATHS, len(pegasi.chosen))))
         found_paths = path_statistics(sampler.interpolations(chosen, torch.linspace(0, 1, PATH_FRAMES)))
         names = ("path_length", "largest_step", "midpoint", "relative_midpoint")
-        figures |= {name: figure(values) for name, values in zip(names, found_paths, strict=True)}
+        parentage = Parentage(*sampler.parent_indices(chosen))
+        figures |= {name: mean_figure(values, parentage) for name, values in zip(names, found_paths, strict=True)}
         if self.data.source == "lines":
             lines = line_statistics(sampler.interpolations(chosen, torch.linspace(0, 1, LINE_FRAMES)))
-            figures |= {"line_distance": figure(lines.distance), "line_smoothness": figure(lines.smoothness)}
+            figures["line_distance"] = mean_figure(lines.distance, parentage)
+            figures["line_smoothness"] = mean_figure(lines.smoothness, parentage)
         return figures
 
     def _gallery(self, sampler: Sampler, pegasi: Pegasi, measurement: Measurement) -> dict[str, np.ndarray]:

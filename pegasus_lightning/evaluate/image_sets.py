@@ -12,30 +12,31 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.evaluate.metrics.intervals import (
+    Parentage,
+    mean_figure,
+    pairs_figure,
+    reached_figure,
+    share_figure,
+)
 from pegasus_lightning.evaluate.metrics.realism import (
     density_coverage,
     kid,
-    kid_error,
+    kid_uncertainty,
     mean_kernel_to_others,
     neighbour_radii,
     precision_recall,
 )
-from pegasus_lightning.evaluate.metrics.recognisability import bootstrap_interval, recognisability
+from pegasus_lightning.evaluate.metrics.recognisability import recognisability
 from pegasus_lightning.evaluate.metrics.uniqueness import distance_to_others, nearest, parent_distances
 from pegasus_lightning.recognisers.network import Recogniser
-from pegasus_lightning.runs.scorecards import NORMAL_QUANTILE, Figure
+from pegasus_lightning.runs.scorecards import Figure
 from pegasus_lightning.utils.tensors import as_float, in_batches
 
 REFERENCE = 4000  # training images for the realism metrics, half of each class
 TOO_NEAR = 0.01  # share of test images below the distance limits
 SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR = 3, 5  # k of the radii, as in the papers
 SCALE_SAMPLE = 1000
-
-
-def figure(values: Tensor) -> Figure:
-    """Return the mean of per-image values with its bootstrap interval; NaN values are left out."""
-    values = values.detach().cpu().double()
-    return Figure(values.nanmean().item(), *bootstrap_interval(values))
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,18 @@ class ImageSetMetrics:
         in_features = nearest(features, self.train_features)
         return in_pixels.distances, in_features.distances, in_pixels.indices
 
-    def measure(self, images: Tensor, parents: tuple[Tensor, Tensor] | None = None) -> Measurement:
+    def measure(
+        self,
+        images: Tensor,
+        parents: tuple[Tensor, Tensor] | None = None,
+        parentage: Parentage | None = None,
+    ) -> Measurement:
         """Return all metrics of a set of images.
 
-        The images are (N, 3, 32, 32), uint8 or float in [0, 1], N at least 12; `parents` are photographs (N, 3, 32, 32)
-        of both parents, if any.
+        Args:
+            images: (N, 3, 32, 32), uint8 or float in [0, 1], N at least 12.
+            parents: photographs (N, 3, 32, 32) of both parents, if any.
+            parentage: which photographs these are, so that the intervals know what images share.
         """
         images = images.to(self.device)
         features = self._features(images)
@@ -104,29 +112,30 @@ class ImageSetMetrics:
             probabilities = torch.sigmoid(self.recogniser.classify(features / self.scale))
         recognised = recognisability(probabilities, self.threshold)
         distance, _ = kid(self.reference, features)
-        half = NORMAL_QUANTILE * kid_error(self.reference, features, real_to_others=self.to_others)
+        apart = kid_uncertainty(self.reference, features, real_to_others=self.to_others, parents=parentage)
+        half = apart.quantile * apart.error
         support, crowd = (self.radii[k] for k in (SUPPORT_NEIGHBOUR, CROWD_NEIGHBOUR))
         support_of = precision_recall(self.reference, features, SUPPORT_NEIGHBOUR, real_radii=support)
         crowd_of = density_coverage(self.reference, features, CROWD_NEIGHBOUR, real_radii=crowd)
         pixels, in_features, neighbours = self._nearest(images, features)
         too_near = (pixels <= self.pixel_limit) & (in_features <= self.feature_limit)
         figures = {
-            "recognised": figure(recognised.both),
-            "chimera": figure(recognised.chimera),
-            "p_first": figure(probabilities[:, 0]),
-            "p_second": figure(probabilities[:, 1]),
+            "recognised": share_figure(recognised.both, parentage),
+            "chimera": mean_figure(recognised.chimera, parentage),
+            "p_first": mean_figure(probabilities[:, 0], parentage),
+            "p_second": mean_figure(probabilities[:, 1], parentage),
             "kid": Figure(distance, distance - half, distance + half),
-            "density": figure(crowd_of.density),
-            "coverage": figure(crowd_of.coverage),
-            "precision": figure(support_of.precision),
-            "recall": figure(support_of.recall),
-            "nearest_pixels": figure(pixels),
-            "nearest_features": figure(in_features),
-            "memorised": figure(too_near),
-            "variety": figure(distance_to_others(images)),
-            "variety_features": figure(distance_to_others(features)),
+            "density": mean_figure(crowd_of.density, parentage),
+            "coverage": reached_figure(crowd_of.reached, parentage),
+            "precision": share_figure(support_of.precision, parentage),
+            "recall": reached_figure(support_of.reached, parentage, corrected=False),
+            "nearest_pixels": mean_figure(pixels, parentage),
+            "nearest_features": mean_figure(in_features, parentage),
+            "memorised": share_figure(too_near, parentage),
+            "variety": pairs_figure(distance_to_others(images), parentage),
+            "variety_features": pairs_figure(distance_to_others(features), parentage),
         }
         if parents is not None:
             first, second = (parent.to(self.device) for parent in parents)
-            figures["parent_distance"] = figure(parent_distances(images, first, second).nearer)
+            figures["parent_distance"] = mean_figure(parent_distances(images, first, second).nearer, parentage)
         return Measurement(figures, probabilities, pixels, neighbours)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
-from pegasus_lightning.evaluate.metrics.realism import kid
+from pegasus_lightning.evaluate.metrics.intervals import Parentage, Uncertainty
+from pegasus_lightning.evaluate.metrics.realism import kid, kid_uncertainty
 from pegasus_lightning.evaluate.settings import MIN_FOR_FID
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256
@@ -29,7 +30,7 @@ BATCH = 64
 
 
 class InceptionFigures(NamedTuple):
-    """`fid`; `kid` and its standard deviation over subsets; `images`, the number of images of each kind.
+    """`fid`; `kid` and its uncertainty over draws of both sets; `images`, the number of images of each kind.
 
     FID is biased upward, more so for fewer images: compare it only at equal `images`, not with the 50,000 of most
     papers. `kid` is unbiased.
@@ -37,7 +38,7 @@ class InceptionFigures(NamedTuple):
 
     fid: float
     kid: float
-    kid_deviation: float
+    kid_uncertainty: Uncertainty
     images: int
 
 
@@ -50,6 +51,7 @@ def inception_figures(
     subsets: int = 100,
     subset_size: int | None = None,
     seed: int = 0,
+    parents: Parentage | None = None,
 ) -> InceptionFigures:
     """Return FID and KID of two sets of images.
 
@@ -61,6 +63,7 @@ def inception_figures(
         device: device of the feature network; the statistics are computed in float64 on the CPU.
         network: uint8 images (B, 3, H, W) to features (B, d); null: `inception_network()`.
         subsets, subset_size, seed: options of the KID; the default subset size is 1000.
+        parents: the photographs that the fakes share.
 
     Raises:
         UserError: unequal or too few images, a subset larger than the sets, package or weights missing.
@@ -80,8 +83,9 @@ def inception_figures(
         raise UserError(f"subset_size={subset_size} must be at least 2 and at most {len(real)}, the number of images.")
     network = inception_network() if network is None else network
     real_features, fake_features = (extract_features(images, network, device) for images in (real, fake))
-    mean, deviation = kid(real_features, fake_features, subsets, subset_size, seed)
-    return InceptionFigures(_fid(real_features, fake_features), mean, deviation, len(real))
+    mean, _ = kid(real_features, fake_features, subsets, subset_size, seed)
+    apart = kid_uncertainty(real_features, fake_features, parents=parents)
+    return InceptionFigures(_fid(real_features, fake_features), mean, apart, len(real))
 
 
 @torch.no_grad()

@@ -18,7 +18,16 @@ from pegasus_lightning.recognisers.network import REPORTS
 from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe
 from pegasus_lightning.runs.folder import read_status
 from pegasus_lightning.runs.places import check_writable, digest, title
-from pegasus_lightning.runs.scorecards import FILE, GALLERY, HPARAMS, PEGASI, Scorecard, read_scorecard, write_scorecard
+from pegasus_lightning.runs.scorecards import (
+    FILE,
+    GALLERY,
+    HPARAMS,
+    PEGASI,
+    Scorecard,
+    is_current,
+    read_scorecard,
+    write_scorecard,
+)
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.files import sha256, whole_folder
@@ -54,7 +63,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     benchmark: Benchmark | None = None
     cards = []
     for run, folder in zip(session.runs, folders, strict=True):
-        if (folder / FILE).exists() and not settings.again:
+        if is_current(folder / FILE) and not settings.again:
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:

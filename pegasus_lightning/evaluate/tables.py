@@ -9,6 +9,7 @@ from pegasus_lightning.runs.scorecards import (
     MEASURES,
     MODEL_MEASURES,
     PEGASI,
+    VERDICT_SEEDS,
     Figure,
     Measure,
     Scorecard,
@@ -33,9 +34,8 @@ def _cell(measure: Measure, figure: Figure | Spread | None) -> str:
     """Return `value ±half`, with the half width of the 95 % interval."""
     if figure is None:
         return ""
-    value = figure.mean if isinstance(figure, Spread) else figure.value
-    half = (figure.high - figure.low) / 2
-    text = format_figure(measure, value)
+    text = format_figure(measure, figure.mean if isinstance(figure, Spread) else figure.value)
+    half = figure.half
     return text if math.isnan(half) else f"{text} ±{format_figure(measure, half).removesuffix('%')}"
 
 
@@ -83,5 +83,8 @@ def comparison_table(cards: Sequence[Scorecard]) -> str:
             seeds = "" if math.isnan(spread.spread) else f" ({format_figure(measure, spread.spread).removesuffix('%')})"
             cells.append(_cell(measure, spread) + seeds)
         rows.append([group, str(len(members)), *cells])
-    note = "± is half of a 95 % interval; in brackets the standard deviation over seeds."
+    note = (
+        "± is half of a 95 % interval: over the seeds (Student's t), with a single seed over its images. In brackets: "
+        f"the standard deviation over seeds. Fewer than {VERDICT_SEEDS} seeds a side decide nothing."
+    )
     return "\n".join([*_aligned(rows), note])

@@ -191,9 +191,9 @@ class LiveTable:
         return "" if (left := self.tracker.time_left(job, now)) is None else f"{clock(left)} left"
 
     def _psnr(self, job: Job) -> float | None:
-        """Return the PSNR in dB of the trained model, or else of the last validation of this session."""
+        """Return the PSNR in dB of the last validation, or else of the trained model."""
         status = self.tracker.status(job)
         if job.state is State.RUNNING and self.tracker.epochs(job) is None:
             return None
-        final = figure(status, "final/psnr")
-        return figure(status, "validation/psnr") if final is None else final
+        validated = figure(status, "validation/psnr")
+        return figure(status, "final/psnr") if validated is None else validated

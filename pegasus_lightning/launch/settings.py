@@ -11,6 +11,6 @@ class PoolSettings:
 
     slots: int | None = None  # parallel jobs on the CPU; None: one for each thread, if the memory suffices
     jobs_per_gpu: int = 1  # parallel jobs on each GPU
-    rank_by: str = "final/psnr"  # metric that the final table is sorted by
+    rank_by: str = "validation/psnr"  # metric that the final table is sorted by; final/: of the test split
     report: bool = True  # whether to write the HTML report at the end
     stop_timeout: float = 120.0  # seconds that jobs get to save when the sweep is stopped

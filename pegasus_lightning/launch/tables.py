@@ -28,9 +28,9 @@ STYLES = {
     State.FAILED: "red",
 }
 ENDED = (State.FINISHED, State.STOPPED, State.FAILED)
-# Columns beside the ranking metric, if any run has them: head, format.
+# Columns beside the ranking metric, if any run has them: head, format. They are of the test split, by default.
 OTHERS = {
-    "final/psnr": ("PSNR\ndB", ".2f"),
+    "final/psnr": ("final\nPSNR", ".2f"),
     "final/excess_bce": ("excess\nBCE", ".1f"),
     "final/kl": ("KL", ".1f"),
     "final/critic_real": ("critic\nreal", ".2f"),
@@ -147,7 +147,7 @@ def plain_table(title: str = "") -> Table:
     return table
 
 
-def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
+def ranked_table(jobs: Sequence[Job], rank_by: str) -> Table:
     """Return ended runs ranked by a metric of their `status.json`; unfinished runs and those without it are last.
 
     Columns without values are left out. Health checks with a bad verdict are listed below the run name.
@@ -186,7 +186,7 @@ def ranked_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table:
     return table
 
 
-def seeds_table(jobs: Sequence[Job], rank_by: str = "final/psnr") -> Table | None:
+def seeds_table(jobs: Sequence[Job], rank_by: str) -> Table | None:
     """Return mean and standard deviation (n - 1) over the finished seeds of each variant; None if none has two."""
     variants = _variants([job for job in jobs if job.state is State.FINISHED])
     if all(len(members) < 2 for members in variants.values()):

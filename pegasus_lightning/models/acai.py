@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pegasus_lightning.models.latent import lerp
-from pegasus_lightning.models.losses import coefficient_error, mean_square
+from pegasus_lightning.models.losses import Term, coefficient_error, mean_square
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream
@@ -46,29 +46,25 @@ class ACAI(TwoPlayerModel):
     Config = ACAIConfig
     real_is_high = False
 
-    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
-        weights = self.config.weights
+    def autoencoder_losses(self, step: Step) -> dict[str, Term]:
         uniform = self.draw(Stream.MIXING, len(step.codes), uniform=True)
         alpha = step.ratios = 0.5 - (uniform - 0.5).abs()
         mixed = lerp(step.codes.flip(0), step.codes, alpha[:, None])
         mixes = step.extra_images["mix"] = torch.sigmoid(self.decode_logits(mixed))
-        return {
-            "reconstruction": weights.reconstruction * self.pixel_term(step),
-            "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * mean_square(self.critic(self.augment_for_critic(mixes, 0))),
-        }
+        adversarial = mean_square(self.critic(self.augment_for_critic(mixes, 0)))
+        return self.vae_terms(step) | {"adversarial": Term(adversarial, self.config.weights.adversarial)}
 
-    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+    def critic_losses(self, step: Step) -> dict[str, Term]:
         weights = self.config.weights
         assert step.ratios is not None
         mixes = self.critic(self.augment_for_critic(step.extra_images["mix"].detach(), 1))
         blend = lerp(step.reconstructions.detach(), step.images, weights.blend)
         blends = self.critic(self.augment_for_critic(blend, 2))
-        self.log_mean("critic/real", blends)
-        self.log_mean("critic/fake", mixes)
+        self.log_mean("critic/blend", blends)  # of images with their reconstructions; no image is shown alone
+        self.log_mean("critic/mix", mixes)
         return {
-            "coefficient": weights.critic_coefficient * coefficient_error(mixes, step.ratios),
-            "regulariser": weights.critic_regulariser * mean_square(blends),
+            "coefficient": Term(coefficient_error(mixes, step.ratios), weights.critic_coefficient),
+            "regulariser": Term(mean_square(blends), weights.critic_regulariser),
         }
 
     def blind_critic_loss(self) -> float | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from pegasus_lightning.models.losses import blind_loss, critic_loss_fake, critic_loss_real, generator_loss
+from pegasus_lightning.models.losses import Term, blind_loss, critic_loss_fake, critic_loss_real, generator_loss
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 
@@ -37,16 +35,12 @@ class AdversarialVAE(TwoPlayerModel):
 
     Config = AdversarialVAEConfig
 
-    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
-        weights = self.config.weights
+    def autoencoder_losses(self, step: Step) -> dict[str, Term]:
         outputs = self.critic(self.augment_for_critic(step.reconstructions, 0))
-        return {
-            "reconstruction": weights.reconstruction * self.pixel_term(step),
-            "kl": weights.kl * self.kl_term(step),
-            "adversarial": weights.adversarial * generator_loss(outputs, self.config.adversarial_loss),
-        }
+        adversarial = generator_loss(outputs, self.config.adversarial_loss)
+        return self.vae_terms(step) | {"adversarial": Term(adversarial, self.config.weights.adversarial)}
 
-    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+    def critic_losses(self, step: Step) -> dict[str, Term]:
         weights = self.config.weights
         kind = self.config.adversarial_loss
         fake = self.critic(self.augment_for_critic(step.reconstructions.detach(), 1))
@@ -54,8 +48,8 @@ class AdversarialVAE(TwoPlayerModel):
         self.log_mean("critic/fake", self.critic_probability(fake))
         self.log_mean("critic/real", self.critic_probability(real))
         return {
-            "fake": weights.critic_fake * critic_loss_fake(fake, kind),
-            "real": weights.critic_real * critic_loss_real(real, kind),
+            "fake": Term(critic_loss_fake(fake, kind), weights.critic_fake),
+            "real": Term(critic_loss_real(real, kind), weights.critic_real),
         }
 
     def blind_critic_loss(self) -> float | None:

@@ -8,10 +8,23 @@ float32 or higher precision, whatever the precision of the networks.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Term(NamedTuple):
+    """A term of a loss: its value, without weight, as it is logged, and the weight that it is minimised with."""
+
+    value: Tensor  # a scalar
+    weight: float = 1.0
+
+    @property
+    def weighted(self) -> Tensor:
+        """weight * value."""
+        return self.weight * self.value
 
 
 def _float(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pegasus_lightning.data.augmentation import NUMBERS, OPERATIONS, augment
 from pegasus_lightning.models import losses
 from pegasus_lightning.models.latent import lerp
-from pegasus_lightning.models.losses import blind_loss
+from pegasus_lightning.models.losses import Term, blind_loss
 from pegasus_lightning.models.mixing_network import MixNetwork
 from pegasus_lightning.models.networks import as_in_inference
 from pegasus_lightning.models.settings import ModelConfig
@@ -206,67 +206,66 @@ class Pegasus(TwoPlayerModel):
         own = {name: getattr(weights, f"fake_{name}") for name in ("reconstruction", *step.extra_images)}
         return {name: share / sum(own.values()) for name, share in own.items() if share}
 
-    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
+    def autoencoder_losses(self, step: Step) -> dict[str, Term]:
         weights, kind = self.config.weights, self.config.adversarial_loss
-        terms = {
-            "reconstruction": weights.reconstruction * self.pixel_term(step),
-            "kl": weights.kl * self.kl_term(step),
-        }
+        terms = self.vae_terms(step)
         fakes = {"reconstruction": step.reconstructions} | step.extra_images
         shares = {name: share for name, share in self._shares(step).items() if name != "chimera"}
         outputs = self.critic(self.augment_for_critic(torch.cat([fakes[name] for name in shares]), 0))
         for name, output in zip(shares, outputs.split([len(fakes[name]) for name in shares]), strict=True):
-            terms[f"adversarial_{name}"] = weights.adversarial * shares[name] * losses.generator_loss(output, kind)
+            terms[f"adversarial_{name}"] = Term(losses.generator_loss(output, kind), weights.adversarial * shares[name])
         if weights.feature:
             same_draws = [self.augment_for_critic(images, 1) for images in (step.reconstructions, step.images)]
             found, real = self.critic.features(torch.cat(same_draws)).chunk(2)
-            terms["feature"] = weights.feature * losses.feature_distance(real.detach(), found)
+            terms["feature"] = Term(losses.feature_distance(real.detach(), found), weights.feature)
         if weights.perceptual and self.guide is not None:
             # Every second image, because the guide's first layers cost as much as the whole critic.
             distance = self.guide.distance(step.images[::2], step.reconstructions[::2], self.batches_done)
-            terms["perceptual"] = weights.perceptual * distance.mean()
+            terms["perceptual"] = Term(distance.mean(), weights.perceptual)
         return terms | self._chimera_losses(step)
 
-    def _chimera_losses(self, step: Step) -> dict[str, Tensor]:
+    def _chimera_losses(self, step: Step) -> dict[str, Term]:
         """Return the loss terms of the chimeras; see the class."""
         assert isinstance(step, PegasusStep) and step.pairs is not None and step.ratios is not None
-        weights, pairs, terms = self.config.weights, step.pairs, {}
+        weights, pairs = self.config.weights, step.pairs
+        terms: dict[str, Term] = {}
         chimeras = step.extra_images["mix" if self.mixer is None else "chimera"]
         if weights.guidance and self.guide is not None:
             uniforms = self.draw(Stream.AUGMENTATION, len(chimeras), NUMBERS, uniform=True, part=4)
             logits = self.guide.logits(augment(chimeras, uniforms, GUIDED_BY), self.batches_done)
             reluctance = losses.softplus_margin(logits, self.config.margin).sum(1)
-            terms["guidance"] = weights.guidance * (pairs.valid * reluctance).mean()
+            terms["guidance"] = Term((pairs.valid * reluctance).mean(), weights.guidance)
             self.log_mean("guide/both", (logits > 0).all(1).float())
         if weights.layout:
             small = _thumbnails(step.images)
             blend = lerp(small[pairs.first], small[pairs.second], step.ratios[:, None])
             apart = (_thumbnails(chimeras) - blend).square().sum(1)
-            terms["layout"] = weights.layout * (pairs.valid * apart).mean()
+            terms["layout"] = Term((pairs.valid * apart).mean(), weights.layout)
         if step.offset is not None:
-            terms["stay"] = weights.stay * step.offset.square().sum(1).mean()
+            terms["stay"] = Term(step.offset.square().sum(1).mean(), weights.stay)
             outputs = self.critic(self.augment_for_critic(chimeras, 5))
-            terms["chimera"] = weights.chimera * losses.generator_loss(outputs, self.config.adversarial_loss)
+            terms["chimera"] = Term(losses.generator_loss(outputs, self.config.adversarial_loss), weights.chimera)
         return terms
 
-    def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
+    def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
         if self.mixer is None:
             return super().routes(terms)
-        own = [terms[name] for name in ("guidance", "layout", "stay", "chimera") if name in terms]
-        others = {name: term for name, term in terms.items() if all(term is not one for one in own)}
-        return [*super().routes(others), (torch.stack(own).sum(), list(self.mixer.parameters()))]
+        own = [name for name in ("guidance", "layout", "stay", "chimera") if name in terms]
+        others = {name: term for name, term in terms.items() if name not in own}
+        chimeras = torch.stack([terms[name].weighted for name in own]).sum()
+        return [*super().routes(others), (chimeras, list(self.mixer.parameters()))]
 
-    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+    def critic_losses(self, step: Step) -> dict[str, Term]:
         weights, kind = self.config.weights, self.config.adversarial_loss
         shares = self._shares(step)
         fakes = {"reconstruction": step.reconstructions} | step.extra_images
         shown = torch.cat([fakes[name].detach() for name in shares])
         outputs = self.critic(self.augment_for_critic(shown, 2)).split([len(fakes[name]) for name in shares])
         real = self.critic(self.augment_for_critic(step.images, 3))
-        terms = {"real": weights.critic_real * losses.critic_loss_real(real, kind)}
+        terms = {"real": Term(losses.critic_loss_real(real, kind), weights.critic_real)}
         self.log_mean("critic/real", self.critic_probability(real))
         for (name, share), output in zip(shares.items(), outputs, strict=True):
-            terms[name] = weights.critic_fake * share * losses.critic_loss_fake(output, kind)
+            terms[name] = Term(losses.critic_loss_fake(output, kind), weights.critic_fake * share)
             tag = "critic/fake" if name == "reconstruction" else f"critic/{name}"
             self.log_mean(tag, self.critic_probability(output))
         return terms

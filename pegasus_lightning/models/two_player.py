@@ -24,6 +24,7 @@ from pegasus_lightning.models.autoencoder import PARTS, Autoencoder
 from pegasus_lightning.models.averages import Averages, average_over_processes
 from pegasus_lightning.models.finite import FiniteWatch
 from pegasus_lightning.models.latent import Posterior
+from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.networks import as_in_training, frozen
 from pegasus_lightning.utils.errors import NonFiniteLoss
 from pegasus_lightning.utils.randomness import Stream
@@ -64,6 +65,7 @@ class TwoPlayerModel(Autoencoder):
         self.averages = Averages()
         self.finite = FiniteWatch()
         self.latest: dict[str, float] = {}
+        self.term_weights: dict[str, float] = {}  # of the logged terms, by tag
         self._logged_means: dict[str, Tensor] = {}
         self._evaluated: list[dict[str, Tensor]] = []
         self._clock = time.perf_counter()
@@ -71,21 +73,21 @@ class TwoPlayerModel(Autoencoder):
 
     # A variant implements these.
 
-    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
-        """Return weighted loss terms by name. The autoencoder minimises their sum unless `routes` says otherwise.
+    def autoencoder_losses(self, step: Step) -> dict[str, Term]:
+        """Return loss terms by name. The autoencoder minimises their weighted sum unless `routes` says otherwise.
 
         The critic is frozen meanwhile.
         """
         raise NotImplementedError
 
-    def critic_losses(self, step: Step) -> dict[str, Tensor]:
-        """Return weighted loss terms by name, whose sum the critic minimises. Its inputs must be detached."""
+    def critic_losses(self, step: Step) -> dict[str, Term]:
+        """Return loss terms by name, whose weighted sum the critic minimises. Its inputs must be detached."""
         raise NotImplementedError
 
-    def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
-        """Return (loss, parameters that get its gradient) pairs; by default the sum of all terms and all parameters."""
-        adversarial = [value for name, value in terms.items() if name.startswith("adversarial")]
-        others = [value for name, value in terms.items() if not name.startswith("adversarial")]
+    def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
+        """Return (loss, parameters that get its gradient) pairs; by default the weighted sum and all parameters."""
+        adversarial = [term.weighted for name, term in terms.items() if name.startswith("adversarial")]
+        others = [term.weighted for name, term in terms.items() if not name.startswith("adversarial")]
         return [(self.balance_adversarial(others, adversarial), self.autoencoder_parameters)]
 
     def critic_probability(self, critic_outputs: Tensor) -> Tensor:
@@ -135,6 +137,17 @@ class TwoPlayerModel(Autoencoder):
         """Log the mean of `values`, detached, beside the losses."""
         self._logged_means[name] = values.detach().float().mean()
 
+    def vae_terms(self, step: Step) -> dict[str, Term]:
+        """Return the terms of a VAE: `reconstruction` and `kl`.
+
+        A plain autoencoder (`sample_codes=false`) has no `kl`, unless it has a weight: |mean|^2 / 2 is then minimised.
+        """
+        weights = self.config.weights
+        terms = {"reconstruction": Term(self.pixel_term(step), weights.reconstruction)}
+        if self.config.sample_codes or weights.kl:
+            terms["kl"] = Term(self.kl_term(step), weights.kl)
+        return terms
+
     def pixel_term(self, step: Step) -> Tensor:
         """Return the unweighted reconstruction error an image: BCE_sum(D(z), x), or the summed squared error."""
         if self.config.reconstruction == "bce":
@@ -162,8 +175,7 @@ class TwoPlayerModel(Autoencoder):
         step = self.forward_batch(images, labels)
         with frozen(self.critic) if self.critic is not None else nullcontext():
             terms = self.autoencoder_losses(step)
-            logged = {f"loss/{name}": value for name, value in terms.items()}
-            self.finite.look(logged, self.batches_done + 1)
+            logged = self._logged("loss", terms)
             routes = self.routes(terms)
             autoencoder_optimizer.zero_grad()
             for index, (loss, parameters) in enumerate(routes):
@@ -172,19 +184,16 @@ class TwoPlayerModel(Autoencoder):
 
         if self.critic is not None:
             critic_terms = self.critic_losses(step)
-            critic_logged = {f"critic_loss/{name}": value for name, value in critic_terms.items()}
-            self.finite.look(critic_logged, self.batches_done + 1)
-            logged |= critic_logged
+            logged |= self._logged("critic_loss", critic_terms)
             penalties: list[Tensor] = []
             if self.config.r1 and self.batches_done % R1_EVERY == 0:
                 images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
-                penalty = self.config.r1 * losses.gradient_penalty(self.critic(images), images)
-                self.finite.look({"critic_penalty/r1": penalty}, self.batches_done + 1)
+                penalty = Term(losses.gradient_penalty(self.critic(images), images), self.config.r1)
+                logged |= self._logged("critic_penalty", {"r1": penalty})
                 # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
-                penalties.append(R1_EVERY * penalty)
-                self.log_mean("critic/r1", penalty)
+                penalties.append(R1_EVERY * penalty.weighted)
             others[0].zero_grad()
-            total = torch.stack([*critic_terms.values(), *penalties]).sum()
+            total = torch.stack([*(term.weighted for term in critic_terms.values()), *penalties]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
 
@@ -195,6 +204,13 @@ class TwoPlayerModel(Autoencoder):
         self._images_since += len(images) * self._world_size
         if measure_norms or self.trainer.is_last_batch:
             self._log_averages()
+
+    def _logged(self, section: str, terms: dict[str, Term]) -> dict[str, Tensor]:
+        """Return the values of terms by tag, and watch that they are finite."""
+        values = {f"{section}/{name}": term.value.detach() for name, term in terms.items()}
+        self.term_weights |= {f"{section}/{name}": term.weight for name, term in terms.items()}
+        self.finite.look(values, self.batches_done + 1)
+        return values
 
     def _step_player(self, optimizer: Any, player: str, parameters: list[nn.Parameter], measure_norm: bool) -> None:
         """Average the gradients over the processes, clip them, and step."""

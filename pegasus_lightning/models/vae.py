@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
+from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 
@@ -31,6 +30,5 @@ class VAE(TwoPlayerModel):
     Config = VAEConfig
     has_critic = False
 
-    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
-        weights = self.config.weights
-        return {"reconstruction": weights.reconstruction * self.pixel_term(step), "kl": weights.kl * self.kl_term(step)}
+    def autoencoder_losses(self, step: Step) -> dict[str, Term]:
+        return self.vae_terms(step)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pegasus_lightning.models.losses import (
+    Term,
     blind_loss,
     critic_loss_fake,
     critic_loss_real,
@@ -51,7 +52,7 @@ class VAEGAN(TwoPlayerModel):
 
     Config = VAEGANConfig
 
-    def autoencoder_losses(self, step: Step) -> dict[str, Tensor]:
+    def autoencoder_losses(self, step: Step) -> dict[str, Term]:
         weights = self.config.weights
         # Prior samples pass through the decoder alone, so the encoder gets no gradient from them.
         samples = torch.sigmoid(self.decode_logits(self.draw(Stream.PRIOR, *step.codes.shape)))
@@ -61,28 +62,28 @@ class VAEGAN(TwoPlayerModel):
             real_features = self.critic.features(self.augment_for_critic(step.images, 0))
         features = self.critic.features(self.augment_for_critic(step.reconstructions, 0))
         noise = self.critic(self.augment_for_critic(samples, 1))
-        terms = {
-            "kl": weights.kl * self.kl_term(step),
-            "feature": feature_distance(real_features, features),
-            "adversarial_reconstruction": weights.adversarial_reconstruction
-            * generator_loss(self.critic.score(features), kind),
-            "adversarial_noise": weights.adversarial_noise * generator_loss(noise, kind),
+        real = generator_loss(self.critic.score(features), kind)
+        terms = self.vae_terms(step) | {
+            "feature": Term(feature_distance(real_features, features), weights.feature),
+            "adversarial_reconstruction": Term(real, weights.adversarial_reconstruction),
+            "adversarial_noise": Term(generator_loss(noise, kind), weights.adversarial_noise),
         }
-        if weights.reconstruction:
-            terms["reconstruction"] = weights.reconstruction * self.pixel_term(step)
+        if not weights.reconstruction:
+            del terms["reconstruction"]
         return terms
 
-    def routes(self, terms: dict[str, Tensor]) -> list[tuple[Tensor, list[nn.Parameter]]]:
-        weights = self.config.weights
-        pixels = terms.get("reconstruction", torch.zeros_like(terms["kl"]))
-        encoder_loss = terms["kl"] + weights.feature * terms["feature"] + pixels
+    def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
+        feature = terms["feature"]
+        vae = [terms[name].weighted for name in ("reconstruction", "kl") if name in terms]
+        pixels = [terms["reconstruction"].weighted] if "reconstruction" in terms else []
+        encoder_loss = torch.stack([*vae, feature.weighted]).sum()
         decoder_loss = self.balance_adversarial(
-            [weights.decoder_feature * terms["feature"], pixels],
-            [terms["adversarial_reconstruction"], terms["adversarial_noise"]],
+            [self.config.weights.decoder_feature * feature.value, *pixels],
+            [terms["adversarial_reconstruction"].weighted, terms["adversarial_noise"].weighted],
         )
         return [(encoder_loss, list(self.encoder.parameters())), (decoder_loss, list(self.decoder.parameters()))]
 
-    def critic_losses(self, step: Step) -> dict[str, Tensor]:
+    def critic_losses(self, step: Step) -> dict[str, Term]:
         weights = self.config.weights
         outputs = {
             "real": self.critic(self.augment_for_critic(step.images, 2)),
@@ -94,9 +95,9 @@ class VAEGAN(TwoPlayerModel):
         self.log_mean("critic/noise", self.critic_probability(outputs["noise"]))
         kind = self.config.adversarial_loss
         return {
-            "real": weights.critic_real * critic_loss_real(outputs["real"], kind),
-            "reconstruction": weights.critic_reconstruction * critic_loss_fake(outputs["reconstruction"], kind),
-            "noise": weights.critic_noise * critic_loss_fake(outputs["noise"], kind),
+            "real": Term(critic_loss_real(outputs["real"], kind), weights.critic_real),
+            "reconstruction": Term(critic_loss_fake(outputs["reconstruction"], kind), weights.critic_reconstruction),
+            "noise": Term(critic_loss_fake(outputs["noise"], kind), weights.critic_noise),
         }
 
     def blind_critic_loss(self) -> float | None:

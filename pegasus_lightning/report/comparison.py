@@ -18,6 +18,7 @@ from pegasus_lightning.runs.scorecards import (
     Scorecard,
     Spread,
     difference,
+    differs,
     format_figure,
     groups,
     over_seeds,
@@ -60,7 +61,7 @@ class Cell:
     detail: str  # the interval and the value of each seed
     difference: str = ""  # to the baseline; empty for the baseline itself
     interval: str = ""  # 95 % interval of the difference; empty without one
-    verdict: str = ""  # better, worse or differs; empty if the interval contains 0
+    verdict: str = ""  # better, worse or differs; empty if the interval contains 0, or for too few seeds
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None
     """Return a formatted figure, with its difference to the baseline if given."""
     if spread is None or math.isnan(spread.mean):
         return Cell(math.nan, "\u2013", "", "not defined")
-    half = (spread.high - spread.low) / 2
+    half = spread.half
     detail = f"95 %: {_plain(measure, spread.low)} to {_plain(measure, spread.high)}"
     if len(spread.values) > 1:
         detail += f"; {len(spread.values)} seeds: {', '.join(_plain(measure, value) for value in spread.values)}"
@@ -241,7 +242,7 @@ def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None
         return cell
     apart = difference(spread, baseline)
     verdict = ""
-    if apart.low > 0 or apart.high < 0:
+    if differs(spread, baseline):
         good = {"higher": apart.value > 0, "lower": apart.value < 0}.get(measure.better)
         verdict = "differs" if good is None else "better" if good else "worse"
     interval = f"[{_signed(measure, apart.low)}, {_signed(measure, apart.high)}]"

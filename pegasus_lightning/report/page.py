@@ -18,6 +18,7 @@ from pegasus_lightning.report.galleries import PegasusGallery, Sheet, pair_sets,
 from pegasus_lightning.report.read import PHOTOGRAPHS, Run, config_difference, read_runs
 from pegasus_lightning.report.sprites import Grids, encode_grids
 from pegasus_lightning.runs.folder import find_runs
+from pegasus_lightning.runs.scorecards import VERDICT_SEEDS
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.files import write_text
 
@@ -125,6 +126,7 @@ def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = T
             pair_sets=pairs,
             unfinished=[run for run in runs if not run.complete],
             originals=originals,
+            verdict_seeds=VERDICT_SEEDS,
             sheets=sheets,
             style=Markup(style),
             script=Markup(script),
@@ -160,7 +162,10 @@ def _sections(runs: Sequence[Run], baseline: str, pegasi: Sequence[PegasusGaller
                 run,
                 health=verdicts(run),
                 pegasi=pegasi[i],
-                plots=[Markup(plot) for plot in plots.curves_plots(run.curves, colours, f"curves-{i}", run.name)],
+                plots=[
+                    Markup(plot)
+                    for plot in plots.curves_plots(run.curves, colours, f"curves-{i}", run.name, run.weights)
+                ],
                 grids=encode_grids(run.grids, share),
                 difference=config_difference(run, against),
                 baseline=against,

@@ -77,10 +77,14 @@ def shorten(curve: Curve) -> Curve:
     return [(round(sum(b for b, _ in part) / len(part)), sum(v for _, v in part) / len(part)) for part in parts]
 
 
-def panels(curves: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Return the panels as (title, tags). Losses differ in scale, so each has its own panel."""
+def panels(curves: Iterable[str], weights: Mapping[str, float]) -> list[tuple[str, list[str]]]:
+    """Return the panels as (title, tags). Losses differ in scale, so each has its own panel.
+
+    Losses are unweighted; their titles name the weight, by tag, unless it is 1 or unknown.
+    """
     tags = sorted(curves)
-    found = [(f"Loss: {tag.partition('/')[2]}", [tag]) for tag in tags if tag.startswith("loss/")]
+    shown = {tag: f", weight {weight:.4g}" for tag, weight in weights.items() if weight != 1}
+    found = [(f"Loss: {tag.partition('/')[2]}{shown.get(tag, '')}", [tag]) for tag in tags if tag.startswith("loss/")]
     found.append(("Outputs of the critic", [tag for tag in tags if tag.startswith("critic/")]))
     found.append(("Validation PSNR, dB", [tag for tag in tags if tag == "validation/psnr"]))
     return [(title, together) for title, together in found if together]
@@ -95,10 +99,16 @@ def colours_of_tags(runs: Sequence[Run]) -> dict[str, str]:
     return {tag: SERIES[i % len(SERIES)] for together in sections.values() for i, tag in enumerate(together)}
 
 
-def curves_plots(curves: Mapping[str, Curve], colours: Mapping[str, str], prefix: str, name: str) -> list[str]:
+def curves_plots(
+    curves: Mapping[str, Curve],
+    colours: Mapping[str, str],
+    prefix: str,
+    name: str,
+    weights: Mapping[str, float] | None = None,
+) -> list[str]:
     """Return the curves of one run as SVG, one plot a panel; panels without finite values are left out."""
     plots: list[str] = []
-    for title, tags in panels(curves):
+    for title, tags in panels(curves, weights or {}):
         drawn = {tag: shorten(curves[tag]) for tag in tags}
         finite = [value for curve in drawn.values() for _, value in curve if math.isfinite(value)]
         if not finite:

@@ -55,6 +55,13 @@ class Run:
         return "" if value is None else str(value)
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the loss terms, by tag; empty for runs that logged weighted terms."""
+        found = self.status.get("weights")
+        pairs = found.items() if isinstance(found, dict) else ()
+        return {str(tag): float(weight) for tag, weight in pairs if isinstance(weight, (int, float))}
+
+    @property
     def complete(self) -> bool:
         """Whether it finished and left a model."""
         return self.state == "finished" and self.has_checkpoint

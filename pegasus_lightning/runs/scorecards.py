@@ -10,17 +10,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import Any, NamedTuple
 
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import write_json
 
-VERSION = 1
+VERSION = 2
 PEGASUS_RATIOS = (0.4, 0.6)  # ratios at which a mix is called a pegasus, as in the source document
 FILE, GALLERY = "scorecard.json", "gallery.npz"
 PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
 RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"
-NORMAL_QUANTILE = 1.96  # half width of a 95 % interval, in standard errors
+CONFIDENCE = 0.95  # of all intervals
+VERDICT_SEEDS = 3  # on each side of a difference; fewer show a difference, and no verdict
 
 
 class Measure(NamedTuple):
@@ -82,6 +84,11 @@ class Figure(NamedTuple):
     low: float
     high: float
 
+    @property
+    def half(self) -> float:
+        """The larger side of the interval, which is not symmetric for a share."""
+        return max(self.high - self.value, self.value - self.low)
+
 
 @dataclass(frozen=True)
 class Scorecard:
@@ -102,6 +109,8 @@ class Scorecard:
     model: dict[str, Figure]  # figures of the model itself, by MODEL_MEASURES
     alarms: list[str] = field(default_factory=list)  # warnings, one sentence each
     variant: str = ""  # hash of the run's configuration without the seed; empty if unknown
+    machines: list[dict[str, Any]] = field(default_factory=list)  # that trained it; see `utils.devices.machine`
+    judged_on: dict[str, Any] = field(default_factory=dict)  # the machine of the evaluation
 
 
 def write_scorecard(path: Path, card: Scorecard) -> None:
@@ -115,18 +124,34 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 
 
 def read_scorecard(path: Path) -> Scorecard:
-    """Return the scorecard in a file. Raise UserError if the file is not a scorecard of this version."""
+    """Return the scorecard in a file.
+
+    Figures of version 1 are returned without their intervals, which were too narrow. Raise UserError if the file is no
+    scorecard, or one of a later version.
+    """
     try:
         content = json.loads(path.read_text())
-        if content.pop("version") != VERSION:
+        version = content.pop("version")
+        if version not in (1, VERSION):
             raise UserError(f"{path} was written by another version: evaluate the run again.")
-        content["model"] = {name: _figure(figure) for name, figure in content["model"].items()}
-        content["rows"] = {
-            row: {name: _figure(figure) for name, figure in figures.items()} for row, figures in content["rows"].items()
-        }
+
+        def figures_of(plain: dict[str, Any]) -> dict[str, Figure]:
+            found = {name: _figure(figure) for name, figure in plain.items()}
+            return found if version > 1 else {name: Figure(f.value, math.nan, math.nan) for name, f in found.items()}
+
+        content["model"] = figures_of(content["model"])
+        content["rows"] = {row: figures_of(figures) for row, figures in content["rows"].items()}
         return Scorecard(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a scorecard ({type(error).__name__}): evaluate the run again.") from error
+
+
+def is_current(path: Path) -> bool:
+    """Return whether a file is a scorecard of this version, whose intervals need not be left out."""
+    try:
+        return bool(json.loads(path.read_text())["version"] == VERSION)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _plain(figure: Figure) -> dict[str, float | None]:
@@ -153,35 +178,58 @@ class Spread(NamedTuple):
     spread: float  # standard deviation over seeds; NaN for a single seed
     values: tuple[float, ...]  # one for each seed
 
+    @property
+    def half(self) -> float:
+        """The larger side of the interval."""
+        return max(self.high - self.mean, self.mean - self.low)
+
 
 def over_seeds(figures: Sequence[Figure]) -> Spread:
     """Return the mean of one figure over one or more runs that differ only in their seed, with its interval.
 
-    The interval's half width is the larger of two: the root mean square of the runs' own half widths over sqrt(n),
-    which is due to the images, and 1.96 standard errors of the runs' values, which are due to the seeds. The latter
-    covers the truth in only 70 % of cases with two seeds and in 81 % with three.
+    A single run has the interval of its images. Two and more have that of their seeds, by Student's t: what the same
+    training with other seeds would give on the same images. Runs that agree exactly (shares of 0, for instance) say
+    nothing of other seeds, and have the interval of their images.
     """
     values = tuple(figure.value for figure in figures)
-    count = len(values)
-    mean = sum(values) / count
+    count, mean = len(values), sum(values) / len(values)
     if count == 1:
         return Spread(mean, figures[0].low, figures[0].high, math.nan, values)
-    halves = [(figure.high - figure.low) / 2 for figure in figures]
-    known = [half for half in halves if not math.isnan(half)]
-    own = math.sqrt(sum(half**2 for half in known) / len(known) / count) if known else 0.0
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    half = max(own, NORMAL_QUANTILE * spread / math.sqrt(count))
+    spread = stdev(values)
+    if spread == 0:
+        low, high = (sum(getattr(figure, end) for figure in figures) / count for end in ("low", "high"))
+        return Spread(mean, low, high, spread, values)
+    half = _t_quantile(count - 1) * spread / math.sqrt(count)
     return Spread(mean, mean - half, mean + half, spread, values)
 
 
 def difference(figure: Spread, baseline: Spread) -> Figure:
-    """Return `figure` minus `baseline`. The half widths add in quadrature, as for independent figures.
+    """Return `figure` minus `baseline`, with its interval over the seeds by Welch 1947.
 
-    The two share pairs, photographs and recogniser, so the interval is rather too wide than too narrow.
+    The interval is NaN with a single seed on one side, or if neither side varies.
     """
     value = figure.mean - baseline.mean
-    half = math.hypot((figure.high - figure.low) / 2, (baseline.high - baseline.low) / 2)
+    parts = [(side.spread**2 / len(side.values), len(side.values) - 1) for side in (figure, baseline)]
+    variance = sum(part for part, _ in parts)
+    if not variance > 0:
+        return Figure(value, math.nan, math.nan)
+    degrees = variance**2 / sum(part**2 / own for part, own in parts)
+    half = _t_quantile(degrees) * math.sqrt(variance)
     return Figure(value, value - half, value + half)
+
+
+def differs(figure: Spread, baseline: Spread) -> bool:
+    """Return whether two figures are called different: VERDICT_SEEDS on both sides, an interval that leaves out 0."""
+    apart = difference(figure, baseline)
+    seeds = min(len(figure.values), len(baseline.values))
+    return seeds >= VERDICT_SEEDS and (apart.low > 0 or apart.high < 0)
+
+
+def _t_quantile(degrees: float) -> float:
+    """Return the half width of an interval of CONFIDENCE in standard errors, for these degrees of freedom."""
+    from scipy.special import stdtrit  # slow to import, and every command reads this module
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
 def groups(cards: Sequence[Scorecard]) -> dict[str, list[Scorecard]]:

@@ -28,7 +28,7 @@ from pegasus_lightning.runs.checkpoints import (
     latest_checkpoint,
     read_checkpoint,
 )
-from pegasus_lightning.runs.folder import flat, run_folder, run_session, say
+from pegasus_lightning.runs.folder import flat, read_status, run_folder, run_session, say
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
@@ -38,7 +38,14 @@ from pegasus_lightning.train.callbacks.run_status import RunStatus
 from pegasus_lightning.train.guide import check_guide, give_guide, guide_for
 from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
 from pegasus_lightning.utils.compose import plain, typed
-from pegasus_lightning.utils.devices import Devices, choose_devices, hide_gpus, is_first_process, lightning_precision
+from pegasus_lightning.utils.devices import (
+    Devices,
+    choose_devices,
+    hide_gpus,
+    is_first_process,
+    lightning_precision,
+    machine,
+)
 from pegasus_lightning.utils.errors import Interrupted, UserError
 from pegasus_lightning.utils.files import write_text
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
@@ -86,12 +93,15 @@ def train(config: DictConfig, readable_name: str) -> Path:
     data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test)
     guide = guide_for(settings.model, settings.data, devices.first)
     check_guide(guide, checkpoint)
+    here = machine(devices.accelerator, devices.devices, lightning_precision(trainer.precision, devices.accelerator))
     run_status = RunStatus()
     with run_status.handling_signals():
         if not is_first_process():
             _fit(settings, values, data, devices, folder, checkpoint, run_status, guide)
             return folder
+        before = [] if checkpoint is None else (read_status(folder) or {}).get("machines", [])
         with run_session(folder, values) as status:
+            status.update(machines=before if here in before[-1:] else [*before, here])
             run_status.report = status.update
             if settings.resume != "never":
                 checkpoint = latest_checkpoint(folder)  # again: another process may have trained until a moment ago
@@ -104,6 +114,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
             if checkpoint is not None:
                 epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
                 say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
+                if before and before[-1] != here:
+                    say(_change_of_machine(before[-1], here))
             model = _fit(settings, values, data, devices, folder, checkpoint, run_status, guide)
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
             status.update(status="finished", exit_code=0, **done, metrics=model.latest)
@@ -111,10 +123,18 @@ def train(config: DictConfig, readable_name: str) -> Path:
     return folder
 
 
+def _change_of_machine(before: dict[str, Any], here: dict[str, Any]) -> str:
+    changes = [f"{key} {here[key]} (before: {before.get(key)})" for key in here if here[key] != before.get(key)]
+    return (
+        f"This machine is of another kind: {', '.join(changes)}. From here on the last bits of the results may differ "
+        "from those of the former kind."
+    )
+
+
 def _closing_message(folder: Path, model: TwoPlayerModel) -> str:
     pictures = sorted((folder / "images").glob("*.png"), key=lambda path: path.stat().st_mtime)
     lines = [
-        f"Done: {numbers_that_matter(model.latest)}",
+        f"Done: {numbers_that_matter(model.latest, model.term_weights)}",
         f"  pictures    {folder / 'images'}" + (f" (newest: {pictures[-1].name})" if pictures else ""),
         f"  log         {folder / 'train.log'}",
         f"  checkpoint  {folder / 'checkpoints' / 'last.ckpt'}",

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from pegasus_lightning.utils.errors import UserError
+
+# Private functions of PyTorch, which a later release may not have.
+BF16_CHECKS: dict[str, Callable[[], bool]] = {
+    "AMX": getattr(torch.cpu, "_is_amx_tile_supported", lambda: False),
+    "AVX512_BF16": getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False),
+}
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,40 @@ def has_fast_bf16(accelerator: str) -> bool:
     """Return whether bfloat16 runs in hardware (recent GPUs, CPUs with AMX or AVX512-BF16) and is not emulated."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    return any(check() for check in BF16_CHECKS.values())
 
 
 def lightning_precision(precision: str, accelerator: str) -> str:
     """Return the Trainer's `precision` for `auto`, `32` or `bf16`; auto is bf16-mixed where hardware supports it."""
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(accelerator))
     return "bf16-mixed" if bf16 else "32-true"
+
+
+def machine(accelerator: str, devices: int | Sequence[int], precision: str) -> dict[str, Any]:
+    """Return the kind of machine that a result depends on to the last bits, for `status.json` and scorecards.
+
+    `precision` is what `auto` became, `cpu_flags` the instruction sets of which PyTorch chooses its CPU kernels.
+    """
+    gpus = [] if isinstance(devices, int) else [torch.cuda.get_device_name(index) for index in devices]
+    return {
+        "precision": precision,
+        "device": accelerator if not gpus else ", ".join(dict.fromkeys(gpus)),
+        "processes": devices if isinstance(devices, int) else len(devices),
+        "threads": torch.get_num_threads(),
+        "cpu": _cpu_name(),
+        "cpu_flags": [
+            torch.backends.cpu.get_cpu_capability(),
+            *(name for name, check in BF16_CHECKS.items() if check()),
+        ],
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):  # not Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def is_first_process() -> bool:

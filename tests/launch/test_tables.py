@@ -88,13 +88,13 @@ def four(tmp_path: Path) -> list[Job]:
 
 
 def test_the_best_stands_first_and_what_did_not_finish_last(four: list[Job]) -> None:
-    assert rendered(ranked_table(four))[:4] == [
+    assert rendered(ranked_table(four, "final/psnr"))[:4] == [
         "Ranked by final/psnr, highest first",
         "                               PSNR  excess        critic",
         "rank     run                     dB     BCE    KL    real  epochs     time",
         "──────────────────────────────────────────────────────────────────────────",
     ]
-    assert cells(ranked_table(four)) == [
+    assert cells(ranked_table(four, "final/psnr")) == [
         ["1", "acai-s0-22222222", "21.50", "90.0", "-", "-0.20", "18/20", "1:02:33"],
         ["2", "vae-s2-66666666", "20.50", "80.0", "-", "-", "20/20", "before"],
         ["3", "vae-s0-11111111", "20.14", "84.7", "41.0", "-", "20/20", "12:40"],
@@ -147,7 +147,7 @@ def test_bad_verdicts_stand_under_the_name(four: list[Job]) -> None:
         {"name": "modes", "verdict": "Failed"},
     ]
     say(four[0], metrics={"final/psnr": 22.0}, health=health)
-    assert [row[:2] for row in cells(ranked_table(four))[:3]] == [
+    assert [row[:2] for row in cells(ranked_table(four, "final/psnr"))[:3]] == [
         ["1", "vae-s0-11111111"],
         ["posterior, modes"],
         ["2", "acai-s0-22222222"],
@@ -160,11 +160,11 @@ def test_a_narrow_terminal_folds_names_and_cuts_no_figure(tmp_path: Path) -> Non
     figures = {"final/psnr": 20.1, "final/excess_bce": 84.7, "final/kl": 41.0, "final/critic_real": -0.2}
     for job in jobs:
         say(job, epochs=20, metrics=figures | {"final/critic_fake": 0.1})
-    lines = rendered(ranked_table(jobs), width=80)[4:]
+    lines = rendered(ranked_table(jobs, "final/psnr"), width=80)[4:]
     figures_of = [line.split()[-7:] for line in lines if "1:02:33" in line]
     assert figures_of == [["20.10", "84.7", "41.0", "-0.20", "0.10", "20/20", "1:02:33"]] * 2
     assert "".join(line[6:].split(" ")[0] for line in lines) == "".join(names)
-    assert [row[1] for row in cells(ranked_table(jobs), width=200)] == names
+    assert [row[1] for row in cells(ranked_table(jobs, "final/psnr"), width=200)] == names
 
 
 def test_means_and_deviations_over_seeds_by_hand(tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_means_and_deviations_over_seeds_by_hand(tmp_path: Path) -> None:
         say(job, metrics={"final/psnr": values[job.name]} | ({"final/kl": 40.0} if job.number < 2 else {}))
     failed = a_job(tmp_path, 9, "vae-s3-00000009", State.FAILED)
     say(failed, metrics={"final/psnr": 1000.0})
-    table = seeds_table([*jobs, failed])
+    table = seeds_table([*jobs, failed], "final/psnr")
     assert table is not None
     # Of 19, 20 and 24: mean 21, squares of the deviations 4 + 1 + 9 = 14, over n - 1: 7, its root 2.65.
     assert cells(table) == [["acai", "1", "21.50", "-"], ["vae", "3", "21.00 ± 2.65", "40.0"]]
-    assert seeds_table([jobs[0], jobs[3], failed]) is None
+    assert seeds_table([jobs[0], jobs[3], failed], "final/psnr") is None
 
 
 def test_runs_of_one_name_and_different_settings_are_not_taken_for_seeds(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_runs_of_one_name_and_different_settings_are_not_taken_for_seeds(tmp_pat
         overrides = ["model=vae", f"data.classes=[{rate}]", f"seed={seed}"]
         jobs.append(a_job(tmp_path, number, f"vae-s{seed}-0000000{number}", overrides=overrides))
         say(jobs[-1], metrics={"final/psnr": 20.0 + number})
-    table = seeds_table(jobs)
+    table = seeds_table(jobs, "final/psnr")
     assert table is not None
     assert [row[:3] for row in cells(table)] == [
         ["vae (data.classes=[2])", "2", "22.50 ± 0.71"],
@@ -289,13 +289,13 @@ def test_a_torn_status_costs_its_figures_and_nothing_else(tmp_path: Path, conten
             raw = content if isinstance(content, bytes) else content.encode()
             (job.folder / "status.json").write_bytes(raw)
     say(jobs[2], metrics={"final/psnr": 20.0}, epochs=20)
-    assert cells(ranked_table(jobs)) == [
+    assert cells(ranked_table(jobs, "final/psnr")) == [
         ["1", "acai-s0-00000003", "20.00", "20/20", "-"],
         ["-", "vae-s0-00000001", "-", "-", "-"],
         ["failed", "vae-s1-00000002", "-", "-", "-"],
     ]
     jobs[2].name, jobs[2].overrides = "vae-s2-00000003", ["model=vae", "seed=3"]
-    table = seeds_table(jobs)
+    table = seeds_table(jobs, "final/psnr")
     assert table is not None
     assert cells(table) == [["vae", "2", "20.00"]]
     assert rendered(failures(jobs)[0])[1] == "vae-s1-00000002 failed, no exit code"

@@ -76,11 +76,11 @@ def test_terms_with_known_outputs(tiny, images) -> None:
 
     step = model.forward_batch(images)
     terms = model.autoencoder_losses(step)
-    assert terms["adversarial"].item() == pytest.approx(0.5 * (1 + 1 + 4 + 4) / 4)  # mean(C)^2 would be 0
+    assert terms["adversarial"].weighted.item() == pytest.approx(0.5 * (1 + 1 + 4 + 4) / 4)  # mean(C)^2 would be 0
     terms |= model.critic_losses(step)
     wanted = sum((c - a) ** 2 for c, a in zip(answers, alphas, strict=True)) / 4
-    assert terms["coefficient"].item() == pytest.approx(5 * wanted, rel=1e-5)
-    assert terms["regulariser"].item() == pytest.approx(7 * (9 + 9 + 0 + 1) / 4)
+    assert terms["coefficient"].weighted.item() == pytest.approx(5 * wanted, rel=1e-5)
+    assert terms["regulariser"].weighted.item() == pytest.approx(7 * (9 + 9 + 0 + 1) / 4)
 
     # The mixes for the autoencoder, the same mixes detached, then the blend, mostly reconstruction.
     assert len(critic.shown) == 3

@@ -36,15 +36,15 @@ def test_terms_by_hand(tiny, images) -> None:
     step = model.forward_batch(images)
     terms = model.autoencoder_losses(step) | model.critic_losses(step)
     assert terms.keys() == wanted.keys()
-    for name, value in terms.items():
-        assert value.item() == pytest.approx(wanted[name].item(), rel=1e-4)
+    for name, term in terms.items():
+        assert term.weighted.item() == pytest.approx(wanted[name].item(), rel=1e-4)
 
 
 def test_the_critic_is_shown_detached_reconstructions(tiny, images) -> None:
     model = tiny("adversarial_vae")
     step = model.forward_batch(images)
-    for loss in model.critic_losses(step).values():
-        gradients = torch.autograd.grad(loss, model.autoencoder_parameters, allow_unused=True, retain_graph=True)
+    for term in model.critic_losses(step).values():
+        gradients = torch.autograd.grad(term.value, model.autoencoder_parameters, allow_unused=True, retain_graph=True)
         assert gradients == (None,) * len(gradients)
 
 

@@ -182,9 +182,11 @@ def test_every_term_by_hand(kind, learned, tiny, eight) -> None:
     for found, expected in ((terms, wanted), (critic, wanted_critic)):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            assert found[name].item() == pytest.approx(torch.as_tensor(value).item(), rel=1e-4, abs=1e-6), name
-    assert len({round(value.item(), 4) for value in terms.values()}) == len(terms)
-    gradients = torch.autograd.grad(sum(critic.values()), model.autoencoder_parameters, allow_unused=True)
+            assert found[name].weighted.item() == pytest.approx(torch.as_tensor(value).item(), rel=1e-4, abs=1e-6), name
+    assert len({round(term.weighted.item(), 4) for term in terms.values()}) == len(terms)
+    gradients = torch.autograd.grad(
+        sum(term.value for term in critic.values()), model.autoencoder_parameters, allow_unused=True
+    )
     assert gradients == (None,) * len(gradients)
     if learned:
         assert (fakes["chimera"] - fakes["mix"]).abs().max() > 1e-3
@@ -237,9 +239,11 @@ def test_the_shares_sum_to_one_and_what_weighs_nothing_is_not_shown(fakes, wante
     with torch.no_grad():
         for name, share in wanted.items():
             outputs = model.critic({"reconstruction": step.reconstructions, **step.extra_images}[name])
-            assert terms[f"adversarial_{name}"].item() == pytest.approx(-share * outputs.mean().item(), rel=1e-4)
+            assert terms[f"adversarial_{name}"].weighted.item() == pytest.approx(
+                -share * outputs.mean().item(), rel=1e-4
+            )
             hinge = (1 + outputs).clamp(min=0).mean().item()
-            assert critic[name].item() == pytest.approx(share * hinge, rel=1e-4)
+            assert critic[name].weighted.item() == pytest.approx(share * hinge, rel=1e-4)
     assert ("sample" in step.extra_images) == (fakes[2] > 0)  # decoded only if used
 
 
@@ -266,13 +270,15 @@ def test_of_chimeras_the_critic_has_its_share_and_the_autoencoder_none(fakes, wa
         for name, share in wanted.items():
             outputs = model.critic({"reconstruction": step.reconstructions, **step.extra_images}[name])
             hinge = (1 + outputs).clamp(min=0).mean().item()
-            assert critic[name].item() == pytest.approx(share * hinge, rel=1e-4)
+            assert critic[name].weighted.item() == pytest.approx(share * hinge, rel=1e-4)
             assert f"critic/{'fake' if name == 'reconstruction' else name}" in model._logged_means
             if name != "chimera":
-                assert terms[f"adversarial_{name}"].item() == pytest.approx(-share * outputs.mean().item(), rel=1e-4)
+                assert terms[f"adversarial_{name}"].weighted.item() == pytest.approx(
+                    -share * outputs.mean().item(), rel=1e-4
+                )
         # Mixing receives the critic's gradient at its own weight, whether or not the critic learns from chimeras.
         passes = -2 * model.critic(step.extra_images["chimera"]).mean().item()
-    assert terms["chimera"].item() == pytest.approx(passes, rel=1e-4)
+    assert terms["chimera"].weighted.item() == pytest.approx(passes, rel=1e-4)
 
 
 def test_without_learned_mixing_there_are_no_chimeras_to_share_in(tiny, eight) -> None:
@@ -282,7 +288,7 @@ def test_without_learned_mixing_there_are_no_chimeras_to_share_in(tiny, eight) -
     critic = model.critic_losses(step)
     assert critic.keys() == {"real", "reconstruction", "mix"}
     outputs = model.critic(step.extra_images["mix"])
-    assert critic["mix"].item() == pytest.approx((1 + outputs).clamp(min=0).mean().item() / 2, rel=1e-4)
+    assert critic["mix"].weighted.item() == pytest.approx((1 + outputs).clamp(min=0).mean().item() / 2, rel=1e-4)
     assert "stay" not in model.autoencoder_losses(step)
 
 
@@ -393,7 +399,7 @@ def test_ratios_are_drawn_from_their_range(tiny, eight) -> None:
 def guidance_of(model, images: Tensor, labels: Tensor) -> tuple[float, Guide]:
     guide = Guide()
     guided(model, guide)
-    return model.autoencoder_losses(model.forward_batch(images, labels))["guidance"].item(), guide
+    return model.autoencoder_losses(model.forward_batch(images, labels))["guidance"].weighted.item(), guide
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -423,7 +429,7 @@ def test_a_guide_that_sees_both_classes_is_content(tiny, eight) -> None:
     found = {}
     for kind in (Sure, Torn):
         guided(model, kind())
-        found[kind] = model.autoencoder_losses(model.forward_batch(eight, LABELS))["guidance"].item()
+        found[kind] = model.autoencoder_losses(model.forward_batch(eight, LABELS))["guidance"].weighted.item()
         assert model._logged_means["guide/both"].item() == float(kind is Sure)
     assert found[Sure] == pytest.approx(0, abs=1e-6)
     assert found[Torn] == pytest.approx(8, rel=1e-3)  # softplus(2 + 6) for the missing bird
@@ -442,7 +448,7 @@ def test_the_guide_is_asked_in_turn_about_every_second_reconstruction(tiny, eigh
 def test_the_perceptual_term_is_that_of_images_0_2_4(tiny, eight) -> None:
     model = guided(tiny("pegasus", {"weights": {"perceptual": 2.0}}))
     step = model.forward_batch(eight, LABELS)
-    term = model.autoencoder_losses(step)["perceptual"]
+    term = model.autoencoder_losses(step)["perceptual"].weighted
     apart = [(eight[n] - step.reconstructions[n]).square().sum().item() / 100 for n in range(8)]
     assert term.item() == pytest.approx(2 * sum(apart[::2]) / 4, rel=1e-5)
     (gradient,) = torch.autograd.grad(term, step.logits)
@@ -536,7 +542,7 @@ def reached(model, loss: Tensor, network: nn.Module) -> bool:
 @pytest.mark.parametrize("term", ["adversarial_mix", "guidance", "layout"])
 def test_without_learned_mixing_mixes_teach_the_decoder_and_not_the_encoder(term, tiny, eight) -> None:
     model = guided(tiny("pegasus", {"weights": WEIGHTS, **ALONE}))
-    loss = model.autoencoder_losses(model.forward_batch(eight, LABELS))[term]
+    loss = model.autoencoder_losses(model.forward_batch(eight, LABELS))[term].value
     assert not reached(model, loss, model.encoder)
     assert reached(model, loss, model.decoder)
 
@@ -546,7 +552,7 @@ def test_without_learned_mixing_mixes_teach_the_decoder_and_not_the_encoder(term
 def test_with_it_chimeras_teach_the_mixing_alone(term, averaged, tiny, eight) -> None:
     config = {"learned_mixing": True, "weights": WEIGHTS, "ema_decay": averaged, **ALONE}
     model = guided(leaning(tiny("pegasus", config)))
-    loss = model.autoencoder_losses(model.forward_batch(eight, LABELS))[term]
+    loss = model.autoencoder_losses(model.forward_batch(eight, LABELS))[term].value
     assert not reached(model, loss, model.encoder)
     assert not reached(model, loss, model.decoder)
     assert reached(model, loss, model.mixer)
@@ -555,9 +561,9 @@ def test_with_it_chimeras_teach_the_mixing_alone(term, averaged, tiny, eight) ->
 def test_with_it_mixes_still_teach_the_decoder_and_nothing_of_theirs_the_mixing(tiny, eight) -> None:
     model = guided(leaning(tiny("pegasus", {"learned_mixing": True, "weights": WEIGHTS, **ALONE})))
     terms = model.autoencoder_losses(model.forward_batch(eight, LABELS))
-    assert reached(model, terms["adversarial_mix"], model.decoder)
-    assert not reached(model, terms["adversarial_mix"], model.encoder)
-    own = sum(value for name, value in terms.items() if name not in CHIMERAS)
+    assert reached(model, terms["adversarial_mix"].value, model.decoder)
+    assert not reached(model, terms["adversarial_mix"].value, model.encoder)
+    own = sum(term.weighted for name, term in terms.items() if name not in CHIMERAS)
     assert reached(model, own, model.encoder)
     assert not reached(model, own, model.mixer)
 
@@ -569,12 +575,12 @@ def test_the_routes_are_two_and_share_no_term(adaptive, tiny, eight) -> None:
     terms = model.autoencoder_losses(model.forward_batch(eight, LABELS))
     (own, _), (chimeras, taught) = model.routes(terms)
     assert [id(p) for p in taught] == [id(p) for p in model.mixer.parameters()]
-    assert chimeras.item() == pytest.approx(sum(terms[name].item() for name in CHIMERAS), rel=1e-5)
+    assert chimeras.item() == pytest.approx(sum(terms[name].weighted.item() for name in CHIMERAS), rel=1e-5)
     scale = model.adversarial_scale.item() if adaptive else 1.0
     assert (scale != 1) == adaptive
     wanted = sum(
-        value.item() * (scale if name.startswith("adversarial") else 1)
-        for name, value in terms.items()
+        term.weighted.item() * (scale if name.startswith("adversarial") else 1)
+        for name, term in terms.items()
         if name not in CHIMERAS
     )
     assert own.item() == pytest.approx(wanted, rel=1e-4)
@@ -602,8 +608,8 @@ def test_the_mixing_steps_on_the_chimeras_terms_and_the_rest_as_if_there_were_no
     assert all(gradient.abs().sum() == 0 for gradient in parts_of(found[0.0], "mixer").values())
     twin = guided(leaning(tiny("pegasus", {"learned_mixing": True, "weights": WEIGHTS}), 0.6, -0.4))
     terms = twin.autoencoder_losses(twin.forward_batch(eight, LABELS))
-    assert_gradients(found[1.0], "mixer", twin.mixer, sum(terms[name] for name in CHIMERAS))
-    own = sum(value for name, value in terms.items() if name not in CHIMERAS)
+    assert_gradients(found[1.0], "mixer", twin.mixer, sum(terms[name].weighted for name in CHIMERAS))
+    own = sum(term.weighted for name, term in terms.items() if name not in CHIMERAS)
     for name in ("encoder", "decoder"):
         assert_gradients(found[1.0], name, getattr(twin, name), own)
 
@@ -663,7 +669,7 @@ def test_the_mixing_steps_on_gradients_through_the_function_of_inference(
     mixed = twin.mixer(step.codes.detach()[FIRST], step.codes.detach()[SECOND], step.ratios)
     step.extra_images["chimera"] = torch.sigmoid(decoder(mixed))
     terms = twin.autoencoder_losses(step)
-    assert_gradients(steps[0], "mixer", twin.mixer, sum(terms[name] for name in CHIMERAS))
+    assert_gradients(steps[0], "mixer", twin.mixer, sum(terms[name].weighted for name in CHIMERAS))
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -674,7 +680,7 @@ def test_the_layout_counts_pairs_of_both_classes_alone(learned, tiny, eight) -> 
     step = (leaning(model) if learned else model).forward_batch(eight, labels)
     chimera = step.extra_images["chimera" if learned else "mix"][0]
     wanted = (cells(chimera) - cells(0.75 * eight[0] + 0.25 * eight[3])).square().sum()
-    assert model.autoencoder_losses(step)["layout"].item() == pytest.approx(2 * wanted.item() / 4, rel=1e-4)
+    assert model.autoencoder_losses(step)["layout"].weighted.item() == pytest.approx(2 * wanted.item() / 4, rel=1e-4)
 
 
 # Learned mixing.
@@ -684,16 +690,18 @@ def test_staying_is_the_squared_way_from_the_straight_line(tiny, eight) -> None:
     config = {"learned_mixing": True, "weights": {"stay": 3.0}, "mix_ratio": [0.5, 0.5], **ALONE}
     model = tiny("pegasus", config)
     terms = model.autoencoder_losses(model.forward_batch(eight, LABELS))
-    assert terms["stay"].item() == pytest.approx(0, abs=1e-9)  # mixing starts at lerp
+    assert terms["stay"].weighted.item() == pytest.approx(0, abs=1e-9)  # mixing starts at lerp
     leaning(model, 0.0, 0.5)
     terms = model.autoencoder_losses(model.forward_batch(eight, LABELS))
-    assert terms["stay"].item() == pytest.approx(3 * 6 * math.tanh(0.5) ** 2, rel=1e-4)  # six latents at equal distance
+    assert terms["stay"].weighted.item() == pytest.approx(
+        3 * 6 * math.tanh(0.5) ** 2, rel=1e-4
+    )  # six latents at equal distance
     leaning(model, 0.7)
     step = model.forward_batch(eight, LABELS)
     shift = 1 / (1 + math.exp(-2 * math.tanh(0.7))) - 0.5
     apart = (step.codes[SECOND] - step.codes[FIRST]).square().sum(1).mean().item()
     wanted = 3 * shift**2 * apart
-    assert model.autoencoder_losses(step)["stay"].item() == pytest.approx(wanted, rel=1e-4)
+    assert model.autoencoder_losses(step)["stay"].weighted.item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_chimeras_are_shown_to_the_critic_altered_in_their_own_way(tiny, eight) -> None:
@@ -704,7 +712,7 @@ def test_chimeras_are_shown_to_the_critic_altered_in_their_own_way(tiny, eight) 
     uniforms = torch.rand(4, 8, generator=generator(0, Stream.AUGMENTATION, 5 << 40))
     outputs = model.critic(augment(step.extra_images["chimera"], uniforms, ("brightness",)))
     wanted = 2 * functional.softplus(-outputs).mean().item()
-    assert model.autoencoder_losses(step)["chimera"].item() == pytest.approx(wanted, rel=1e-4)
+    assert model.autoencoder_losses(step)["chimera"].weighted.item() == pytest.approx(wanted, rel=1e-4)
     plain = 2 * functional.softplus(-model.critic(step.extra_images["chimera"])).mean().item()
     assert abs(plain - wanted) > 1e-5
 
@@ -810,7 +818,7 @@ def test_the_whole_of_the_preset_trains(tiny, fit) -> None:
     halves = (0.03 + 0.94 * dark.float()).expand(8, 3, 32, 32).contiguous()  # one per class
     history = fit(model, [(halves, LABELS)] * 16)
     keys = {f"loss/{name}" for name in ("reconstruction", "kl", "perceptual", "adversarial_mix", *CHIMERAS)}
-    keys |= {"critic_loss/chimera", "critic/chimera", "critic/r1", "guide/both"}
+    keys |= {"critic_loss/chimera", "critic/chimera", "critic_penalty/r1", "guide/both"}
     assert keys <= history[0].keys()
     assert "loss/adversarial_sample" not in history[0]
     assert any((p != 0).any() for p in model.mixer.layers[-1].parameters())  # the mixer has been trained

@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from pegasus_lightning.data.augmentation import augment
 from pegasus_lightning.models import MODELS, model_class
 from pegasus_lightning.models.latent import Posterior
+from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.two_player import NonFiniteLoss, Step
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
@@ -115,16 +116,29 @@ def test_the_critics_statistics_come_from_its_own_step_alone(name, tiny, fit, im
 def test_the_logged_terms_and_the_watched_figures(name, tiny, fit, images) -> None:
     model = tiny(name)
     step = model.forward_batch(images)
-    terms = {f"loss/{key}": value.item() for key, value in model.autoencoder_losses(step).items()}
+    terms = {f"loss/{key}": term.value.item() for key, term in model.autoencoder_losses(step).items()}
     if model.critic is not None:
         # With learning rates of 0 the critic's terms use the same weights.
-        terms |= {f"critic_loss/{key}": value.item() for key, value in model.critic_losses(step).items()}
+        terms |= {f"critic_loss/{key}": term.value.item() for key, term in model.critic_losses(step).items()}
     still = tiny(name, {"autoencoder_optimizer": {"lr": 0}, "critic_optimizer": {"lr": 0}})
     (logged,) = fit(still, [images])
     for key, value in terms.items():
         assert logged[key] == pytest.approx(value, rel=1e-4)
     assert {"speed/images_per_second", "gradient_norm/autoencoder"} <= logged.keys()
-    assert ("gradient_norm/critic" in logged) == ("critic/fake" in logged) == (name != "vae")
+    shown = any(key.startswith("critic/") for key in logged)
+    assert ("gradient_norm/critic" in logged) == shown == (name != "vae")
+
+
+def test_terms_are_logged_without_their_weights(tiny, fit, images) -> None:
+    weights = {"reconstruction": 0.01, "kl": 0.0, "adversarial": 7.0, "critic_real": 3.0}
+    still = {"autoencoder_optimizer": {"lr": 0}, "critic_optimizer": {"lr": 0}}
+    model = tiny("adversarial_vae", still | {"weights": weights})
+    (weighted,), (plain,) = fit(model, [images]), fit(tiny("adversarial_vae", still), [images])
+    for name in ("loss/reconstruction", "loss/kl", "loss/adversarial", "critic_loss/real", "critic_loss/fake"):
+        assert weighted[name] == pytest.approx(plain[name], rel=1e-5)
+    assert plain["loss/kl"] > 0.01
+    wanted = {"loss/reconstruction": 0.01, "loss/kl": 0, "loss/adversarial": 7}
+    assert model.term_weights == wanted | {"critic_loss/real": 3, "critic_loss/fake": 1}
 
 
 # Learning.
@@ -369,13 +383,13 @@ def test_hinge_losses_by_hand(name, tiny, images) -> None:
     with torch.no_grad():
         outputs = [model.critic(batch) for batch in drawn]
         real = model.critic(images)
-    adversarial = [value.item() for key, value in terms.items() if key.startswith("adversarial")]
+    adversarial = [term.weighted.item() for key, term in terms.items() if key.startswith("adversarial")]
     assert adversarial == pytest.approx([-output.mean().item() for output in outputs], rel=1e-4)
     critic = model.critic_losses(step)
-    assert critic.pop("real").item() == pytest.approx(3 * (1 - real).clamp(min=0).mean().item(), rel=1e-4)
+    assert critic.pop("real").weighted.item() == pytest.approx(3 * (1 - real).clamp(min=0).mean().item(), rel=1e-4)
     wanted = [(1 + output).clamp(min=0).mean().item() for output in outputs]
     wanted[-1] *= 2
-    assert [value.item() for value in critic.values()] == pytest.approx(wanted, rel=1e-4)
+    assert [term.weighted.item() for term in critic.values()] == pytest.approx(wanted, rel=1e-4)
 
 
 # Gradient penalty.
@@ -395,7 +409,7 @@ def test_the_penalty_is_the_critics_alone(policy, tiny, fit, optimizer_steps, as
         steps = optimizer_steps(model)
         (logged,) = fit(model, [images])
         found[gamma] = steps, logged
-    assert "critic/r1" not in found[0.0][1]
+    assert "critic_penalty/r1" not in found[0.0][1]
     for key in ("loss/adversarial", "critic_loss/real"):
         assert found[30.0][1][key] == pytest.approx(found[0.0][1][key])
     (player, critic), (player_without, critic_without) = found[30.0][0], found[0.0][0]
@@ -404,10 +418,11 @@ def test_the_penalty_is_the_critics_alone(policy, tiny, fit, optimizer_steps, as
 
     twin = tiny("adversarial_vae", {"critic_augmentation": policy})
     uniforms = torch.rand(4, 8, generator=generator(0, Stream.AUGMENTATION, 7 << 40))
-    penalty = 30 * penalty_by_hand(twin.critic, augment(images, uniforms, policy))
-    assert found[30.0][1]["critic/r1"] == pytest.approx(penalty.item(), rel=1e-4)
+    penalty = penalty_by_hand(twin.critic, augment(images, uniforms, policy))
+    assert found[30.0][1]["critic_penalty/r1"] == pytest.approx(penalty.item(), rel=1e-4)
     # It is computed at every fourth batch, with four times its weight.
-    loss = 4 * penalty + sum(twin.critic_losses(twin.forward_batch(images)).values())
+    terms = twin.critic_losses(twin.forward_batch(images))
+    loss = 4 * 30 * penalty + sum(term.weighted for term in terms.values())
     assert_gradients(critic, "critic", twin.critic, loss)
 
 
@@ -444,15 +459,15 @@ def test_the_penalty_is_no_part_of_the_critics_loss(tiny, fit, images) -> None:
 # Adaptive weight of the adversarial terms.
 
 
-def parted(name: str, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def parted(name: str, terms: dict[str, Term]) -> tuple[Tensor, Tensor]:
     """Return the decoder's non-adversarial loss and its adversarial loss."""
-    adversarial = sum(value for key, value in terms.items() if key.startswith("adversarial"))
+    adversarial = sum(term.weighted for key, term in terms.items() if key.startswith("adversarial"))
     if name == "vae_gan":
-        return 0.1 * terms["feature"], adversarial
-    return sum(value for key, value in terms.items() if not key.startswith("adversarial")), adversarial
+        return 0.1 * terms["feature"].value, adversarial
+    return sum(term.weighted for key, term in terms.items() if not key.startswith("adversarial")), adversarial
 
 
-def ratio_by_hand(name: str, model, terms: dict[str, Tensor]) -> float:
+def ratio_by_hand(name: str, model, terms: dict[str, Term]) -> float:
     """Return the ratio of the gradient norms at the decoder's last weight, in float64."""
     weight = model.decoder.convolutions[-1].weight
     lengths = [torch.autograd.grad(loss, weight, retain_graph=True)[0].double().norm() for loss in parted(name, terms)]
@@ -493,7 +508,7 @@ def test_without_it_the_sum_is_plain(tiny, images) -> None:
     model = tiny("adversarial_vae")
     terms = model.autoencoder_losses(model.forward_batch(images))
     ((loss, _),) = model.routes(terms)
-    assert loss.item() == pytest.approx(sum(value.item() for value in terms.values()), rel=1e-6)
+    assert loss.item() == pytest.approx(sum(term.weighted.item() for term in terms.values()), rel=1e-6)
     assert "adversarial_scale" not in model.state_dict()
 
 
@@ -645,7 +660,7 @@ def test_summed_squared_error_as_the_pixel_term(tiny, images) -> None:
     model = tiny("vae", {"reconstruction": "mse"})
     step = model.forward_batch(images)
     error = (torch.sigmoid(step.logits) - images).square().flatten(1).sum(1).mean()
-    assert model.autoencoder_losses(step)["reconstruction"].item() == pytest.approx(error.item(), rel=1e-5)
+    assert model.autoencoder_losses(step)["reconstruction"].value.item() == pytest.approx(error.item(), rel=1e-5)
 
 
 def test_the_registry_knows_the_variants_by_name_alone() -> None:
@@ -697,7 +712,7 @@ def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, kind, ti
         model.critic = Blind(output)
         if name != "pegasus":  # its critic's inputs all come from the forward pass
             model.autoencoder_losses(step)
-        least = min(least, sum(term.item() for term in model.critic_losses(step).values()))
+        least = min(least, sum(term.weighted.item() for term in model.critic_losses(step).values()))
     # ACAI's coefficients are random: the tolerance is a few standard errors of the batch mean.
     assert model.blind_critic_loss() == pytest.approx(least, rel=0.05 if name == "acai" else 1e-3)
 

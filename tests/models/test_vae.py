@@ -24,8 +24,8 @@ def test_terms_by_hand(tiny, images) -> None:
     reconstruction, kl = by_hand(model, images)
     terms = model.autoencoder_losses(model.forward_batch(images))
     assert terms.keys() == {"reconstruction", "kl"}
-    assert terms["reconstruction"].item() == pytest.approx(2 * reconstruction.item(), rel=1e-5)
-    assert terms["kl"].item() == pytest.approx(3 * kl.item(), rel=1e-4)
+    assert terms["reconstruction"].weighted.item() == pytest.approx(2 * reconstruction.item(), rel=1e-5)
+    assert terms["kl"].weighted.item() == pytest.approx(3 * kl.item(), rel=1e-4)
 
 
 def test_gradients_by_hand(tiny, fit, optimizer_steps, assert_gradients, images) -> None:

@@ -127,7 +127,7 @@ def test_the_feature_term_compares_the_image_with_its_reconstruction(tiny, image
     terms, _ = by_hand(model, images)
     found = model.autoencoder_losses(model.forward_batch(images))["feature"]
     assert terms["feature"] > 1
-    assert found.item() == pytest.approx(terms["feature"].item(), rel=1e-4)
+    assert found.value.item() == pytest.approx(terms["feature"].item(), rel=1e-4)
 
 
 def test_the_critics_terms_call_both_fakes_fake(tiny, images) -> None:
@@ -137,10 +137,14 @@ def test_the_critics_terms_call_both_fakes_fake(tiny, images) -> None:
     model.autoencoder_losses(step)
     terms = model.critic_losses(step)
     assert terms.keys() == {"real", "reconstruction", "noise"}
-    assert terms["real"].item() == pytest.approx(2 * wanted["real is real"].item(), rel=1e-4)
-    assert terms["reconstruction"].item() == pytest.approx(11 * wanted["reconstruction is fake"].item(), rel=1e-4)
-    assert terms["noise"].item() == pytest.approx(13 * wanted["noise is fake"].item(), rel=1e-4)
-    gradients = torch.autograd.grad(sum(terms.values()), model.autoencoder_parameters, allow_unused=True)
+    assert terms["real"].weighted.item() == pytest.approx(2 * wanted["real is real"].item(), rel=1e-4)
+    assert terms["reconstruction"].weighted.item() == pytest.approx(
+        11 * wanted["reconstruction is fake"].item(), rel=1e-4
+    )
+    assert terms["noise"].weighted.item() == pytest.approx(13 * wanted["noise is fake"].item(), rel=1e-4)
+    gradients = torch.autograd.grad(
+        sum(term.value for term in terms.values()), model.autoencoder_parameters, allow_unused=True
+    )
     assert gradients == (None,) * len(gradients)
 
 

@@ -30,6 +30,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.models.adversarial_vae import AdversarialVAE
+from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.two_player import TwoPlayerModel
 
 SETTINGS = [
@@ -302,7 +303,7 @@ def test_a_guided_run_is_continued_to_the_weights_of_an_unbroken_one(
     assert "Training the " not in session.out  # they were kept
     whole, broken = (the_run(folder) for folder in folders)
     assert digest(broken) == digest(whole)
-    names = ("loss/guidance", "loss/perceptual", "loss/stay", "loss/layout", "critic/r1")
+    names = ("loss/guidance", "loss/perceptual", "loss/stay", "loss/layout", "critic_penalty/r1")
     for name in names:
         assert logged(broken)[name] == logged(whole)[name]
     assert not [name for name in checkpoint_of(whole)["state_dict"] if name.startswith("guide")]
@@ -502,9 +503,9 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_spares_the_checkpoint(
 ) -> None:
     losses = AdversarialVAE.autoencoder_losses
 
-    def poisoned(self: AdversarialVAE, step: Any) -> dict[str, torch.Tensor]:
+    def poisoned(self: AdversarialVAE, step: Any) -> dict[str, Term]:
         terms = losses(self, step)
-        return terms | {"kl": terms["kl"] * math.nan} if self.batches_done == 5 else terms
+        return terms | {"kl": Term(terms["kl"].value * math.nan)} if self.batches_done == 5 else terms
 
     monkeypatch.setattr(AdversarialVAE, "autoencoder_losses", poisoned)
     overrides = ["trainer.max_epochs=3", f"trainer.log_every_n_steps={every}", "callbacks.images=false"]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pegasus_lightning.evaluate.metrics.intervals import Parentage, Uncertainty, uncertainty
 from pegasus_lightning.utils.randomness import Stream, generator
 
 BLOCK = 2**22  # most distances or kernel values in memory at once: 32 MB in float64
@@ -114,8 +115,10 @@ def mean_kernel_to_others(features: Tensor) -> Tensor:
     return (_kernel_means(features, features).rows * len(features) - own) / (len(features) - 1)
 
 
-def kid_error(real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = None) -> float:
-    """Return the standard error of the kernel distance between two whole sets, over draws of both.
+def kid_uncertainty(
+    real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = None, parents: Parentage | None = None
+) -> Uncertainty:
+    """Return the uncertainty of the kernel distance between two whole sets, over draws of both.
 
     The two leading terms of its variance (Serfling 1980, sec. 5.2.1; Bounliphone et al. 2016, arXiv 1511.04581, eq. 13)
     are 4 var(a) / N + 4 var(b) / M + 2 (1 / N + 1 / M)^2 mean(c^2). a_i is the mean kernel of real i with the other
@@ -124,15 +127,18 @@ def kid_error(real: Tensor, fake: Tensor, *, real_to_others: Tensor | None = Non
     of means over finite sets by subtracting mean(c^2) (1 / N + 1 / M). For equal distributions both vanish and the
     third term remains. The deviation of `kid` is that of a subset and several times as large.
 
-    The sets are (N, d) and (M, d); `real_to_others` is `mean_kernel_to_others(real)`, if already computed.
+    The sets are (N, d) and (M, d); `real_to_others` is `mean_kernel_to_others(real)`, if already computed; `parents`
+    are the photographs that the fakes share.
     """
     within_real = mean_kernel_to_others(real) if real_to_others is None else real_to_others
     across = _kernel_means(real, fake)
     overall, few = across.rows.mean(), 1 / len(real) + 1 / len(fake)
     centred = across.square - across.rows.square().mean() - across.columns.square().mean() + overall.square()
     first = ((within_real - across.rows).var() - few * centred).clamp_min(0) / len(real)
-    second = ((mean_kernel_to_others(fake) - across.columns).var() - few * centred).clamp_min(0) / len(fake)
-    return (4 * (first + second) + 2 * few**2 * centred).clamp_min(0).sqrt().item()
+    of_fakes = uncertainty(mean_kernel_to_others(fake) - across.columns, parents)
+    second = (of_fakes.error**2 - few * centred / len(fake)).clamp_min(0)
+    error = (4 * (first + second) + 2 * few**2 * centred).clamp_min(0).sqrt().item()
+    return Uncertainty(error, of_fakes.quantile)
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -157,10 +163,15 @@ def neighbour_radii(features: Tensor, k: int) -> Tensor:
 
 
 class PrecisionRecall(NamedTuple):
-    """`precision` of each fake, (M,) bool; `recall` of each real, (N,) bool."""
+    """`precision` of each fake, (M,) bool; `reached`: whether a real lies in the ball of a fake, (N, M) bool."""
 
     precision: Tensor
-    recall: Tensor
+    reached: Tensor
+
+    @property
+    def recall(self) -> Tensor:
+        """Whether each real is recalled, (N,) bool."""
+        return self.reached.any(1)
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3, *, real_radii: Tensor | None = None) -> PrecisionRecall:
@@ -176,19 +187,24 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, *, real_radii: Tens
     """
     real_radii = neighbour_radii(real, k) if real_radii is None else real_radii
     fake_radii = neighbour_radii(fake, k)
-    precise, recalled = [], torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    precise, reached = [], []
     for start, block in _distances(fake, real):
         precise.append((block <= real_radii).any(1))
-        recalled |= (block <= fake_radii[start : start + len(block), None]).any(0)
-    return PrecisionRecall(torch.cat(precise), recalled)
+        reached.append(block <= fake_radii[start : start + len(block), None])
+    return PrecisionRecall(torch.cat(precise), torch.cat(reached).T)
 
 
 class DensityCoverage(NamedTuple):
     """`density` of each fake, (M,), at least 0 and about 1 on average for equal distributions (more where reals are
-    dense); `coverage` of each real, (N,) bool."""
+    dense); `reached`: whether a fake lies in the ball of a real, (N, M) bool."""
 
     density: Tensor
-    coverage: Tensor
+    reached: Tensor
+
+    @property
+    def coverage(self) -> Tensor:
+        """Whether each real is covered, (N,) bool."""
+        return self.reached.any(1)
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, real_radii: Tensor | None = None) -> DensityCoverage:
@@ -204,9 +220,5 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, real_radii: Tens
         real_radii: `neighbour_radii(real, k)`, to reuse for many sets of fakes; null: computed.
     """
     radii = neighbour_radii(real, k) if real_radii is None else real_radii
-    density, covered = [], torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for _, block in _distances(fake, real):
-        inside = block <= radii
-        density.append(inside.sum(1) / k)
-        covered |= inside.any(0)
-    return DensityCoverage(torch.cat(density), covered)
+    inside = torch.cat([block <= radii for _, block in _distances(fake, real)])
+    return DensityCoverage(inside.sum(1) / k, inside.T)

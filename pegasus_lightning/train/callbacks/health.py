@@ -155,7 +155,8 @@ class Health(pl.Callback):
         if not trainer.is_last_batch and pl_module.batches_done % log_every:
             return
         # `latest` is now the mean over the batches since the previous log.
-        loss = sum(value for name, value in pl_module.latest.items() if name.startswith("critic_loss/"))
+        weights, latest = pl_module.term_weights, pl_module.latest
+        loss = sum(weights[name] * latest[name] for name in weights if name.startswith("critic_loss/"))
         self._loss_sum += loss * self._unlogged
         self._batches += self._unlogged
         self._unlogged = 0

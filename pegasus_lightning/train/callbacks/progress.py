@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,13 +17,23 @@ SHOWN = {
     "loss/adversarial": "adv",
     "critic/real": "C(real)",
     "critic/fake": "C(fake)",
+    "critic/blend": "C(blend)",
+    "critic/mix": "C(mix)",
     "validation/psnr": "PSNR dB",
 }
 
 
-def numbers_that_matter(metrics: dict[str, float]) -> str:
-    """Return the available main metrics, such as `kl 31.2  adv 0.71  PSNR dB 19.8`."""
-    return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in SHOWN.items() if name in metrics)
+def numbers_that_matter(metrics: Mapping[str, float], weights: Mapping[str, float]) -> str:
+    """Return the available main metrics, such as `kl 31.2 (x0.03)  adv 0.71  PSNR dB 19.8`.
+
+    Terms are unweighted; their weights, by tag, are shown if they are not 1.
+    """
+    shown = []
+    for name, label in SHOWN.items():
+        if name in metrics:
+            weight = weights.get(name, 1.0)
+            shown.append(f"{label} {metrics[name]:.4g}" + (f" (x{weight:.4g})" if weight != 1 else ""))
+    return "  ".join(shown)
 
 
 class ProgressLine(pl.Callback):
@@ -54,7 +65,7 @@ class ProgressLine(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
-            self._bar.set_postfix_str(numbers_that_matter(pl_module.latest), refresh=False)
+            self._bar.set_postfix_str(numbers_that_matter(pl_module.latest, pl_module.term_weights), refresh=False)
             self._bar.update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -66,7 +77,7 @@ class ProgressLine(pl.Callback):
             left = max(0, _total_batches(trainer) - pl_module.batches_done) / rate
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {rate:.1f} batches/s  "
-                f"{tqdm.format_interval(left)} left  {numbers_that_matter(pl_module.latest)}",
+                f"{tqdm.format_interval(left)} left  {numbers_that_matter(pl_module.latest, pl_module.term_weights)}",
                 file=sys.stderr,
                 flush=True,
             )

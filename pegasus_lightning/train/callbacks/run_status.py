@@ -116,5 +116,10 @@ class RunStatus(pl.Callback):
             self.check()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.report(epochs=trainer.current_epoch + 1, batches=pl_module.batches_done, metrics=pl_module.latest)
+        self.report(
+            epochs=trainer.current_epoch + 1,
+            batches=pl_module.batches_done,
+            metrics=pl_module.latest,
+            weights=pl_module.term_weights,
+        )
         self.sync_signal(trainer)

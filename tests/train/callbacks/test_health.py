@@ -21,6 +21,7 @@ from torch import Tensor
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.data.settings import SilhouettesConfig
+from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.train.callbacks.health import (
     BAD,
@@ -271,9 +272,9 @@ class EveryBatch(pl.Callback):
         self.losses: list[float] = []
         terms_of = model.critic_losses
 
-        def watched(step: Any) -> dict[str, Tensor]:
+        def watched(step: Any) -> dict[str, Term]:
             terms = terms_of(step)
-            self.losses.append(sum(term.item() for term in terms.values()))
+            self.losses.append(sum(term.weighted.item() for term in terms.values()))
             return terms
 
         model.critic_losses = watched  # type: ignore[method-assign]

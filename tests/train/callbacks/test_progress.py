@@ -18,7 +18,9 @@ def trainer(epoch: int = 0, first: bool = True) -> Any:
 
 
 def model(batches_done: int) -> Any:
-    return SimpleNamespace(batches_done=batches_done, latest={"loss/kl": 31.237, "validation/psnr": 19.0})
+    return SimpleNamespace(
+        batches_done=batches_done, latest={"loss/kl": 31.237, "validation/psnr": 19.0}, term_weights={}
+    )
 
 
 class Clock:
@@ -40,8 +42,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_only_the_numbers_that_matter_in_words() -> None:
     metrics = {"validation/psnr": 19.8374, "loss/kl": 31.2, "speed/images_per_second": 5000.0, "critic/real": 0.5}
-    assert numbers_that_matter(metrics) == "kl 31.2  C(real) 0.5  PSNR dB 19.84"
-    assert numbers_that_matter({}) == ""
+    assert numbers_that_matter(metrics, {"loss/kl": 1.0}) == "kl 31.2  C(real) 0.5  PSNR dB 19.84"
+    assert numbers_that_matter(metrics, {"loss/kl": 0.03}) == "kl 31.2 (x0.03)  C(real) 0.5  PSNR dB 19.84"
+    assert numbers_that_matter({}, {}) == ""
 
 
 def test_away_from_a_terminal_it_is_one_line_every_few_seconds(

@@ -12,7 +12,7 @@ import pytest
 
 from pegasus_lightning.train.callbacks.run_status import SIGNALS, Interrupted, RunStatus
 
-MODEL = SimpleNamespace(batches_done=7, latest={"loss/kl": 1.5})
+MODEL = SimpleNamespace(batches_done=7, latest={"loss/kl": 1.5}, term_weights={"loss/kl": 0.5})
 TRAINER: Any = SimpleNamespace(current_epoch=1, is_last_batch=False, world_size=1)
 
 
@@ -96,4 +96,4 @@ def test_the_signals_are_given_back() -> None:
 def test_an_epoch_is_reported_with_the_latest_metrics() -> None:
     notes = Notes()
     notes.callback.on_train_epoch_end(TRAINER, MODEL)
-    assert notes.written == [{"epochs": 2, "batches": 7, "metrics": {"loss/kl": 1.5}}]
+    assert notes.written == [{"epochs": 2, "batches": 7, "metrics": {"loss/kl": 1.5}, "weights": {"loss/kl": 0.5}}]
