@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import stdev
 from typing import Any, NamedTuple
 
 from pegasus_lightning.utils.errors import UserError
@@ -195,10 +194,10 @@ def over_seeds(figures: Sequence[Figure]) -> Spread:
     count, mean = len(values), sum(values) / len(values)
     if count == 1:
         return Spread(mean, figures[0].low, figures[0].high, math.nan, values)
-    spread = stdev(values)
-    if spread == 0:
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    if len(set(values)) == 1:
         low, high = (sum(getattr(figure, end) for figure in figures) / count for end in ("low", "high"))
-        return Spread(mean, low, high, spread, values)
+        return Spread(mean, low, high, 0.0, values)
     half = _t_quantile(count - 1) * spread / math.sqrt(count)
     return Spread(mean, mean - half, mean + half, spread, values)
 
