@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from pegasus_lightning.generate.figures import mixes as mix_figures
-from pegasus_lightning.generate.figures.networks import diagram_figure, plan
+from pegasus_lightning.generate.figures.networks import Layer, NetworkPlan, diagram_figure, plan
 from pegasus_lightning.generate.mixing import Recipes, mixing_of
 from pegasus_lightning.generate.sampler import Pegasi, Sampler
 from pegasus_lightning.generate.settings import GenerateConfig
@@ -23,6 +24,7 @@ SHOWN = 64  # in the figure of many
 GALLERY = 16
 REPEATS, REPEAT_STEPS = 6, 11
 STRIPS = 6
+SAMPLING = "z = mean + exp(log-variance / 2) * noise"  # of `Posterior.sample_with`
 
 
 def wants(settings: GenerateConfig, figure: str) -> bool:
@@ -111,13 +113,43 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateCo
 
 
 def diagram(model: TwoPlayerModel, *, title: str, footer: str = "") -> np.ndarray:
-    """Return the model's networks as a picture, with shapes and parameter counts."""
+    """Return the model's networks as a picture, with shapes and parameter counts; see `network_plans`."""
+    return diagram_figure(network_plans(model), title=title, footer=footer)
+
+
+def network_plans(model: TwoPlayerModel) -> list[NetworkPlan]:
+    """Return the plans of encoder, decoder and critic, with what the model does to their outputs.
+
+    These steps are no modules: the sampling of codes, the sigmoid of pixels, and the mean and the sigmoid of the
+    critic's output, each only where the model has it.
+    """
     image = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, device=model.device)
     code = torch.zeros(2, model.config.networks.latent_dim, device=model.device)
-    examples = {"encoder": image, "decoder": code, "critic": image}
-    networks = {name: getattr(model, name) for name in examples}
-    plans = [plan(name, network, examples[name]) for name, network in networks.items() if network is not None]
-    return diagram_figure(plans, title=title, footer=footer)
+    encoder, decoder = plan("encoder", model.encoder, image), plan("decoder", model.decoder, code)
+    if model.config.sample_codes:
+        sampled = Layer(f"sampling: {SAMPLING}", tuple(code.shape[1:]), 0, follows=encoder.ends())
+        encoder = encoder.then(sampled, output="the code z")
+    else:
+        encoder = encoder.then(output="the code z, not sampled")
+    pixels = Layer("Sigmoid", tuple(image.shape[1:]), 0)
+    plans = [encoder, decoder.then(pixels, output="the image, pixels in 0 to 1")]
+    if model.critic is None:
+        return plans
+    critic = plan("critic", model.critic, image)
+    if math.prod(critic.layers[-1].shape) > 1:
+        critic = critic.then(Layer("Mean", (1,), 0))
+    if not _reads_probability(model):
+        told = getattr(model.config, "critic_tells", "one number")
+        return [*plans, critic.then(output=f"{told}, no sigmoid")]
+    if model.config.adversarial_loss == "hinge":
+        return [*plans, critic.then(output="hinge score, no sigmoid")]
+    return [*plans, critic.then(Layer("Sigmoid", (1,), 0), output="the probability of a real image")]
+
+
+def _reads_probability(model: TwoPlayerModel) -> bool:
+    """Return whether the sigmoid of the critic's output is what the model logs as the probability of real."""
+    outputs = torch.tensor([-2.0, 0.0, 2.0])
+    return torch.equal(model.critic_probability(outputs), torch.sigmoid(outputs))
 
 
 def write_pictures(folder: Path, pictures: dict[str, np.ndarray], step: int) -> None:

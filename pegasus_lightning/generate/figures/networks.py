@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,40 +15,56 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from pegasus_lightning.generate.figures.cards import ARROW, CARD, arrow, card
 from pegasus_lightning.generate.figures.mixes import caption_lines, framed
 from pegasus_lightning.utils.image_grid import ACCENT, FAINT, INK, MARGIN, PAD, blank_canvas, paint, render_text
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity)
-TEXT, GLYPH, ARROW = 180, 58, 22  # pixels: widths of a card's text and drawing; gap between two cards
+TEXT, GLYPH = 180, 58  # pixels: widths of a card's text and drawing
 LANE = GLYPH + TEXT + 3 * PAD
-CARD, EDGE, FRONT, TOP = (255, 255, 255), (205, 202, 197), (250, 217, 194), (226, 168, 128)
+FRONT, TOP = (250, 217, 194), (226, 168, 128)
 HEAD, NAME, DETAIL = 18, 13, 12  # pixels: sizes of text
 LEGEND = "Under each layer: the shape of its output (channels x height x width, or its length) and its parameters."
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network.
+    """One layer of a network, or a step after it that is no module, such as a sigmoid.
 
     name: description after the part of the network that contains the layer: "mean: Linear 2048 -> 128".
     shape: output shape without the batch. parameters: their number, including those of merged layers.
-    follows: index of the layer whose output is the input, -1: the network's input; None: the previous layer.
+    follows: indices of the layers whose outputs are the inputs, each before this layer; -1: the network's input;
+        None: the previous layer alone. Two layers that follow one are branches; a layer that follows two joins them.
     """
 
     name: str
     shape: tuple[int, ...]
     parameters: int
-    follows: int | None = None
+    follows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """Layers in order of execution; `input_shape` is without the batch, `parameters` counts each parameter once."""
+    """Layers in order of execution; `input_shape` is without the batch, `parameters` counts each parameter once.
+
+    output: what the last layer's output is, in words; empty: not said.
+    """
 
     name: str
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
     parameters: int
+    output: str = ""
+
+    def then(self, *layers: Layer, output: str = "") -> NetworkPlan:
+        """Return the plan with further layers at its end, and with `output`."""
+        return replace(self, layers=(*self.layers, *layers), output=output)
+
+    def ends(self) -> tuple[int, ...]:
+        """Return the indices of the layers that no other layer follows, such as an encoder's two heads."""
+        before = (range(i - 1, i) if layer.follows is None else layer.follows for i, layer in enumerate(self.layers))
+        followed = {index for indices in before for index in indices}
+        return tuple(i for i in range(len(self.layers)) if i not in followed)
 
 
 def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
@@ -60,13 +76,15 @@ def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
     leaves = {module: path for path, module in network.named_modules() if _is_leaf(path, module)}
     lines: list[Layer] = []
     made_by = {_storage(example): -1}  # storage to the index of the layer that wrote it
+    known = {id(example): -1}  # tensor to the same; a view shares its storage with the tensor that it is a view of
     kept: list[Tensor] = [example]  # kept alive, so that no storage is reused
     sources: dict[nn.Module, int] = {}
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         kept.append(inputs[0])
         # A tensor that no layer produced (a flattened copy) counts as the output of the previous layer.
-        sources[module] = made_by.setdefault(_storage(inputs[0]), len(lines) - 1)
+        source = made_by.setdefault(_storage(inputs[0]), len(lines) - 1)
+        sources[module] = known.setdefault(id(inputs[0]), source)
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         kept.append(output)
@@ -78,9 +96,9 @@ def plan(name: str, network: nn.Module, example: Tensor) -> NetworkPlan:
                 name = f"{last.name} + {describe(module)}"
                 lines[-1] = Layer(name, shape, last.parameters + parameters, last.follows)
             else:
-                follows = None if sources[module] == len(lines) - 1 else sources[module]
+                follows = None if sources[module] == len(lines) - 1 else (sources[module],)
                 lines.append(Layer(_part(path) + describe(module), shape, parameters, follows))
-        made_by[_storage(output)] = len(lines) - 1
+        made_by[_storage(output)] = known[id(output)] = len(lines) - 1
 
     modes = {module: module.training for module in network.modules()}
     hooks = [module.register_forward_pre_hook(before) for module in leaves]
@@ -123,7 +141,8 @@ def diagram_figure(plans: Sequence[NetworkPlan], *, title: str, footer: str = ""
     """Draw networks side by side, each from its input down to its output and total, as (H, W, 3) uint8.
 
     One card a layer: a drawing of the output (a block scaled by the side of the maps and the number of channels; a bar
-    for a vector), name, output shape and parameters. Branches are side by side.
+    for a vector), name, output shape and parameters. Branches are side by side. Raise ValueError if there is no plan,
+    or a layer follows one that is not before it.
     """
     if not plans:
         raise ValueError("plans must contain at least one plan")
@@ -161,34 +180,44 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _network(network: NetworkPlan, lane: int) -> np.ndarray:
-    """Draw one network: its name, its cards, `lane` pixels wide, with arrows between them, and its total."""
+    """Draw one network: its name, its cards, `lane` pixels wide, with arrows between them, its output and its total."""
     cards = [_card(Layer("input", network.input_shape, 0), "", lane)]  # index 0 is the input, here and below
-    parents, rows, lanes = [-1], [0], [0]
+    sources: list[tuple[int, ...]] = [()]
+    rows, lanes = [0], [0]
     for i, layer in enumerate(network.layers):
-        parent = i if layer.follows is None else layer.follows + 1
-        if not 0 <= parent <= i:
-            raise ValueError(f"{layer.name} of {network.name} must follow -1 or a layer before it, not {layer.follows}")
-        cards.append(_card(layer, _part_of(network.layers[parent - 1]) if parent else "", lane))
-        rows.append(rows[parent] + 1)
-        lanes.append(max(lanes) + 1 if parent in parents else lanes[parent])
-        parents.append(parent)
+        follows = (i - 1,) if layer.follows is None else layer.follows
+        if not follows or not all(-1 <= index < i for index in follows):
+            said = ", ".join(map(str, follows)) or "nothing"
+            raise ValueError(f"{layer.name} of {network.name} must follow -1 or a layer before it, not {said}")
+        above = tuple(index + 1 for index in follows)
+        part_above = _part_of(network.layers[follows[0]]) if follows[0] >= 0 else ""
+        cards.append(_card(layer, part_above, lane))
+        rows.append(max(rows[parent] for parent in above) + 1)
+        branches = len(above) == 1 and any(above[0] in others for others in sources)
+        lanes.append(max(lanes) + 1 if branches else lanes[above[0]])
+        sources.append(above)
     tallest = [max(cards[i].shape[0] for i, r in enumerate(rows) if r == row) for row in range(max(rows) + 1)]
     name = render_text(network.name, HEAD, lane)
-    total = render_text(f"{network.parameters:,} parameters in all", NAME, lane)
+    output = f"output: {network.output}" if network.output else ""
+    totals = ((output, INK), (f"{network.parameters:,} parameters in all", ACCENT))
+    below = [(render_text(text, NAME, lane), colour) for text, colour in totals if text]
     tops = name.shape[0] + PAD + np.cumsum([0, *(height + ARROW for height in tallest)])
     width = lane * (max(lanes) + 1) + MARGIN * max(lanes)
-    canvas = blank_canvas(int(tops[-1]) - ARROW + 2 * PAD + total.shape[0], width)
+    canvas = blank_canvas(int(tops[-1]) - ARROW + PAD + sum(PAD + ink.shape[0] for ink, _ in below), width)
     middle = (width - lane) // 2  # of a card alone in its row
     step = lane + MARGIN
     lefts = [number * step if rows.count(row) > 1 else middle for row, number in zip(rows, lanes, strict=True)]
-    for i, (card, parent) in enumerate(zip(cards, parents, strict=True)):
+    for i, (picture, above) in enumerate(zip(cards, sources, strict=True)):
         top, left = int(tops[rows[i]]), lefts[i]
-        canvas[top : top + card.shape[0], left : left + lane] = card
-        if parent >= 0:
+        canvas[top : top + picture.shape[0], left : left + lane] = picture
+        for parent in above:
             start = (lefts[parent] + lane // 2, int(tops[rows[parent]]) + cards[parent].shape[0])
-            _arrow(canvas, start, (left + lane // 2, top))
+            arrow(canvas, start, (left + lane // 2, top))
     paint(canvas, name, 0, (width - name.shape[1]) // 2, INK)
-    paint(canvas, total, canvas.shape[0] - total.shape[0], (width - total.shape[1]) // 2, ACCENT)
+    top = int(tops[-1]) - ARROW + 2 * PAD
+    for ink, colour in below:
+        paint(canvas, ink, top, (width - ink.shape[1]) // 2, colour)
+        top += ink.shape[0] + PAD
     return canvas
 
 
@@ -209,15 +238,7 @@ def _card(layer: Layer, part_above: str, lane: int) -> np.ndarray:
     shape = " x ".join(map(str, layer.shape))
     counted = f"\n{layer.parameters:,} parameters" if layer.parameters else ""
     texts = [(new, DETAIL, ACCENT), (words, NAME, INK), (shape + counted, DETAIL, FAINT)]
-    inks = [(render_text(text, size, room), colour) for text, size, colour in texts if text]
-    tall = sum(ink.shape[0] for ink, _ in inks)
-    canvas = blank_canvas(max(tall, GLYPH) + 2 * PAD, lane)
-    canvas[:] = EDGE
-    canvas[1:-1, 1:-1] = CARD
-    top = (canvas.shape[0] - tall) // 2
-    for ink, colour in inks:
-        paint(canvas, ink, top, GLYPH + 2 * PAD, colour)
-        top += ink.shape[0]
+    canvas = card(texts, lane, left=GLYPH + 2 * PAD, height=GLYPH + 2 * PAD)
     middle = (canvas.shape[0] - GLYPH) // 2
     canvas[middle : middle + GLYPH, PAD : PAD + GLYPH] = _glyph(layer.shape)
     return canvas
@@ -240,14 +261,3 @@ def _glyph(shape: tuple[int, ...]) -> np.ndarray:
         pen.polygon([(right, top), back[1], back[2], (right, bottom)], TOP, INK)
     pen.rectangle([left, top, right, bottom], FRONT, INK)
     return np.asarray(image)
-
-
-def _arrow(canvas: np.ndarray, start: tuple[int, int], end: tuple[int, int]) -> None:
-    """Draw an arrow from `start` (x, y) down, across half way, and down to `end`."""
-    (x0, y0), (x1, y1) = start, end
-    turn = y1 - ARROW // 2 - 2
-    canvas[y0:turn, x0 - 1 : x0 + 1] = INK
-    canvas[turn : turn + 2, min(x0, x1) - 1 : max(x0, x1) + 1] = INK
-    canvas[turn : y1 - 4, x1 - 1 : x1 + 1] = INK
-    for i in range(6):
-        canvas[y1 - 2 - i, x1 - 1 - i : x1 + 1 + i] = INK

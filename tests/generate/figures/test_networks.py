@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from pegasus_lightning.generate.figures import cards
 from pegasus_lightning.generate.figures import networks as diagram
+from pegasus_lightning.generate.figures.draw import network_plans
 from pegasus_lightning.generate.figures.networks import Layer, NetworkPlan, describe, diagram_figure, plan
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.utils.image_grid import BACKGROUND, MARGIN, SMALLEST, save_png
+from pegasus_lightning.utils.image_grid import BACKGROUND, INK, MARGIN, SMALLEST, save_png
 
 Tiny = Callable[..., TwoPlayerModel]
 IMAGE, CODE = torch.zeros(1, 3, 32, 32), torch.zeros(1, 6)
@@ -49,7 +51,7 @@ def test_the_encoder_ends_in_two_heads_that_read_the_same(tiny: Tiny) -> None:
         Layer(f"convolutions: Conv 4x4, stride 2, 4 -> 8{after}", (8, 8, 8), 512 + 16),
         Layer(f"convolutions: Conv 4x4, stride 2, 8 -> 16{after}", (16, 4, 4), 2048 + 32),
         Layer("mean: Linear 256 -> 6", (6,), HEAD),
-        Layer("log_variance: Linear 256 -> 6", (6,), HEAD, follows=2),
+        Layer("log_variance: Linear 256 -> 6", (6,), HEAD, follows=(2,)),
     )
     assert found.parameters == 200 + 528 + 2080 + 2 * HEAD
 
@@ -62,7 +64,7 @@ def test_deeper_heads_are_two_chains_in_either_memory_format(tiny: Tiny, memory_
     assert [(layer.name, layer.follows) for layer in found.layers[3:]] == [
         ("mean: Linear 256 -> 8 + LeakyReLU", None),
         ("mean: Linear 8 -> 6", None),
-        ("log_variance: Linear 256 -> 8 + LeakyReLU", 2),
+        ("log_variance: Linear 256 -> 8 + LeakyReLU", (2,)),
         ("log_variance: Linear 8 -> 6", None),
     ]
 
@@ -112,6 +114,67 @@ def test_a_deterministic_encoder_has_one_head(tiny: Tiny) -> None:
     assert all(layer.follows is None for layer in layers)
 
 
+def test_the_heads_of_a_spatial_latent_reshape_the_same_features(tiny: Tiny) -> None:
+    networks = {"latent": "spatial", "latent_dim": 32, "batch_norm": False}
+    found = plan("encoder", tiny("adversarial_vae", {"networks": networks}).encoder, IMAGE)
+    assert [(layer.name, layer.follows) for layer in found.layers[3:]] == [
+        ("mean: Reshape", None),
+        ("mean: Conv 3x3, 16 -> 2", None),
+        ("log_variance: Reshape", (2,)),
+        ("log_variance: Conv 3x3, 16 -> 2", None),
+    ]
+    assert found.ends() == (4, 6)
+
+
+SAMPLING = Layer("sampling: z = mean + exp(log-variance / 2) * noise", (6,), 0, follows=(3, 4))
+PIXELS = Layer("Sigmoid", (3, 32, 32), 0)
+LAST = "last: Conv 4x4, 16 -> 1"
+
+
+@pytest.mark.parametrize("name", ["adversarial_vae", "vae_gan", "pegasus", "vae", "acai"])
+def test_codes_are_sampled_from_both_heads_and_pixels_end_in_a_sigmoid(tiny: Tiny, name: str) -> None:
+    encoder, decoder, *_ = network_plans(tiny(name))
+    assert [layer.name for layer in encoder.layers[3:5]] == ["mean: Linear 256 -> 6", "log_variance: Linear 256 -> 6"]
+    assert encoder.layers[5:] == (SAMPLING,)
+    assert decoder.layers[-2:] == (
+        Layer("convolutions: Transposed conv 4x4, stride 2, 4 -> 3", (3, 32, 32), 195),
+        PIXELS,
+    )
+
+
+def test_codes_that_are_not_sampled_are_the_mean(tiny: Tiny) -> None:
+    encoder = network_plans(tiny("adversarial_vae", {"sample_codes": False}))[0]
+    assert encoder.layers[-1] == Layer("mean: Linear 256 -> 6", (6,), HEAD)
+    assert encoder.output == "the code z, not sampled"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "ending", "output"),
+    [
+        ("adversarial_vae", {}, [LAST, "Sigmoid"], "the probability of a real image"),
+        ("vae_gan", {}, [LAST, "Sigmoid"], "the probability of a real image"),
+        ("pegasus", {}, [LAST, "Sigmoid"], "the probability of a real image"),
+        ("acai", {}, [LAST], "a coefficient, no sigmoid"),
+        ("adversarial_vae", {"adversarial_loss": "hinge"}, [LAST], "hinge score, no sigmoid"),
+        # Two convolutions leave 8 x 8 pixels, and the last convolution 5 x 5, of which the mean is taken.
+        ("vae_gan", {"networks": {"conv_layers": 2}}, ["last: Conv 4x4, 8 -> 1", "Mean", "Sigmoid"], None),
+        ("acai", {"networks": {"conv_layers": 2}}, ["last: Conv 4x4, 8 -> 1", "Mean"], None),
+    ],
+)
+def test_the_critic_ends_in_what_is_read_of_it(
+    tiny: Tiny, name: str, settings: dict[str, Any], ending: list[str], output: str | None
+) -> None:
+    critic = network_plans(tiny(name, settings))[2]
+    convolutions = settings.get("networks", {}).get("conv_layers", 3)
+    assert [layer.name for layer in critic.layers[convolutions:]] == ending
+    assert all(layer.shape == (1,) for layer in critic.layers[convolutions + 1 :])
+    assert output in (critic.output, None)
+
+
+def test_a_model_without_a_critic_has_two_networks(tiny: Tiny) -> None:
+    assert [each.name for each in network_plans(tiny("vae"))] == ["encoder", "decoder"]
+
+
 class Flat(nn.Module):
     """Flattens in a function, in a module that is no leaf."""
 
@@ -148,8 +211,8 @@ def test_each_layer_once_in_order_of_execution() -> None:
     found = plan("forked", Forked(), torch.zeros(1, 4))
     assert [(layer.name, layer.follows) for layer in found.layers] == [
         ("a: Linear 4 -> 4", None),
-        ("b: Linear 4 -> 4", -1),
-        ("act: ReLU", -1),
+        ("b: Linear 4 -> 4", (-1,)),
+        ("act: ReLU", (-1,)),
     ]
     assert found.parameters == 3 * 20
 
@@ -213,11 +276,12 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     written: list[tuple[str, int]] = []
     write = diagram.render_text
 
-    def watched(text: str, size: int, width: int) -> np.ndarray:
+    def watched(text: str, size: int, width: int, align: str = "left") -> np.ndarray:
         written.append((text, size))
-        return write(text, size, width)
+        return write(text, size, width, align)
 
-    monkeypatch.setattr(diagram, "render_text", watched)
+    for module in (diagram, cards):
+        monkeypatch.setattr(module, "render_text", watched)
     return written
 
 
@@ -247,19 +311,38 @@ def test_a_long_word_widens_the_cards_and_is_not_clipped() -> None:
 
 
 def test_branches_stand_beside_each_other_and_a_chain_below() -> None:
-    forked = diagram_figure([chain(A, B, Layer(C.name, C.shape, C.parameters, follows=0))], title="t")
+    forked = diagram_figure([chain(A, B, Layer(C.name, C.shape, C.parameters, follows=(0,)))], title="t")
     straight = diagram_figure([chain(A, B, C)], title="t")
-    cards = [np.unique(np.flatnonzero((f == diagram.CARD).all(axis=-1).any(axis=1))) for f in (forked, straight)]
-    rows = [1 + int((np.diff(card) > 1).sum()) for card in cards]
+    lines = [np.unique(np.flatnonzero((f == cards.CARD).all(axis=-1).any(axis=1))) for f in (forked, straight)]
+    rows = [1 + int((np.diff(line) > 1).sum()) for line in lines]
     assert rows == [3, 4]  # the input's included
     assert forked.shape[1] == 2 * diagram.LANE + MARGIN + 2 * MARGIN
 
     # Of the fork, the cards' left edges: two alone in the middle, then two lanes.
-    white = (forked == diagram.CARD).all(axis=-1)
-    tops = cards[0][np.concatenate([[True], np.diff(cards[0]) > 1])]
+    white = (forked == cards.CARD).all(axis=-1)
+    tops = lines[0][np.concatenate([[True], np.diff(lines[0]) > 1])]
     middle = (forked.shape[1] - diagram.LANE) // 2 + 1
     assert [int(np.flatnonzero(white[top])[0]) for top in tops] == [middle, middle, MARGIN + 1]
     assert [int(white[top].sum()) for top in tops] == [diagram.LANE - 2] * 2 + [2 * (diagram.LANE - 2)]
+
+
+def test_a_card_that_follows_two_lies_below_both_with_an_arrow_from_each() -> None:
+    fork = (A, B, Layer(C.name, C.shape, C.parameters, follows=(0,)))
+    forked = diagram_figure([chain(*fork)], title="t")
+    joined = diagram_figure([chain(*fork, Layer("sum", (3,), 0, follows=(1, 2)))], title="t")
+    assert joined.shape[1] == forked.shape[1]
+    white = (joined == cards.CARD).all(axis=-1)
+    lines = np.flatnonzero(white.any(axis=1))
+    top, last = lines[np.concatenate([[True], np.diff(lines) > 1])][[0, -1]]  # of the first and the last card
+    left = (joined.shape[1] - diagram.LANE) // 2
+    assert (np.flatnonzero(white[last])[[0, -1]] == (left + 1, left + diagram.LANE - 2)).all()  # alone in the middle
+    # The arrows: a stem below the middle of each lane, and one line from stem to stem just above the card.
+    dark = (joined == INK).all(axis=-1)
+    stems = [MARGIN + lane * (diagram.LANE + MARGIN) + diagram.LANE // 2 for lane in (0, 1)]
+    bar = last - 1 - cards.ARROW // 2 - 2
+    assert dark[bar, stems[0] : stems[1]].all()
+    assert (np.flatnonzero(dark[bar - 1]) == [stems[0] - 1, stems[0], stems[1] - 1, stems[1]]).all()
+    assert top < bar < last
 
 
 def test_blocks_are_as_wide_as_the_maps_and_as_deep_as_the_channels() -> None:
@@ -286,6 +369,6 @@ def test_the_file_is_the_same_each_time(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_diagram_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         diagram_figure([], title="t")
-    for follows in (-2, 0, 5):
-        with pytest.raises(ValueError, match=f"follow .* not {follows}"):
+    for follows, said in (((-2,), "-2"), ((0,), "0"), ((-1, 5), "-1, 5"), ((), "nothing")):
+        with pytest.raises(ValueError, match=f"follow .* not {said}$"):
             diagram_figure([chain(Layer("a", (3,), 0, follows=follows))], title="t")
