@@ -28,7 +28,7 @@ JUDGES = ("auto", "recogniser", "committee", "critic")
 SEARCHES = ("none", "best_of", "guided")
 SPLITS = ("test", "train")
 MAX_PEGASI, MAX_CANDIDATES = 10_000, 10_000_000
-FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "diagram", "filmstrip", "interpolation")
+FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "pipeline", "diagram", "filmstrip", "interpolation")
 
 
 @dataclass

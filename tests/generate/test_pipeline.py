@@ -19,8 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pegasus_lightning.data.silhouettes import load
 from pegasus_lightning.generate import pipeline, pretrained, session
 from pegasus_lightning.generate.__main__ import _work
+from pegasus_lightning.generate.figures import cards, mixes
 from pegasus_lightning.generate.figures import draw as drawing
-from pegasus_lightning.generate.figures import mixes
+from pegasus_lightning.generate.figures import pipeline as pipeline_figures
 from pegasus_lightning.generate.mixing import code_noise
 from pegasus_lightning.generate.pairs import Parents
 from pegasus_lightning.generate.settings import GENERATE, GenerateConfig, PegasusConfig, validate
@@ -50,6 +51,7 @@ TINY = [
 ]
 DRAWN = ["data=silhouettes", "data.train_per_class=40", "data.test_per_class=30"]
 FAR = "pegasus.threshold=1"
+DEFAULT_FIGURES = ("best", "diagram", "gallery", "pegasi", "pipeline", "repeats")
 
 
 def trained(folder: Path, *overrides: str) -> Path:
@@ -115,7 +117,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return draw(text, *args, **keywords)  # type: ignore[arg-type]
 
     monkeypatch.setattr(image_grid, "render_text", spy)
-    monkeypatch.setattr(mixes, "render_text", spy)
+    for module in (mixes, cards, pipeline_figures):
+        monkeypatch.setattr(module, "render_text", spy)
     return texts
 
 
@@ -161,7 +164,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
         assert generate(f"run={run}", f"out={tmp_path / name}", "count=6", f"seed={seed}", FAR, "search=guided",
                         "search.steps=2", "search.pairs=8").code == 0  # fmt: skip
     names = sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_file())
-    pictures = ["best.png", "diagram.png", "filmstrip.png", "gallery.png", "pegasi.png", "repeats.png"]
+    pictures = ["best.png", "diagram.png", "filmstrip.png", "gallery.png", "pegasi.png"]
+    pictures += ["pipeline.png", "repeats.png"]
     assert names == sorted([*pictures, "pegasi.json", "pegasi.npz"])
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
@@ -207,7 +211,7 @@ def test_figures_go_into_tensorboard_at_the_batch_that_the_model_was_saved_at(ru
     events = EventAccumulator(str(made / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()["images"]
-    assert sorted(tags) == [f"pegasi/{name}" for name in ("best", "diagram", "gallery", "pegasi", "repeats")]
+    assert sorted(tags) == [f"pegasi/{name}" for name in DEFAULT_FIGURES]
     picture = Image.open(made / "best.png")
     (event,) = events.Images("pegasi/best")
     assert (event.step, event.width, event.height) == (load_model(run).batches_done, *picture.size)
@@ -248,7 +252,8 @@ def test_two_image_files_make_one_pegasus(run: Path, tmp_path: Path, generate: C
     answer = generate(f"run={alone}", *files, "pegasus.ratio=[0,0]", "pegasus.codes=mean")
     assert answer.code == 0, answer.err
     (out,) = (tmp_path / "alone-pegasi").iterdir()
-    assert {path.name for path in out.glob("*.png")} == {"best.png", "diagram.png", "interpolation.png", "repeats.png"}
+    pictures = ("best", "diagram", "interpolation", "pipeline", "repeats")
+    assert {path.name for path in out.glob("*.png")} == {f"{name}.png" for name in pictures}
     model = load_model(run)
     with model.inference():
         wanted = to_uint8(model.reconstruct(to_float(horses[:1]))).transpose(0, 3, 1, 2)
@@ -322,6 +327,49 @@ def test_originals_can_be_kept_out_of_the_pictures(
     generate(f"run={run}", f"out={tmp_path / 'hidden'}", "count=2", FAR, "originals=false")
     assert written
     assert not any("original" in text for text in written)
+
+
+def shows(picture: Path, image: np.ndarray, scale: int) -> bool:
+    """Whether a picture contains an image (3, 32, 32) uint8, enlarged, to one grey level."""
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    tile = image.transpose(1, 2, 0).astype(int).repeat(scale, axis=0).repeat(scale, axis=1)
+    height, width = tile.shape[:2]
+    starts = pixels[: len(pixels) - height + 1, : pixels.shape[1] - width + 1]
+    places = np.argwhere((np.abs(starts - tile[0, 0]) <= 1).all(axis=-1))
+    return any(np.abs(pixels[y : y + height, x : x + width] - tile).max() <= 1 for y, x in places)
+
+
+def test_the_pipeline_shows_the_first_pegasus_and_its_own_parents(run: Path, made: Path, tmp_path: Path) -> None:
+    picture = made / "pipeline.png"
+    first, *others = record(made)["pegasi"]
+    assert shows(picture, images_in(made)[0], 8)
+    horses, birds = (images.numpy() for images in photos())
+    assert shows(picture, horses[first["first"]["index"]], 4)
+    assert shows(picture, birds[first["second"]["index"]], 4)
+    other = next(p["first"]["index"] for p in others if p["first"]["index"] != first["first"]["index"])
+    assert not shows(picture, horses[other], 4)
+
+    hidden = make(tmp_path / "hidden", run, count=10, seed=5, figures=["pipeline"], originals=False)
+    assert record(hidden)["pegasi"][0] == first
+    picture = hidden / "pipeline.png"
+    model = load_model(run)
+    with model.inference():
+        for parents, key in ((photos()[0], "first"), (photos()[1], "second")):
+            parent = parents[[first[key]["index"]]]
+            assert not shows(picture, parent[0].numpy(), 4)
+            assert shows(picture, to_uint8(model.reconstruct(to_float(parent)))[0].transpose(2, 0, 1), 4)
+
+
+def test_the_pipeline_names_what_was_done(run: Path, tmp_path: Path, written: list[str]) -> None:
+    out = make(tmp_path / "plain", run, count=2, figures=["pipeline"], pegasus__mixing="slerp", pegasus__codes="mean")
+    ratio = record(out)["pegasi"][0]["ratio"]
+    assert {"slerp mix", f"at ratio {ratio:.2f}\nalong the arc\nfrom z1 to z2"} <= set(written)
+    assert "code z1, the mean\n8 numbers" in written
+    assert "gradient ascent" not in written
+    written.clear()
+    guided = {"search__method": "guided", "search__steps": 3, "search__pairs": 8}
+    make(tmp_path / "guided", run, count=2, figures=["pipeline"], **guided)
+    assert {"lerp mix", "code z1, sampled\n8 numbers", "on the code,\n3 steps"} <= set(written)
 
 
 def test_an_error_while_writing_leaves_nothing_behind(
@@ -572,14 +620,16 @@ def in_the_package(
 
 
 def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
-    in_the_package: pretrained.PretrainedModel, tmp_path: Path, generate: Callable[..., Answer]
+    in_the_package: pretrained.PretrainedModel, tmp_path: Path, generate: Callable[..., Answer], written: list[str]
 ) -> None:
-    answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best]", "score.judge=committee", FAR)
+    answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best,pipeline]", "score.judge=committee", FAR)
     assert answer.code == 0, answer.err
     (out,) = (tmp_path / "pegasi" / "pegasus").iterdir()
     said, images = record(out), images_in(out)
     assert said["parents"] == {"codes": "drawn"}
     assert said["settings"]["pretrained"] == "pegasus"
+    assert {"learned mix", "horse\nreconstruction", "bird\nreconstruction"} <= set(written)
+    assert shows(out / "pipeline.png", images[0], 8)
     # The same by hand: parents decoded from drawn codes, encoded again, mixed as the model has learned it.
     parents = in_the_package.sample_parents(80, 0)
     model = in_the_package.run.model

@@ -12,6 +12,7 @@ import torch
 
 from pegasus_lightning.generate.figures import mixes as mix_figures
 from pegasus_lightning.generate.figures.networks import Layer, NetworkPlan, diagram_figure, plan
+from pegasus_lightning.generate.figures.pipeline import pipeline_figure
 from pegasus_lightning.generate.mixing import Recipes, mixing_of
 from pegasus_lightning.generate.sampler import Pegasi, Sampler
 from pegasus_lightning.generate.settings import GenerateConfig
@@ -102,6 +103,8 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateCo
             note="All rows are alike: the codes are not sampled." if fixed else "",
             **scaled,
         )
+    if wants(settings, "pipeline"):
+        pictures["pipeline"] = _pipeline(sampler, pegasi, settings, **look)
     if wants(settings, "diagram"):
         pictures["diagram"] = diagram(run.model, title=f"The networks of {run.name}", footer=footer)
     if wants(settings, "filmstrip") and pegasi.ascent is not None and pegasi.recorded is not None:
@@ -110,6 +113,27 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateCo
             ascent.frames[:, : len(shown)], steps=ascent.steps, trace=ascent.trace[:, shown], **scaled
         )
     return pictures
+
+
+def _pipeline(sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig, **look: Any) -> np.ndarray:
+    """Return the picture of how the first of the pegasi is made."""
+    start = torch.tensor([0])
+    chosen, made, mixer = pegasi.chosen.take(start), pegasi.mixes.take(start), sampler.mixer
+    codes = mixer.parent_codes(chosen)
+    mixed = mixer.mix(*codes, chosen.ratios.to(codes[0]))[0]
+    parents = sampler.originals(chosen) if settings.originals else (made.first, made.second)
+    return pipeline_figure(
+        made.images[0],
+        (parents[0][0], parents[1][0]),
+        (codes[0][0], codes[1][0] if mixer.direction is None else mixer.direction, mixed),
+        ratio=made.ratios[0].item(),
+        mixing=mixer.how,
+        sampled=mixer.sampled and sampler.model.config.sample_codes,
+        originals=settings.originals,
+        log_variance=sampler.model.config.sample_codes,
+        ascended=None if pegasi.ascent is None else (made.codes[0], settings.search.steps),
+        **look,
+    )
 
 
 def diagram(model: TwoPlayerModel, *, title: str, footer: str = "") -> np.ndarray:

@@ -40,9 +40,9 @@ def pegasi_figure(
     mixes: Tensor, *, classes: tuple[str, str], footer: str = "", columns: int = 8, scale: int = 3
 ) -> np.ndarray:
     """Draw mixes (N, 3, H, W) row by row (fig. 5 of the source document, with 64 mixes)."""
-    first, second = _two(classes)
-    mixes = _pixels("mixes", mixes, 4)
-    title = f"{_count(len(mixes), 'mix', 'mixes')} of {first} and {second}"
+    first, second = two_names(classes)
+    mixes = as_pixels("mixes", mixes, 4)
+    title = f"{counted(len(mixes), 'mix', 'mixes')} of {first} and {second}"
     return image_grid(mixes, columns=min(columns, len(mixes)), title=title, footer=footer, scale=scale)
 
 
@@ -55,15 +55,15 @@ def best_figure(
     first, second: the parents' reconstructions (3, H, W); `originals`, if given, are drawn above them.
     scores: by name. "score" is the maximised score; if missing, the sum of the others is shown.
     """
-    names = _two(classes)
-    mix = _pixels("mix", mix, 3)
+    names = two_names(classes)
+    mix = as_pixels("mix", mix, 3)
     shown = {"original": originals} if originals else {}
     shown["reconstruction"] = (first, second)
     sides = [
         stack(
             [
                 image_grid(
-                    _pixels(what, parents[i], 3, like=mix)[None, None],
+                    as_pixels(what, parents[i], 3, like=mix)[None, None],
                     scale=max(scale // 2, 1),
                     column_captions=[f"{name}\n{what}"],
                 )
@@ -91,9 +91,9 @@ def gallery_figure(
 
     ratios, scores: (N,), written over each mix.
     """
-    names = _two(classes)
-    mixes = _pixels("mixes", mixes, 4)
-    rows = [_pixels("first", first, 4, like=mixes), mixes, _pixels("second", second, 4, like=mixes)]
+    names = two_names(classes)
+    mixes = as_pixels("mixes", mixes, 4)
+    rows = [as_pixels("first", first, 4, like=mixes), mixes, as_pixels("second", second, 4, like=mixes)]
     ratio_values, score_values = _numbers("ratios", ratios, len(mixes)), _numbers("scores", scores, len(mixes))
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
@@ -102,7 +102,7 @@ def gallery_figure(
     missing = torch.tensor(BACKGROUND, dtype=torch.uint8)[:, None, None].expand(-len(mixes) % columns, *mixes.shape[1:])
     cells = torch.stack([torch.cat([row, missing]) for row in rows])
     starts = range(0, cells.shape[1], columns)
-    title = f"{_count(len(mixes), 'mix', 'mixes')} of {names[0]} and {names[1]}, between the decoded parents"
+    title = f"{counted(len(mixes), 'mix', 'mixes')} of {names[0]} and {names[1]}, between the decoded parents"
     legend = f"Over each column: the ratio of its mix (0 {names[0]}, 1 {names[1]}) and its score."
     return stack(
         [
@@ -128,10 +128,10 @@ def repeats_figure(
     rows: (R, C, 3, H, W), at `ratios` (C,); columns within `pegasus_range` are framed.
     note: additional sentence, e.g. that all rows are equal because the model does not sample codes.
     """
-    names = _two(classes)
-    rows = _pixels("rows", rows, 5)
+    names = two_names(classes)
+    rows = as_pixels("rows", rows, 5)
     values = _numbers("ratios", ratios, rows.shape[1])
-    times = _count(len(rows), "time", "times") + ("" if note else "; z is drawn anew for each row")
+    times = counted(len(rows), "time", "times") + ("" if note else "; z is drawn anew for each row")
     return image_grid(
         rows,
         title=f"One {names[0]} and one {names[1]}, interpolated {times}",
@@ -153,17 +153,17 @@ def compare_figure(
     first, second: parents (P, 3, H, W), in the top two rows; `parents_caption` describes them ("original").
     ratios: (P,), of all mixes in a column.
     """
-    names = _two(classes)
+    names = two_names(classes)
     if not models:
         raise ValueError("models must contain at least one model")
-    parents = [_pixels("first", first, 4)]
-    parents.append(_pixels("second", second, 4, like=parents[0]))
-    mixed = [_pixels(name, images, 4, like=parents[0]) for name, images in (*controls, *models)]
+    parents = [as_pixels("first", first, 4)]
+    parents.append(as_pixels("second", second, 4, like=parents[0]))
+    mixed = [as_pixels(name, images, 4, like=parents[0]) for name, images in (*controls, *models)]
     values = _numbers("ratios", ratios, len(parents[0]))
-    pairs = _count(len(values), "pair", "pairs")
+    pairs = counted(len(values), "pair", "pairs")
     return image_grid(
         torch.stack(parents + mixed),
-        title=f"The same {pairs} of {names[0]} and {names[1]}, mixed by {_count(len(models), 'model', 'models')}",
+        title=f"The same {pairs} of {names[0]} and {names[1]}, mixed by {counted(len(models), 'model', 'models')}",
         row_captions=[
             *(caption_lines(name, parents_caption) for name in names),
             *(f"{name}\n(control)" for name, _ in controls),
@@ -183,10 +183,10 @@ def interpolation_figure(
 
     ratios: (C,), of the steps; 0 and 1 are reconstructions, steps within `pegasus_range` are framed.
     """
-    names = _two(classes)
-    steps = _pixels("steps", steps, 4)
+    names = two_names(classes)
+    steps = as_pixels("steps", steps, 4)
     values = _numbers("ratios", ratios, len(steps))
-    start, end = (_pixels("parents", parent, 3, like=steps[0])[None] for parent in parents)
+    start, end = (as_pixels("parents", parent, 3, like=steps[0])[None] for parent in parents)
     captions = [f"{value:.2f}\ndecoded" if value in (0.0, 1.0) else f"{value:.2f}" for value in values]
     return image_grid(
         torch.cat([start, steps, end])[None],
@@ -206,8 +206,8 @@ def filmstrip_figure(
 
     frames: (K, B, 3, H, W), at `steps` (K,); trace: scores (S + 1, B), before the first step and after each step.
     """
-    names = _two(classes)
-    cells = _pixels("frames", frames, 5).transpose(0, 1)
+    names = two_names(classes)
+    cells = as_pixels("frames", frames, 5).transpose(0, 1)
     scores = np.asarray(torch.as_tensor(trace).detach().double().cpu())
     if scores.ndim != 2 or scores.shape[1] != len(cells):
         raise ValueError(f"trace must be (steps + 1, {len(cells)}), not {scores.shape}")
@@ -216,7 +216,7 @@ def filmstrip_figure(
     captions = [f"candidate {i + 1}" for i in range(len(cells))]
     grid = image_grid(
         cells,
-        title=f"{' x '.join(names)}: gradient ascent on the codes, {_count(len(scores) - 1, 'step', 'steps')}",
+        title=f"{' x '.join(names)}: gradient ascent on the codes, {counted(len(scores) - 1, 'step', 'steps')}",
         row_captions=captions,
         column_captions=[f"step {step}" for step in steps],
         scale=scale,
@@ -258,13 +258,13 @@ def _curves(scores: np.ndarray, labels: Sequence[str], marked: Sequence[int], wi
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _two(classes: tuple[str, str]) -> tuple[str, str]:
+def two_names(classes: tuple[str, str]) -> tuple[str, str]:
     if isinstance(classes, str) or len(classes) != 2:
         raise ValueError(f"classes must be two names, not {classes!r}")
     return classes[0], classes[1]
 
 
-def _pixels(name: str, images: Tensor, dimensions: int, like: Tensor | None = None) -> Tensor:
+def as_pixels(name: str, images: Tensor, dimensions: int, like: Tensor | None = None) -> Tensor:
     """Return images as uint8 on the CPU (float stacked with uint8 would turn white); check the shape."""
     if images.ndim != dimensions or images.numel() == 0 or (like is not None and images.shape != like.shape):
         wanted = f"{dimensions} dimensions, not empty" if like is None else str(tuple(like.shape))
@@ -303,7 +303,7 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
-def _count(number: int, one: str, many: str) -> str:
+def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
