@@ -23,7 +23,10 @@ PRESETS += ["acai_paper"]
 HERE = Path(__file__).parent
 # Name of the search -> options of the command, and figures to keep with their new names.
 WAYS = {
-    "drawn": (["figures=[pegasi,repeats,diagram]"], {"pegasi": "pegasi", "repeats": "repeats", "diagram": "diagram"}),
+    "drawn": (
+        ["figures=[pegasi,repeats,pipeline,diagram]"],
+        {"pegasi": "pegasi", "repeats": "repeats", "pipeline": "pipeline", "diagram": "diagram"},
+    ),
     "best": (["search=best_of", "search.pairs=2500", "figures=[best,gallery]"], {"best": "best", "gallery": "gallery"}),
     "guided": (
         ["search=guided", "search.pairs=2500", "figures=[pegasi,filmstrip]"],
