@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.evaluate.benchmark import _alarms
-from pegasus_lightning.evaluate.image_sets import ImageSetMetrics, Measurement, figure
+from pegasus_lightning.evaluate.image_sets import ImageSetMetrics, Measurement
+from pegasus_lightning.evaluate.metrics.intervals import Parentage, mean_figure
 from pegasus_lightning.runs.scorecards import MEASURES, PEGASI, PIXEL_AVERAGE
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import BATCH, to_float
@@ -78,7 +79,8 @@ def rows(images: Tensor) -> Tensor:
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_training_images_and_their_mirror_images_are_all_memorised(metrics: ImageSetMetrics, mirrored: bool) -> None:
     measured = metrics.measure(TRAIN.images.flip(3) if mirrored else TRAIN.images)
-    assert measured.figures["memorised"] == (1, 1, 1)
+    assert measured.figures["memorised"].value == measured.figures["memorised"].high == 1
+    assert 0.98 < measured.figures["memorised"].low < 1  # Wilson
     assert measured.figures["nearest_pixels"].value == 0
     assert measured.figures["nearest_features"].value == pytest.approx(0, abs=1e-6 if mirrored else 0)
     assert measured.neighbours.tolist() == list(range(300))
@@ -165,10 +167,10 @@ def test_a_collapsed_set_raises_the_alarm_of_variety(metrics: ImageSetMetrics) -
 
 def test_alarms_ring_at_their_limits() -> None:
     def rung(memorised: tuple[float, float, float], variety: float) -> int:
-        figures = {"memorised": figure(torch.zeros(2))._replace(value=memorised[0], low=memorised[1])}
+        figures = {"memorised": mean_figure(torch.zeros(2))._replace(value=memorised[0], low=memorised[1])}
         return len(_alarms({
-            PEGASI: figures | {"variety": figure(torch.full((2,), variety))},
-            PIXEL_AVERAGE: {"variety": figure(torch.full((2,), 0.2))},
+            PEGASI: figures | {"variety": mean_figure(torch.full((2,), variety))},
+            PIXEL_AVERAGE: {"variety": mean_figure(torch.full((2,), 0.2))},
         }))  # fmt: skip
 
     assert rung((0.02, 0.009, 0.03), 0.101) == 0  # interval includes 1 %; variety just above half of the control's
@@ -288,13 +290,16 @@ def test_bytes_and_floats_are_measured_alike_in_batches_or_at_once(metrics: Imag
     assert metrics.measure(images).figures == one.figures
 
 
-def test_a_figure_is_a_mean_with_its_interval() -> None:
-    value, low, high = figure(torch.tensor([True, False, False, True] * 100))
-    assert value == 0.5
-    # A binomial share of 400: half width 1.96 * sqrt(.25 / 400) = .049.
-    assert (low, high) == (pytest.approx(0.451, abs=0.006), pytest.approx(0.549, abs=0.006))
-    assert figure(torch.tensor([1.0, math.nan, 3.0])).value == 2
-    assert all(math.isnan(number) for number in figure(torch.full((3,), math.nan)))
+def test_intervals_know_of_shared_photographs(metrics: ImageSetMetrics, sample: Tensor) -> None:
+    """Each of 80 images twice: as many pictures as photographs, and no more to learn from them."""
+    twice, both = sample.repeat(2, 1, 1, 1), torch.arange(80).repeat(2)
+    apart = metrics.measure(sample).figures
+    blind, knowing = metrics.measure(twice).figures, metrics.measure(twice, None, Parentage(both, both)).figures
+    for name in ("recognised", "chimera", "p_first", "density", "precision", "nearest_pixels", "variety", "kid"):
+        assert knowing[name].value == blind[name].value
+        assert knowing[name].half == pytest.approx(apart[name].half, rel=0.1), name
+    for name in ("chimera", "p_first", "nearest_pixels"):
+        assert blind[name].half == pytest.approx(apart[name].half / 2**0.5, rel=0.05), name
 
 
 def test_the_kids_interval_holds_and_is_of_the_order_of_its_chance(metrics: ImageSetMetrics) -> None:

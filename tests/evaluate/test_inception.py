@@ -22,7 +22,7 @@ from pegasus_lightning.evaluate.inception import (
     inception_network,
     inception_weights,
 )
-from pegasus_lightning.evaluate.metrics.realism import kid
+from pegasus_lightning.evaluate.metrics.realism import kid, kid_uncertainty
 from pegasus_lightning.utils.errors import UserError
 
 N = 2000
@@ -95,12 +95,12 @@ def test_a_kid_by_hand() -> None:
     sets = repeated(*real), repeated(*fake)
     found = inception_figures(*sets, device="cpu", network=Linear(FIRST_TWO), subsets=2, subset_size=N)
     assert found.kid == pytest.approx(by_hand)
-    assert found.kid_deviation == pytest.approx(0, abs=1e-9)
     drawn = inception_figures(*sets, device="cpu", network=Linear(FIRST_TWO), subsets=50, subset_size=100)
     features = [extract_features(images, Linear(FIRST_TWO), "cpu") for images in sets]
-    assert (drawn.kid, drawn.kid_deviation) == kid(*features, 50, 100, 0)
-    assert drawn.kid_deviation > 0
-    assert abs(drawn.kid - by_hand) < 4 * drawn.kid_deviation / math.sqrt(50)
+    mean, deviation = kid(*features, 50, 100, 0)
+    assert drawn.kid == mean
+    assert drawn.kid_uncertainty == found.kid_uncertainty == kid_uncertainty(*features)
+    assert abs(drawn.kid - by_hand) < 4 * deviation / math.sqrt(50)
     again = inception_figures(*sets, device="cpu", network=Linear(FIRST_TWO), subsets=50, subset_size=100, seed=1)
     assert again.kid != drawn.kid
 
@@ -109,7 +109,7 @@ def test_a_set_and_itself_are_the_same() -> None:
     images = torch.randint(0, 256, (N, 3, 1, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = inception_figures(images, images.flip(0), device="cpu", network=Linear([[0.01, 0, 0], [0, 0.01, 0]]))
     assert found.fid == pytest.approx(0, abs=1e-6)
-    assert abs(found.kid) < 2 * found.kid_deviation
+    assert abs(found.kid) < 2 * found.kid_uncertainty.error
 
 
 def test_floats_are_the_bytes_they_stand_for() -> None:

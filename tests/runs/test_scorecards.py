@@ -20,6 +20,7 @@ from pegasus_lightning.runs.scorecards import (
     Scorecard,
     Spread,
     difference,
+    differs,
     format_figure,
     groups,
     newest_scorecard,
@@ -218,25 +219,21 @@ def test_one_seed_s_interval_is_its_own() -> None:
     assert math.isnan(spread)
 
 
-def test_seeds_that_differ_have_the_interval_of_their_spread() -> None:
-    # Mean 2, deviation 1 (over n - 1), standard error 1 / sqrt(3); own intervals of .1 either way count for less.
-    found = over_seeds([Figure(value, value - 0.1, value + 0.1) for value in (3.0, 1.0, 2.0)])
+def test_seeds_have_the_interval_of_students_t() -> None:
+    # Mean 2, deviation 1 (over n - 1); t is 4.302653 at 2 degrees of freedom. The images' own intervals play no part.
+    found = over_seeds([Figure(value, value - 9, value + 9) for value in (3.0, 1.0, 2.0)])
     assert found.values == (3.0, 1.0, 2.0)
     assert (found.mean, found.spread) == pytest.approx((2, 1))
-    assert (found.low, found.high) == pytest.approx((2 - 1.96 / math.sqrt(3), 2 + 1.96 / math.sqrt(3)))
+    half = 4.302653 / math.sqrt(3)
+    assert (found.low, found.high, found.half) == pytest.approx((2 - half, 2 + half, half))
+    two = over_seeds([Figure(1.0, NAN, NAN), Figure(3.0, NAN, NAN)])
+    assert two.half == pytest.approx(12.706205 * math.sqrt(2) / math.sqrt(2))
 
 
 def test_seeds_that_agree_have_the_interval_of_their_images() -> None:
-    # Half widths 3 and 4 (not 2.5 and 4.5 about the value): sqrt(9 + 16) / 2 = 2.5. The spread: .1414 * 1.96 / 1.414.
-    found = over_seeds([Figure(10.0, 7.5, 13.5), Figure(10.2, 6.2, 14.2)])
-    assert found.mean == pytest.approx(10.1)
-    assert (found.low, found.high) == pytest.approx((7.6, 12.6))
-    assert found.spread == pytest.approx(0.2 / math.sqrt(2))
-    four = over_seeds([Figure(1.0, 0.0, 2.0)] * 4)
-    assert (four.low, four.high, four.spread) == (0.5, 1.5, 0)
-    undefined = over_seeds([Figure(1.0, 0.5, 1.5), Figure(1.0, math.nan, math.nan)])
-    assert (undefined.mean, undefined.spread) == (1.0, 0.0)
-    assert undefined.high - undefined.mean == pytest.approx(0.5 / 2**0.5)  # the one defined half width, over sqrt(2)
+    found = over_seeds([Figure(0.1, 0.0, 0.3), Figure(0.1, 0.0, 0.5), Figure(0.1, 0.0, 0.4)])
+    assert found[:4] == pytest.approx((0.1, 0.0, 0.4, 0))
+    assert found.half == pytest.approx(0.3)  # the larger side
 
 
 def test_a_seed_without_the_figure_leaves_its_mean_undefined() -> None:
@@ -244,13 +241,35 @@ def test_a_seed_without_the_figure_leaves_its_mean_undefined() -> None:
     assert all(math.isnan(number) for number in found[:4])
 
 
-def test_a_difference_by_hand() -> None:
-    better = Spread(5.0, 4.0, 10.0, 1.0, (4.0, 6.0))  # half widths 3 and 4: 5 together
-    baseline = Spread(7.0, 3.0, 11.0, NAN, (7.0,))
-    assert difference(better, baseline) == pytest.approx((-2.0, -7.0, 3.0))
-    assert difference(baseline, better) == pytest.approx((2.0, -3.0, 7.0))
-    undefined = difference(better, Spread(NAN, NAN, NAN, NAN, (NAN,)))
-    assert all(math.isnan(number) for number in undefined)
+def spread_of(*values: float) -> Spread:
+    return over_seeds([Figure(value, NAN, NAN) for value in values])
+
+
+def test_a_difference_has_the_interval_of_welch() -> None:
+    # Variances 1 and 16, three and four seeds: error sqrt(1/3 + 4), (1/3 + 4)^2 / ((1/3)^2 / 2 + 4^2 / 3) degrees.
+    one, other = spread_of(1.0, 2.0, 3.0), spread_of(6.0, 6.0, 6.0 + 4 * 6**0.5 / 2, 6.0 - 4 * 6**0.5 / 2)
+    assert other.spread == pytest.approx(4)
+    degrees = (1 / 3 + 4) ** 2 / ((1 / 3) ** 2 / 2 + 4**2 / 3)
+    assert degrees == pytest.approx(3.48456, rel=1e-5)
+    half = 2.946016 * math.sqrt(1 / 3 + 4)
+    assert difference(one, other) == pytest.approx((-4, -4 - half, -4 + half), rel=1e-4)
+    assert difference(other, one) == pytest.approx((4, 4 - half, 4 + half), rel=1e-4)
+
+
+def test_a_single_seed_has_a_difference_without_an_interval() -> None:
+    for one, other in ((spread_of(1.0), spread_of(2.0, 3.0, 4.0)), (spread_of(1.0, 1.0), spread_of(2.0, 2.0))):
+        value, low, high = difference(one, other)
+        assert value == one.mean - other.mean
+        assert math.isnan(low) and math.isnan(high)
+        assert not differs(one, other)
+
+
+def test_there_is_no_verdict_under_three_seeds_on_either_side() -> None:
+    three, four, two = spread_of(1.0, 1.1, 1.2), spread_of(5.0, 5.1, 5.2, 5.1), spread_of(9.0, 9.00001)
+    assert differs(three, four) and differs(four, three)
+    assert not differs(three, spread_of(1.1, 1.2, 1.4))  # an interval that holds 0
+    for other in (three, four):
+        assert difference(two, other).low > 0 and not differs(two, other) and not differs(other, two)
 
 
 def test_groups_are_runs_that_differ_in_their_seed_alone() -> None:

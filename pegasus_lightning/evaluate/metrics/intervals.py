@@ -90,7 +90,7 @@ def share_figure(hits: Tensor, parents: Parentage | None = None) -> Figure:
     found = uncertainty(hits, parents)
     quantile = found.quantile
     if found.error > 0:
-        count = min(count, share * (1 - share) / found.error**2)
+        count = min(count, share * (1 - share) / found.error**2 + 1)  # count - 1 for independent images
     elif math.isnan(found.error):
         return Figure(share, math.nan, math.nan)
     shrunk = quantile**2 / count

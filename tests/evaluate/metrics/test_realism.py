@@ -12,7 +12,7 @@ from pegasus_lightning.evaluate.metrics import realism
 from pegasus_lightning.evaluate.metrics.realism import (
     density_coverage,
     kid,
-    kid_error,
+    kid_uncertainty,
     mean_kernel_to_others,
     neighbour_radii,
     precision_recall,
@@ -163,11 +163,13 @@ def test_neighbours_are_those_of_a_loop(name: str, k: int, monkeypatch: pytest.M
     for block in (1, 60, 2**22):
         monkeypatch.setattr(realism, "BLOCK", block)
         assert neighbour_radii(real, k).tolist() == pytest.approx(radii, abs=1e-7)
-        precision, recall = precision_recall(real, fake, k)
-        assert (precision.tolist(), recall.tolist()) == ([count > 0 for count in balls], recalled)
-        density, coverage = density_coverage(real, fake, k)
-        assert density.tolist() == pytest.approx([count / k for count in balls])
-        assert coverage.tolist() == covered
+        found = precision_recall(real, fake, k)
+        assert (found.precision.tolist(), found.recall.tolist()) == ([count > 0 for count in balls], recalled)
+        near = density_coverage(real, fake, k)
+        assert near.density.tolist() == pytest.approx([count / k for count in balls])
+        assert near.coverage.tolist() == covered
+        within = [[distance(point, other) <= size for other in fakes] for point, size in zip(reals, radii, strict=True)]
+        assert near.reached.tolist() == within
 
 
 @pytest.mark.parametrize("block", [1, 60, 2**22])
@@ -189,12 +191,19 @@ def test_neighbours_on_a_line_by_hand() -> None:
     assert neighbour_radii(real, 1).tolist() == [1, 1, 2, 4]
     assert neighbour_radii(real, 2).tolist() == [3, 2, 3, 6]
     assert neighbour_radii(fake, 1).tolist() == [4, 4, 15.5]
-    precision, recall = precision_recall(real, fake, k=1)
-    assert precision.tolist() == [True, True, False]
-    assert recall.tolist() == [True, True, True, True]  # 7 is within 4 of 4.5
-    density, coverage = density_coverage(real, fake, k=1)
-    assert density.tolist() == [2, 2, 0]  # 0.5 is in the balls of 0 and 1, 4.5 in those of 3 and 7
-    assert coverage.tolist() == [True, True, True, True]
+    found = precision_recall(real, fake, k=1)
+    assert found.precision.tolist() == [True, True, False]
+    # Balls of 4 about .5 and 4.5, of 15.5 about 20; reals at 0, 1, 3, 7.
+    assert found.reached.tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, False],
+        [False, True, True],
+    ]
+    assert found.recall.tolist() == [True, True, True, True]  # 7 is within 4 of 4.5
+    near = density_coverage(real, fake, k=1)
+    assert near.density.tolist() == [2, 2, 0]  # 0.5 is in the balls of 0 and 1, 4.5 in those of 3 and 7
+    assert near.coverage.tolist() == [True, True, True, True]
     assert density_coverage(real, fake[2:], k=1).coverage.tolist() == [False] * 4
 
 
@@ -223,9 +232,11 @@ def test_a_set_compared_with_itself_is_precise_recalled_and_covered() -> None:
 
 def test_alike_sets_have_a_density_of_one_and_the_paper_s_expected_coverage() -> None:
     real, fake = points(1500, 16), points(1500, 16, seed=1)
-    density, coverage = density_coverage(real, fake)
-    assert density.mean().item() == pytest.approx(1, abs=0.1)
-    assert coverage.float().mean().item() == pytest.approx(1 - 2**-5, abs=0.02)  # Naeem et al., eq. 9, large N = M
+    found = density_coverage(real, fake)
+    assert found.density.mean().item() == pytest.approx(1, abs=0.1)
+    assert found.coverage.float().mean().item() == pytest.approx(
+        1 - 2**-5, abs=0.02
+    )  # Naeem et al., eq. 9, large N = M
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -234,7 +245,7 @@ def test_neighbours_must_be_there(k: int) -> None:
         neighbour_radii(points(4), k)
 
 
-def test_kid_error_by_hand() -> None:
+def test_the_kids_error_by_hand() -> None:
     """Two reals, two fakes, one feature: k(x, y) = (x y + 1)^3."""
     real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])
     # k(0, 1) = 1, k(2, 3) = 343, k(0, 2) = k(0, 3) = 1, k(1, 2) = 27, k(1, 3) = 64.
@@ -249,14 +260,16 @@ def test_kid_error_by_hand() -> None:
     ]
     noise = (1 / 2 + 1 / 2) * sum(centred) / 4
     wanted = 4 * sum(max(0, value - noise) for value in variance) / 2 + 2 * (1 / 2 + 1 / 2) * noise
-    assert kid_error(real, fake) == pytest.approx(wanted**0.5)
+    found = kid_uncertainty(real, fake)
+    assert found.error == pytest.approx(wanted**0.5)
+    assert found.quantile == pytest.approx(12.7062, rel=1e-5)  # Student's t for two fakes
     others = mean_kernel_to_others(real)
     assert others.tolist() == [1, 1]
-    assert kid_error(real, fake, real_to_others=others) == pytest.approx(wanted**0.5)
+    assert kid_uncertainty(real, fake, real_to_others=others).error == pytest.approx(wanted**0.5)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
-def test_kid_error_is_how_much_the_distance_varies_from_draw_to_draw(shift: float) -> None:
+def test_the_kids_error_is_how_much_the_distance_varies_from_draw_to_draw(shift: float) -> None:
     source = torch.Generator().manual_seed(3)
     distances, errors = [], []
     for _ in range(60):
@@ -265,6 +278,6 @@ def test_kid_error_is_how_much_the_distance_varies_from_draw_to_draw(shift: floa
         across = ((real.double() @ fake.double().T) / 8 + 1) ** 3
         within = mean_kernel_to_others(real).mean() + mean_kernel_to_others(fake).mean()
         distances.append(within - 2 * across.mean())
-        errors.append(kid_error(real, fake))
+        errors.append(kid_uncertainty(real, fake).error)
     deviation = torch.stack(distances).std().item()
     assert 0.75 * deviation < sum(errors) / 60 < 1.5 * deviation  # loose: small sets, 60 draws
