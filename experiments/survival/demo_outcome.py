@@ -1,4 +1,4 @@
-"""Check of `make demo`: six runs finished without a health alarm, one failed, a page with seven rows.
+"""Check of `make demo`: seven runs finished without a health alarm, one failed, a page with eight rows.
 
 python experiments/survival/demo_outcome.py runs/demo_ablation
 """
@@ -21,7 +21,7 @@ def main(home: Path) -> None:
     failed = [job for job in jobs if job["state"] == "failed"]
     assert [job["name"].partition(",")[0] for job in failed] == ["exploding"], failed
     assert "became NaN or infinite at batch" in failed[0]["reason"], failed
-    assert sum(job["state"] == "finished" for job in jobs) == 6, jobs
+    assert sum(job["state"] == "finished" for job in jobs) == 7, jobs
     for run in (home / job["name"] for job in jobs if job["state"] == "finished"):
         verdicts = {entry["name"]: entry["verdict"] for entry in (read_status(run) or {})["health"]}
         assert verdicts == dict.fromkeys(VERDICTS, "ok"), f"{run}: {verdicts}"
@@ -29,7 +29,7 @@ def main(home: Path) -> None:
     for job in jobs:
         model = job["name"].partition(",")[0]
         assert re.search(rf"\b{model}-s0\b", page), f"{model} is not on the page"
-    print(f"Six runs finished, one failed ({failed[0]['reason']}), all seven are on {newest.parent / 'report.html'}.")
+    print(f"Seven runs finished, one failed ({failed[0]['reason']}), all eight are on {newest.parent / 'report.html'}.")
 
 
 if __name__ == "__main__":

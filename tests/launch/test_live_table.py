@@ -181,7 +181,7 @@ class Sweep:
 
     def __enter__(self) -> Sweep:
         self.table.__enter__()
-        say(self.jobs[0], 20, started=BEGAN - 9000, final=20.136, validation=3.0)
+        say(self.jobs[0], 20, started=BEGAN - 9000, final=3.0, validation=20.136)
         say(self.jobs[1], 20, final=20.5)
         say(self.jobs[3], 3)
         for job in (self.jobs[5], self.jobs[7]):

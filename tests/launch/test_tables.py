@@ -90,8 +90,8 @@ def four(tmp_path: Path) -> list[Job]:
 def test_the_best_stands_first_and_what_did_not_finish_last(four: list[Job]) -> None:
     assert rendered(ranked_table(four, "final/psnr"))[:4] == [
         "Ranked by final/psnr, highest first",
-        "                               PSNR  excess        critic",
-        "rank     run                     dB     BCE    KL    real  epochs     time",
+        "                              final  excess        critic",
+        "rank     run                   PSNR     BCE    KL    real  epochs     time",
         "──────────────────────────────────────────────────────────────────────────",
     ]
     assert cells(ranked_table(four, "final/psnr")) == [

@@ -23,19 +23,45 @@ def pegasi(**figures: Figure) -> dict[str, dict[str, Figure]]:
     return {PEGASI: figures}
 
 
+def seeds(card: Card, group: str, count: int = 3, **values: float) -> list[Scorecard]:
+    """Scorecards of so many seeds, whose figures are `value` and .01 and .02 to either side of it."""
+    return [
+        card(
+            group,
+            seed,
+            rows=pegasi(**{name: Figure(value + apart, math.nan, math.nan) for name, value in values.items()}),
+        )
+        for seed, apart in zip(range(count), (0.0, 0.01, -0.01, 0.02, -0.02), strict=False)
+    ]
+
+
 def test_values_differences_and_intervals_are_those_worked_out_by_hand(card: Card) -> None:
-    baseline = card("adversarial_vae", rows=pegasi(recognised=Figure(0.20, 0.17, 0.23), kid=Figure(1.0, 0.9, 1.1)))
-    other = card("acai", rows=pegasi(recognised=Figure(0.28, 0.24, 0.32), kid=Figure(1.04, 0.99, 1.09)))
-    (comparison,) = compare([other, baseline])
+    baseline, other = (seeds(card, name, recognised=seen, kid=kid) for name, seen, kid in (
+        ("adversarial_vae", 0.20, 1.0), ("acai", 0.28, 1.02)
+    ))  # fmt: skip
+    (comparison,) = compare([*other, *baseline])
     found = rows(comparison.pegasi)
     assert list(found) == ["adversarial_vae", "acai"]  # the baseline first
+    # Deviation .01 over three seeds, t = 4.3027: 4.3027 * .01 / sqrt(3) = .0248.
     first = found["adversarial_vae"]["both seen"]
-    assert (first.text, first.half, first.difference, first.verdict) == ("20.0%", "3.0", "", "")
-    seen = found["acai"]["both seen"]  # 28 - 20 = 8; sqrt(3^2 + 4^2) = 5
-    assert (seen.text, seen.half, seen.difference, seen.interval) == ("28.0%", "4.0", "+8.0 pp", "[+3.0, +13.0]")
+    assert (first.text, first.half, first.difference, first.verdict) == ("20.0%", "2.5", "", "")
+    # 28 - 20 = 8; t = 2.7764 at four degrees of freedom: 2.7764 * sqrt(2 * .01^2 / 3) = .0227.
+    seen = found["acai"]["both seen"]
+    assert (seen.text, seen.half, seen.difference, seen.interval) == ("28.0%", "2.5", "+8.0 pp", "[+5.7, +10.3]")
     assert seen.verdict == "better"
-    kid = found["acai"]["KID*"]  # 0.04; sqrt(0.1^2 + 0.05^2) = 0.1118
-    assert (kid.text, kid.difference, kid.interval, kid.verdict) == ("1.040", "+0.040", "[\u22120.072, +0.152]", "")
+    kid = found["acai"]["KID*"]
+    assert (kid.text, kid.difference, kid.interval, kid.verdict) == ("1.020", "+0.020", "[\u22120.003, +0.043]", "")
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (1, 5), (2, 2), (2, 5), (5, 2)])
+def test_under_three_seeds_a_side_there_is_a_difference_and_no_verdict(card: Card, counts: tuple[int, int]) -> None:
+    (comparison,) = compare(
+        [*seeds(card, "adversarial_vae", counts[0], kid=1.0), *seeds(card, "acai", counts[1], kid=9.0)]
+    )
+    cell = rows(comparison.pegasi)["acai"]["KID*"]
+    assert cell.difference.startswith(("+8.0", "+7.9"))
+    assert (cell.interval != "") == (1 not in counts)
+    assert cell.verdict == ""
 
 
 @pytest.mark.parametrize(
@@ -47,17 +73,15 @@ def test_values_differences_and_intervals_are_those_worked_out_by_hand(card: Car
         ("kid", 0.1, "better"),
         ("p_first", 0.5, "differs"),  # neither is
         ("p_first", 0.1, "differs"),
-        ("recognised", 0.33, ""),
+        ("recognised", 0.31, ""),
     ],
 )
 def test_a_difference_has_a_verdict_only_where_its_interval_leaves_out_0(
     card: Card, measure: str, value: float, verdict: str
 ) -> None:
-    cards = [
-        card("adversarial_vae", rows=pegasi(**{measure: Figure(0.3, 0.27, 0.33)})),
-        card("acai", rows=pegasi(**{measure: Figure(value, value - 0.04, value + 0.04)})),
-    ]
-    (comparison,) = compare(cards)
+    (comparison,) = compare(
+        [*seeds(card, "adversarial_vae", **{measure: 0.3}), *seeds(card, "acai", **{measure: value})]
+    )
     ((cell,),) = [list(cells.values()) for name, cells in rows(comparison.pegasi).items() if name == "acai"]
     assert cell.verdict == verdict
 
@@ -66,9 +90,9 @@ def test_seeds_of_a_group_share_a_row(card: Card) -> None:
     cards = [card("vae", seed, rows=pegasi(kid=Figure(v, v - 0.1, v + 0.1))) for seed, v in ((1, 3.0), (0, 1.0))]
     (comparison,) = compare(cards)
     (row,) = comparison.pegasi.rows
-    # Mean 2, deviation sqrt(2), standard error 1 over 2 seeds: half width 1.96 (0.07 over images).
-    assert (row.name, row.note, row.cells[0].text, row.cells[0].half) == ("vae", "seeds 0, 1", "2.000", "1.960")
-    assert row.cells[0].detail == "95 %: 0.040 to 3.960; 2 seeds: 1.000, 3.000"
+    # Mean 2, deviation sqrt(2), standard error 1 over 2 seeds: half width t = 12.706.
+    assert (row.name, row.note, row.cells[0].text, row.cells[0].half) == ("vae", "seeds 0, 1", "2.000", "12.706")
+    assert row.cells[0].detail == "95 %: \u221210.706 to 14.706; 2 seeds: 1.000, 3.000"
 
 
 def test_what_rounds_to_0_has_no_sign_and_what_is_not_defined_is_a_dash(card: Card) -> None:

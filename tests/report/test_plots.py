@@ -34,13 +34,15 @@ def spread(value: float, half: float = 0.01) -> Spread:
 
 
 def test_every_loss_has_a_panel_the_critics_outputs_share_one() -> None:
-    assert panels(CURVES) == [
+    assert panels(CURVES, {}) == [
         ("Loss: kl", ["loss/kl"]),
         ("Loss: reconstruction", ["loss/reconstruction"]),
         ("Outputs of the critic", ["critic/fake", "critic/real"]),
         ("Validation PSNR, dB", ["validation/psnr"]),
     ]
-    assert panels({"speed/images_per_second": 1}) == []
+    weighed = panels(CURVES, {"loss/kl": 0.03, "loss/reconstruction": 1.0, "critic_loss/real": 2.0})
+    assert [title for title, _ in weighed][:2] == ["Loss: kl, weight 0.03", "Loss: reconstruction"]
+    assert panels({"speed/images_per_second": 1}, {}) == []
 
 
 def test_plots_are_whole_and_describe_themselves() -> None:

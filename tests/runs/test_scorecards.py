@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.special import stdtrit
 
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
@@ -23,6 +24,7 @@ from pegasus_lightning.runs.scorecards import (
     differs,
     format_figure,
     groups,
+    is_current,
     newest_scorecard,
     over_seeds,
     read_scorecard,
@@ -163,12 +165,27 @@ def test_a_damaged_scorecard_is_refused_by_name(name: str, tmp_path: Path) -> No
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1, str(VERSION), None])
+@pytest.mark.parametrize("version", [0, VERSION + 1, str(VERSION), None])
 def test_another_version_is_refused_as_such(version: Any, tmp_path: Path) -> None:
     path = damaged(lambda content: content.update(version=version), tmp_path)
     with pytest.raises(UserError, match=r"another version: evaluate the run again") as refused:
         read_scorecard(path)
     assert str(path) in str(refused.value)
+
+
+def test_figures_of_version_1_have_no_intervals(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    write_scorecard(path, card())
+    assert is_current(path)
+    older = damaged(lambda content: content.update(version=1), tmp_path)
+    assert not is_current(older)
+    assert not is_current(tmp_path / "missing")
+    found = read_scorecard(older)
+    for row, figures in (*card().rows.items(), ("", card().model)):
+        for name, figure in figures.items():
+            old = found.rows[row][name] if row else found.model[name]
+            assert old.value == figure.value or math.isnan(figure.value)
+            assert math.isnan(old.low) and math.isnan(old.high)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
@@ -250,8 +267,7 @@ def test_a_difference_has_the_interval_of_welch() -> None:
     one, other = spread_of(1.0, 2.0, 3.0), spread_of(6.0, 6.0, 6.0 + 4 * 6**0.5 / 2, 6.0 - 4 * 6**0.5 / 2)
     assert other.spread == pytest.approx(4)
     degrees = (1 / 3 + 4) ** 2 / ((1 / 3) ** 2 / 2 + 4**2 / 3)
-    assert degrees == pytest.approx(3.48456, rel=1e-5)
-    half = 2.946016 * math.sqrt(1 / 3 + 4)
+    half = stdtrit(degrees, 0.975) * math.sqrt(1 / 3 + 4)
     assert difference(one, other) == pytest.approx((-4, -4 - half, -4 + half), rel=1e-4)
     assert difference(other, one) == pytest.approx((4, 4 - half, 4 + half), rel=1e-4)
 

@@ -97,7 +97,22 @@ def test_every_preset_says_what_it_is_in_its_first_comment(group: str, name: str
             },
         ),
         ("vae_gan", {"name": "vae_gan", "weights.reconstruction": 0.0, "weights.feature": 1.0}),
-        ("acai", {"name": "acai", "reconstruction": "bce", "sample_codes": True, "weights.kl": 1.0}),
+        (
+            "critic_without_batch_norm",
+            {"networks.spectral_norm": "none", "networks.critic_batch_norm": False, "networks.batch_norm": True},
+        ),
+        (
+            "acai",
+            {
+                "name": "acai",
+                "reconstruction": "bce",
+                "sample_codes": True,
+                "weights.kl": 1.0,
+                "weights.reconstruction": 1.0,
+                "weights.adversarial": 0.5 * 3072 / 4,  # lambda .5 beside the paper's mean over pixels from -1 to 1
+            },
+        ),
+        ("acai_document", {"name": "acai", "sample_codes": True, "weights.adversarial": 0.5}),
         (
             "acai_paper",
             {

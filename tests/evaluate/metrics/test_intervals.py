@@ -100,7 +100,7 @@ def test_the_reach_of_fakes_by_the_jackknife() -> None:
     reached = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]).bool()
     lost = torch.tensor([0.2, 0.4, 0.0, 0.0])  # share of reals that the absence of each fake costs
     squares = ((lost - lost.mean()) ** 2).sum().item()
-    # A hundred copies, none of which reaches the reals of another: changes are a hundredth, and a hundred times as many.
+    # A hundred copies, none of which reaches the reals of another: changes are a hundredth of the size.
     many = torch.block_diag(*[reached.float()] * 100).bool()
     for corrected, second in ((False, 0.0), (True, 0.2**2)):
         half = 1.965927 * math.sqrt((400 / 399 * squares - second / 2) / 100)  # t of 399 degrees of freedom
