@@ -81,9 +81,9 @@ def main(arguments: list[str]) -> None:
             figures = metrics.measure(images).figures
             cells = []
             for column in COLUMNS:
-                value, low, high = figures[column]
+                figure = figures[column]
                 measure = MEASURES[column]
-                cells.append(f"{format_figure(measure, value)} ± {format_figure(measure, (high - low) / 2)}")
+                cells.append(f"{format_figure(measure, figure.value)} ± {format_figure(measure, figure.half)}")
             print(f"| {name} | {len(images):,} | " + " | ".join(cells) + " |", flush=True)
 
 

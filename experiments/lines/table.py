@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pegasus_lightning.data import lines
 from pegasus_lightning.evaluate.metrics.interpolation import line_statistics
-from pegasus_lightning.evaluate.metrics.recognisability import bootstrap_interval
+from pegasus_lightning.evaluate.metrics.intervals import mean_figure
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
 from pegasus_lightning.generate.sampler import Sampler
@@ -41,8 +41,8 @@ def row(name: str, frames: Tensor) -> None:
     found = line_statistics(frames)
     cells = []
     for values, scale in ((found.distance, 1000), (found.smoothness, 1)):
-        low, high = bootstrap_interval(values)
-        cells.append(f"{scale * values.nanmean():.2f} ({scale * low:.2f} to {scale * high:.2f})")
+        value, low, high = (scale * number for number in mean_figure(values))
+        cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
     print(f"| {name} | {cells[0]} | {cells[1]} |", flush=True)
 
 

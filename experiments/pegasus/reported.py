@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pegasus_lightning.data.settings import ImageFolderConfig
-from pegasus_lightning.evaluate.image_sets import figure
+from pegasus_lightning.evaluate.metrics.intervals import share_figure
 from pegasus_lightning.recognisers.network import COMMITTEE, REPORTS, predict
 from pegasus_lightning.recognisers.store import RecogniserStore
 from pegasus_lightning.recognisers.training import independent_recipe
@@ -36,7 +36,7 @@ def main() -> None:
     for folder in options.folders:
         images = to_float(torch.tensor(np.load(folder / "pegasi.npz")["images"]))
         both = [(predict(one, images) > 0).all(1) for one in (reports, *guides)]
-        share = figure(both[0])
+        share = share_figure(both[0])
         by_guides = ", ".join(
             f"{name} {seen.float().mean():.1%}" for name, seen in zip(COMMITTEE, both[1:], strict=True)
         )

@@ -52,7 +52,7 @@ def figures(cards: list[Scorecard], row: str) -> list[str]:
     for name in OF_PEGASI:
         found = [card.rows[row][name] for card in cards if name in card.rows[row]]
         spread = over_seeds(found) if found else None
-        half = "" if spread is None else f" ± {format_figure(MEASURES[name], (spread.high - spread.low) / 2)}"
+        half = "" if spread is None else f" ± {format_figure(MEASURES[name], spread.half)}"
         cells.append("-" if spread is None else format_figure(MEASURES[name], spread.mean) + half)
     return cells
 
