@@ -36,9 +36,9 @@ class PoolLauncher(Launcher):
         self.config, self.hydra_context = config, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs. Raise SweepEnded unless every run finishes."""
+        """Run the jobs, without those that `plan_sweep` leaves out. Raise SweepEnded unless every run finishes."""
         # Imported here, so that Hydra's search for plugins stays fast.
-        from pegasus_lightning.launch.planning import plan
+        from pegasus_lightning.launch.planning import plan_sweep
         from pegasus_lightning.launch.sweep import run_sweep
         from pegasus_lightning.utils.errors import SweepEnded
 
@@ -46,10 +46,12 @@ class PoolLauncher(Launcher):
         loader = self.hydra_context.config_loader
         # The folders of further presets, which are no settings of a run.
         shared = [text for text in self.config.hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
-        runs = [
-            plan(loader.load_sweep_config(self.config, list(overrides)), [*shared, *overrides])
+        runs, _ = plan_sweep(
+            (loader.load_sweep_config(self.config, list(overrides)), [*shared, *overrides])
             for overrides in job_overrides
-        ]
+        )
+        if not runs:
+            return []  # Hydra can split a sweep into batches
         code = run_sweep(runs, PoolSettings(**self.settings))
         if code:
             raise SweepEnded(code)

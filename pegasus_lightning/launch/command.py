@@ -19,10 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pegasus_lightning.launch.planning import check_jobs, readable_name
+from pegasus_lightning.launch.planning import check_jobs, check_read, readable_name
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import VERSION_BASE, conf_folder
-from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UserError, complain
+from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UnreadSetting, UserError, complain
 from pegasus_lightning.utils.program import quieten
 
 
@@ -41,8 +41,13 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
     state = HydraConfig.get()
     try:
         validate(config)
-        train(config, readable_name(config, state.runtime.choices, list(state.overrides.task)))
+        name = readable_name(config, state.runtime.choices, list(state.overrides.task))
+        check_read(config, state, state.overrides.task, name)
+        train(config, name)
     except Exception as error:
+        if isinstance(error, UnreadSetting) and state.mode is RunMode.MULTIRUN:
+            print(f"Left out: {error}", file=sys.stderr)
+            return
         if not isinstance(error, (UserError, Interrupted, NonFiniteLoss, OSError)):
             raise
         if isinstance(error, Interrupted) and error.number == requeue_signal():
@@ -71,7 +76,8 @@ def run_command(arguments: list[str]) -> int:
         if parsed.config_path or parsed.config_name or parsed.experimental_rerun:
             raise UserError("There is one main configuration. --config-dir=FOLDER adds presets of your own to it.")
         if not (parsed.cfg or parsed.info):
-            check_jobs(overrides, parsed.multirun)
+            for line in check_jobs(overrides, parsed.multirun):
+                print(line, file=sys.stderr, flush=True)
         TRAIN.register()
         sys.argv[1:] = [*_options(parsed), *overrides]
         entry = hydra.main(str(conf_folder().resolve()), "config", VERSION_BASE)

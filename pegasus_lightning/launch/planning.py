@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pegasus_lightning.runs.folder import NOT_IDENTITY, run_folder
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import choose_devices
-from pegasus_lightning.utils.errors import UserError, check_above, check_at_least, check_choice
+from pegasus_lightning.utils.errors import UnreadSetting, UserError, check_above, check_at_least, check_choice
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
 LOCAL_LAUNCHERS = (
@@ -65,7 +66,12 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
 
 
 def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
-    """Return the run that a configuration, composed with its `hydra` section, describes. Raise UserError if invalid."""
+    """Return the run that a configuration, composed with its `hydra` section, describes.
+
+    Raises:
+        UnreadSetting: nothing reads a setting.
+        UserError: the configuration is invalid.
+    """
     config = composed.copy()
     _check_hydra(config.hydra)
     choices, launcher = dict(config.hydra.runtime.choices), config.hydra.launcher
@@ -73,24 +79,64 @@ def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
         del config["hydra"]
     validate(config)
     own = [text for text in overrides if not text.startswith("hydra")]
-    return Planned(list(overrides), config, run_folder(plain(config), readable_name(config, choices, own)), launcher)
+    name = readable_name(config, choices, own)
+    check_read(config, composed.hydra, overrides, name)
+    return Planned(list(overrides), config, run_folder(plain(config), name), launcher)
 
 
-def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
+def check_read(config: DictConfig, hydra: Any, overrides: Sequence[str], name: str) -> None:
+    """Raise UnreadSetting if a setting of the model that nothing reads differs from the chosen preset's.
+
+    A run that an earlier release began can go on. `hydra` is the section of that name, `name` the run's readable name.
+    """
+    if (run_folder(plain(config), name) / "status.json").exists():
+        return
+    folders = f"hydra.searchpath={json.dumps(list(hydra.searchpath), ensure_ascii=False)}"  # of presets
+    TRAIN.check_read(config, [folders, f"model={hydra.runtime.choices.model}"], overrides)
+
+
+def plan_sweep(
+    jobs: Iterable[tuple[DictConfig, Sequence[str]]],
+) -> tuple[list[Planned], list[tuple[list[str], UnreadSetting]]]:
+    """Return the runs of a sweep, and the combinations that are left out because nothing reads a setting of theirs.
+
+    `jobs` are composed configurations with their overrides. Raise UserError if one is invalid otherwise.
+    """
+    runs, left_out = [], []
+    for composed, overrides in jobs:
+        try:
+            runs.append(plan(composed, overrides))
+        except UnreadSetting as error:
+            left_out.append((list(overrides), error))
+    return runs, left_out
+
+
+def check_jobs(overrides: Sequence[str], multirun: bool) -> list[str]:
     """Compose and validate every job, so that a mistake in the last is reported before the first starts.
 
+    Return lines that name the combinations of a sweep that are left out.
+
     Raises:
-        UserError: a job is invalid.
+        UserError: a job is invalid, or no combination remains.
         HydraException: a configuration cannot be composed; see `Program.explain`.
     """
     TRAIN.check_overrides(overrides)
     if not multirun:
         _check_single(overrides)
-    runs = [plan(TRAIN.compose(job, with_hydra=True), job) for job in jobs_of(overrides, multirun)]
+    jobs = jobs_of(overrides, multirun)
+    composed = ((TRAIN.compose(job, with_hydra=True), job) for job in jobs)
+    lines: list[str] = []
     if multirun:
+        runs, left_out = plan_sweep(composed)
+        if not runs:
+            reasons = ", and ".join(dict.fromkeys(error.reason for _, error in left_out))
+            raise UnreadSetting(f"No combination of the sweep remains, because {reasons}: leave that out.")
+        lines = _lines(left_out, jobs)
         _check_sweep(runs)
         if not str(runs[0].launcher.get("_target_")).endswith(LOCAL_LAUNCHERS):
-            return  # the machines that run the jobs may have other GPUs and files
+            return lines  # the machines that run the jobs may have other GPUs and files
+    else:
+        runs = [plan(*job) for job in composed]
     for run in runs:
         choose_devices(plain(run.config.trainer)["gpus"])
         if run.config.data.source == "image_folder":
@@ -98,6 +144,26 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> None:
 
             data = run.config.data
             class_folders(Path(data.root).expanduser(), list(data.classes), "train")
+    return lines
+
+
+def _lines(left_out: Sequence[tuple[list[str], UnreadSetting]], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each reason with the combinations that are left out for it.
+
+    A combination is named by its overrides at fault and by those that choose its model and differ within the sweep.
+    """
+    shared = set.intersection(*(set(job) for job in jobs))
+    combinations: dict[str, dict[str, int]] = {}  # reason, combination, number of runs
+    for job, error in left_out:
+        varied = [text for text in job if text not in shared and text.startswith(("model", "experiment="))]
+        named = " ".join(text for text in job if text in varied or text in error.settings) or " ".join(job)
+        counts = combinations.setdefault(error.reason, {})
+        counts[named] = counts.get(named, 0) + 1
+    return [
+        f"Left out, because {reason}: "
+        + ", ".join(f"{named} ({count} runs)" if count > 1 else named for named, count in counts.items())
+        for reason, counts in combinations.items()
+    ]
 
 
 def _check_hydra(settings: DictConfig) -> None:

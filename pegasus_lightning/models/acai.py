@@ -27,7 +27,7 @@ class ACAIWeights:
 
 @dataclass
 class ACAIConfig(ModelConfig):
-    critic_tells: ClassVar[str] = "a coefficient"
+    critic_tells: ClassVar[str | None] = "a coefficient"
     name: str = "acai"
     weights: ACAIWeights = field(default_factory=ACAIWeights)
 

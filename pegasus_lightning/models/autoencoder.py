@@ -33,7 +33,6 @@ class Autoencoder(pl.LightningModule):
     """
 
     Config: ClassVar[type[ModelConfig]]
-    has_critic: ClassVar[bool] = True
     real_is_high: ClassVar[bool] = True  # the critic's output is highest for a real image
 
     def __init__(
@@ -49,7 +48,7 @@ class Autoencoder(pl.LightningModule):
             torch.manual_seed(derived_seed(seed, Stream.WEIGHTS))
             self.encoder = Encoder(self.config.networks, deterministic=not self.config.sample_codes)
             self.decoder = Decoder(self.config.networks)
-            self.critic: Any = Critic(self.config.networks) if self.has_critic else None
+            self.critic: Any = Critic(self.config.networks) if self.Config.critic_tells else None
         self.mixer: Any = None  # a variant's learned mixing network
         self.averaged: nn.ModuleDict | None = None
         if self.config.ema_decay is not None:

@@ -218,7 +218,7 @@ class Critic(nn.Module):
         )
         last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
         self.last = _maybe_spectral(last, spectral)
-        if config.critic_start == "he":
+        if config.critic_start == "he" and not spectral:  # spectral norm sets the size of the weights
             # PyTorch's default initialisation shrinks activations at each layer. Without normalisation, a critic of
             # real and fake then learns nothing for hundreds of batches. ACAI's critic predicts a small coefficient and
             # is better off with small initial outputs.

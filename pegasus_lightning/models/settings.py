@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from omegaconf import MISSING, OmegaConf
 
@@ -27,7 +28,7 @@ CRITIC_STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge")
 MIX_PAIRS = ("random", "alike")
 GUIDES = ("plain", "averaging")  # of recognisers.network.ARCHITECTURES, without the reporting one
-DEFAULT_TASK = "real from fake"  # what a critic tells, unless its variant's schema has `critic_tells`
+DEFAULT_TASK = "real from fake"
 RECONSTRUCTION = ("bce", "mse")
 MIN_CONV_LAYERS = 2
 MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth one would leave a single pixel
@@ -67,6 +68,7 @@ class AdamConfig:
 class ModelConfig:
     """Fields of every variant. A variant's schema adds the weights of its loss terms."""
 
+    critic_tells: ClassVar[str | None] = DEFAULT_TASK  # None: the variant has no critic
     name: str = MISSING  # the key in models.MODELS
     networks: NetworksConfig = field(default_factory=NetworksConfig)
     autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
@@ -98,11 +100,7 @@ def validate_model(model: Any) -> None:
     check_choice("model.networks.decoder", networks.decoder, DECODERS)
     check_choice("model.networks.latent", networks.latent, LATENTS)
     check_choice("model.networks.critic_start", networks.critic_start, CRITIC_STARTS)
-    if networks.critic_start == "he" and networks.spectral_norm != "none":
-        raise UserError(
-            "model.networks.critic_start=he means nothing with model.networks.spectral_norm, which sets the size of "
-            "the critic's weights itself: leave one of them out."
-        )
+    _check_spectral_norm(networks, has_critic=_critic_tells(model) is not None)
     places = (IMAGE_SIZE // 2**networks.conv_layers) ** 2
     if networks.latent == "spatial" and networks.latent_dim % places:
         raise UserError(
@@ -114,12 +112,6 @@ def validate_model(model: Any) -> None:
     for name in model.critic_augmentation:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
-    told = getattr(OmegaConf.get_type(model), "critic_tells", DEFAULT_TASK)
-    if told != DEFAULT_TASK and (model.adversarial_loss != "bce" or model.adaptive_adversarial):
-        raise UserError(
-            f"The critic of {model.name} tells {told}, not {DEFAULT_TASK}: model.adversarial_loss and "
-            f"model.adaptive_adversarial mean nothing with model={model.name}. Leave them out."
-        )
     if "mix_pairs" in model:
         _validate_mixes(model)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
@@ -134,6 +126,82 @@ def validate_model(model: Any) -> None:
         check_not_negative(f"model.weights.{key}", value)
         if key == "blend" and value > 1:
             raise UserError(f"model.weights.blend={value} is out of range: it is a share, 0 to 1.")
+
+
+def _critic_tells(model: Any) -> str | None:
+    """Return what the critic of a typed configuration tells; None: there is no critic."""
+    told: str | None = getattr(OmegaConf.get_type(model), "critic_tells", DEFAULT_TASK)
+    return told
+
+
+def _check_spectral_norm(networks: Any, has_critic: bool) -> None:
+    """Raise UserError if BatchNorm follows the layers that are spectrally normalised, and so undoes it."""
+    places = {"critic_batch_norm": has_critic, "batch_norm": networks.spectral_norm == "all"}
+    undoing = [key for key, normalised in places.items() if normalised and networks[key]]
+    if networks.spectral_norm != "none" and undoing:
+        raise UserError(
+            f"model.networks.spectral_norm={networks.spectral_norm} is undone by BatchNorm in the same layers: add "
+            f"{' '.join(f'model.networks.{key}=false' for key in undoing)}."
+        )
+
+
+CRITIC_ONLY = (
+    *("r1", "adversarial_loss", "adaptive_adversarial", "critic_augmentation"),
+    *(f"critic_optimizer.{adam.name}" for adam in fields(AdamConfig)),
+    *(f"networks.{name}" for name in ("critic_batch_norm", "critic_channels", "critic_start", "critic_stem")),
+)
+
+
+def unread_settings(model: Any) -> dict[str, str]:
+    """Return the fields (below `model.`) that do not affect the trained networks, each with the reason.
+
+    A reason ends the sentence "... means nothing with ...". `model` is a valid typed configuration. The scale of
+    adversarial terms cancels under `adaptive_adversarial` up to its limits.
+    """
+    networks, weights = model.networks, model.weights
+    tells = _critic_tells(model)
+    no_critic = f"model={model.name}, which has no critic"
+    other_critic = f"model={model.name}, whose critic tells {tells}, not {DEFAULT_TASK}"
+    normalised = f"model.networks.spectral_norm={networks.spectral_norm}, which sets the size of the critic's weights"
+    adversarial = [name for name in weights if str(name).startswith("adversarial")]
+    in_use = [name for name in adversarial if weights[name]]
+    one_scale = in_use if model.adaptive_adversarial and len(in_use) == 1 else []
+    rules: list[tuple[Any, str, Iterable[str]]] = [
+        (tells is None, no_critic, CRITIC_ONLY),
+        (tells is None and networks.spectral_norm == "critic", no_critic, ["networks.spectral_norm"]),
+        (tells != DEFAULT_TASK, other_critic, ["adversarial_loss", "adaptive_adversarial"]),
+        (networks.spectral_norm != "none", normalised, ["networks.critic_start"]),
+        (networks.fc_layers == 1, "model.networks.fc_layers=1", ["networks.fc_width"]),
+        (networks.decoder == "residual", "model.networks.decoder=residual", ["networks.upsampling"]),
+        (not weights.get("reconstruction", 1), "model.weights.reconstruction=0", ["reconstruction"]),
+        (not weights.get("critic_regulariser", 1), "model.weights.critic_regulariser=0", ["weights.blend"]),
+        (adversarial and not in_use, "adversarial weights of 0", ["adaptive_adversarial"]),
+        (one_scale, "model.adaptive_adversarial=true", [f"weights.{name}" for name in one_scale]),
+    ]
+    if "mix_pairs" in model:
+        rules += _unread_of_mixes(model)
+    unread: dict[str, str] = {}
+    for applies, reason, names in rules:
+        for name in names if applies else ():
+            unread.setdefault(name, reason)
+    return unread
+
+
+def _unread_of_mixes(model: Any) -> list[tuple[Any, str, Iterable[str]]]:
+    """Return the rules of `unread_settings` for the fields that model=pegasus adds."""
+    weights = model.weights
+    learned = ["stay", "chimera", "fake_chimera"]
+    kinds = ["fake_reconstruction", "fake_mix", "fake_sample", *(["fake_chimera"] if model.learned_mixing else [])]
+    fakes = [name for name in kinds if weights[name]]
+    readers = ["fake_mix", "guidance", "layout", *(learned if model.learned_mixing else [])]
+    # Mixes pass through the decoder together with the reconstructions: its BatchNorm sees them, too.
+    mixes_read = model.networks.batch_norm or any(weights[name] for name in readers)
+    return [
+        (not weights.guidance, "model.weights.guidance=0", ["margin"]),
+        (not model.learned_mixing, "model.learned_mixing=false", [f"weights.{name}" for name in learned]),
+        (len(fakes) == 1, "one kind of fakes, whose share is always 1", [f"weights.{name}" for name in fakes]),
+        (not mixes_read, "mixes that no loss term reads", ["mix_ratio", "mix_pairs"]),
+    ]
 
 
 def _validate_mixes(model: Any) -> None:

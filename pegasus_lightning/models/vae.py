@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.settings import ModelConfig
@@ -17,6 +18,7 @@ class VAEWeights:
 
 @dataclass
 class VAEConfig(ModelConfig):
+    critic_tells: ClassVar[str | None] = None
     name: str = "vae"
     weights: VAEWeights = field(default_factory=VAEWeights)
 
@@ -28,7 +30,6 @@ class VAE(TwoPlayerModel):
     """
 
     Config = VAEConfig
-    has_critic = False
 
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:
         return self.vae_terms(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 
 from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models import MODELS
-from pegasus_lightning.models.settings import validate_model
+from pegasus_lightning.models.settings import unread_settings, validate_model
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import UserError, check_at_least, check_choice, check_fraction, check_seed
 
@@ -82,8 +83,12 @@ def _schemas() -> dict[str, type]:
     return {"schema/config": Config} | models | {f"schema/data/{name}": data for name, data in DATA_SCHEMAS.items()}
 
 
+def _unread(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
+    return {f"model.{key}": reason for key, reason in unread_settings(config.model).items()}
+
+
 GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
-TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas)
+TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas, _unread)
 
 
 def _validate_trainer(trainer: Any) -> None:

@@ -6,19 +6,21 @@ import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from pegasus_lightning.utils.errors import UserError, did_you_mean, nearest
+from pegasus_lightning.utils.errors import UnreadSetting, UserError, did_you_mean, nearest
 
 Settings = TypeVar("Settings")
 _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
@@ -61,6 +63,8 @@ class Program:
     config: str  # name of its main file in conf/
     groups: tuple[str, ...]  # its groups of presets
     schemas: Callable[[], Mapping[str, type]]  # by place in Hydra's ConfigStore, such as "schema/model/vae"
+    # Settings that nothing reads in a configuration with such overrides of data, and why ("... means nothing with ...")
+    unread: Callable[[DictConfig, Sequence[str]], Mapping[str, str]] = lambda config, data: {}
 
     def register(self) -> None:
         """Put the schemas into Hydra's ConfigStore."""
@@ -73,8 +77,13 @@ class Program:
     def compose(self, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
         """Return the configuration for command-line overrides, not validated."""
         self.register()
-        with initialize_config_dir(str(conf_folder().resolve()), version_base=VERSION_BASE):
-            return compose(self.config, overrides=list(overrides), return_hydra_config=with_hydra)
+        running = GlobalHydra.instance().hydra  # a launcher's, which runs a job in this process
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(conf_folder().resolve()), version_base=VERSION_BASE):
+                return compose(self.config, overrides=list(overrides), return_hydra_config=with_hydra)
+        finally:
+            GlobalHydra.instance().hydra = running
 
     def parse_arguments(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return Hydra's options and the `overrides`, which may come in any order."""
@@ -107,6 +116,36 @@ class Program:
             if added and key not in self.known_keys(overrides):  # Hydra would add a key that nothing reads
                 raise UserError(self._unknown_key(key, overrides))
         return parsed
+
+    def check_read(
+        self, config: DictConfig, chosen: Sequence[str], typed: Sequence[str], data: Sequence[str] = ()
+    ) -> None:
+        """Raise UnreadSetting if a setting that nothing reads differs from what the presets give.
+
+        `chosen` are the overrides that choose these presets, `typed` all overrides.
+        """
+        unread = self.unread(config, data)
+        if not unread:
+            return
+        given = _composed(self, tuple(chosen))
+        names: dict[str, list[str]] = {}  # by reason
+        keys: dict[str, list[str]] = {}
+        at_fault: list[str] = []
+        to_add: list[str] = []
+        for key, reason in unread.items():
+            value, wanted = OmegaConf.select(config, key), OmegaConf.select(given, key)
+            if value == wanted:
+                continue
+            own = [text for text in typed if f"{key}.".startswith(text.partition("=")[0].lstrip("+") + ".")]
+            at_fault += own[-1:]
+            if not own:  # another preset sets it
+                to_add.append(_as_typed(key, wanted))
+            names.setdefault(reason, []).append(own[-1] if own else _as_typed(key, value))
+            keys.setdefault(reason, []).append(key)
+        if names:
+            advice = [f"leave {'it' if len(set(at_fault)) == 1 else 'them'} out"] if at_fault else []
+            advice += [f"add {' '.join(to_add)}"] if to_add else []
+            raise UnreadSetting(f"{_meaningless(names)}: {' and '.join(advice)}.", _meaningless(keys), at_fault)
 
     def known_keys(self, overrides: Sequence[str]) -> list[str]:
         """Return every key that could be set, given the presets that the overrides choose (if these exist)."""
@@ -170,6 +209,28 @@ class Program:
             if len(lines) > 1:
                 paragraphs.append("\n".join(lines))
         return "\n\n".join(paragraphs)
+
+
+@lru_cache(maxsize=64)
+def _composed(program: Program, overrides: tuple[str, ...]) -> DictConfig:
+    return program.compose(overrides)
+
+
+def _as_typed(key: str, value: Any) -> str:
+    """Return a setting as it can be typed."""
+    values = list(value) if isinstance(value, ListConfig) else [value]
+    words = ["null" if each is None else str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+    return f"{key}=[{','.join(words)}]" if isinstance(value, ListConfig) else f"{key}={words[0]}"
+
+
+def _meaningless(settings: Mapping[str, Sequence[str]]) -> str:
+    """Return `a and b mean nothing with x, and c means nothing with y` for settings by reason."""
+    clauses = []
+    for reason, names in settings.items():
+        *most, last = dict.fromkeys(names)
+        listed = f"{', '.join(most)} and {last}" if most else last
+        clauses.append(f"{listed} {'mean' if most else 'means'} nothing with {reason}")
+    return ", and ".join(clauses)
 
 
 def _names_target(value: Any) -> bool:

@@ -17,6 +17,17 @@ class UserError(Exception):
     """A mistake of the user: the command prints its message, without a traceback, and exits with code 2."""
 
 
+class UnreadSetting(UserError):
+    """Settings that nothing reads. A sweep leaves such a combination out.
+
+    `reason` is the mistake without values, and `settings` are those among the overrides that are at fault.
+    """
+
+    def __init__(self, message: str, reason: str = "", settings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.reason, self.settings = reason, list(settings)
+
+
 def complain(message: str) -> int:
     """Print an error message on stderr and return the exit code of a user error."""
     print(f"pegasus_lightning: {message}", file=sys.stderr)
