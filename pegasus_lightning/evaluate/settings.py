@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from pegasus_lightning.generate.settings import (
     PegasusConfig,
     ScoreConfig,
     SearchConfig,
+    unread_common,
     validate_common,
 )
 from pegasus_lightning.utils.compose import Program
@@ -74,6 +76,18 @@ def validate(config: DictConfig) -> None:
         )
 
 
+def unread_settings(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
+    """Return the settings that do not affect a result, with their reasons (`unread_common`)."""
+    unread = unread_common(config)
+    if config.search.method == "none":  # the judge still says which pegasi the gallery shows
+        unread |= {f"score.{name}": "search=none, which scores no mix" for name in config.score if name != "judge"}
+    return unread
+
+
 EVALUATE = Program(
-    "python -m pegasus_lightning.evaluate", "evaluate", ("search",), lambda: {"schema/evaluate": EvaluateConfig}
+    "python -m pegasus_lightning.evaluate",
+    "evaluate",
+    ("search",),
+    lambda: {"schema/evaluate": EvaluateConfig},
+    unread_settings,
 )

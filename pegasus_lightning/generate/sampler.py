@@ -15,7 +15,7 @@ from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes, encode, mix
 from pegasus_lightning.generate.pairs import Pairs, Parents
 from pegasus_lightning.generate.scores import CriticAndOverlap, CriticScore, Recognise, RecognisedAndReal, Score, total
 from pegasus_lightning.generate.search import Ascent, best_of, guided, keep_best
-from pegasus_lightning.generate.settings import PegasusConfig, SearchConfig
+from pegasus_lightning.generate.settings import GUIDANCE, PegasusConfig, SearchConfig
 from pegasus_lightning.models.latent import Posterior, class_direction
 from pegasus_lightning.models.networks import with_statistics_of
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -24,7 +24,6 @@ from pegasus_lightning.utils.tensors import in_batches
 
 REFERENCE = 512  # images whose critic outputs give the scale of a score
 MIN_REFERENCE = 64
-GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")
 
 
 class Sampler:

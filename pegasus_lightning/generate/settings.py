@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ COLOUR_DISTANCES = ("rgb", "lab")
 CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "critic")
 SEARCHES = ("none", "best_of", "guided")
+GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")  # fields of `SearchConfig`
 SPLITS = ("test", "train")
 MAX_PEGASI, MAX_CANDIDATES = 10_000, 10_000_000
 FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "pipeline", "diagram", "filmstrip", "interpolation")
@@ -177,6 +179,45 @@ def _validate_search(search: Any) -> None:
                 raise UserError(f"search.{key} needs a search: say search=best_of or search=guided too.")
 
 
+def unread_common(config: Any) -> dict[str, str]:
+    """Return the settings that do not affect a result, of those that `GenerateConfig` and `EvaluateConfig` share.
+
+    Each has its reason, which ends the sentence "... means nothing with ...".
+    """
+    pegasus, score, search = config.pegasus, config.score, config.search
+    rules: list[tuple[bool, str, Sequence[str]]] = [
+        (pegasus.pairs != "colour", f"pegasus.pairs={pegasus.pairs}", ["pegasus.colour_distance"]),
+        (search.method == "best_of", "search=best_of", [f"search.{name}" for name in GUIDANCE]),
+        (score.judge == "critic", "score.judge=critic", ["score.recognised", "score.realism"]),
+        (score.judge in ("recogniser", "committee"), f"score.judge={score.judge}", ["score.critic"]),
+        (
+            config.pretrained is not None and score.judge == "auto",
+            f"pretrained={config.pretrained}, whose committee scores",
+            ["score.critic"],
+        ),
+        (score.overlap == 0, "score.overlap=0", ["score.overlap_margin"]),
+    ]
+    return {name: reason for applies, reason, names in rules if applies for name in names}
+
+
+def unread_settings(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
+    """Return the settings of a `GenerateConfig` that do not affect a result, with their reasons (`unread_common`)."""
+    unread = unread_common(config)
+    if config.first is not None and config.second is not None:
+        names = ["pegasus.pairs", "pegasus.colour_distance", "split", "search.pairs", "search.most_per_parent"]
+        names += ["count"] if config.count != 1 else []
+        unread |= dict.fromkeys(names, "first= and second=, which are the only pair")
+        if config.pretrained is None and config.score.judge == "auto":
+            unread |= dict.fromkeys(["score.recognised", "score.realism"], "first= and second=, scored by the critic")
+    elif config.pretrained is not None and not data:
+        unread["split"] = f"pretrained={config.pretrained} without data=, whose parents are drawn"
+    return unread
+
+
 GENERATE = Program(
-    "python -m pegasus_lightning.generate", "generate", ("search",), lambda: {"schema/generate": GenerateConfig}
+    "python -m pegasus_lightning.generate",
+    "generate",
+    ("search",),
+    lambda: {"schema/generate": GenerateConfig},
+    unread_settings,
 )

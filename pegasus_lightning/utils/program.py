@@ -63,6 +63,8 @@ def run_program(
         if parsed.cfg:
             print(OmegaConf.to_yaml(config), end="")
             return 0
+        chosen = [text for text in overrides if text.partition("=")[0] in program.groups]
+        program.check_read(config, chosen, overrides, data)
         work(config, data)
     except UserError as error:
         return complain(str(error))

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pegasus_lightning.evaluate.settings import EVALUATE, EvaluateConfig, validate
 from pegasus_lightning.generate.settings import GenerateConfig
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.program import run_program
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ GOOD: list[dict[str, Any]] = [
     {"count": 10_000, "seed": 2**63 - 1, "split": "train", "threshold": 0.999, "gpus": 0},
     {"out": "elsewhere", "recognisers": "there", "originals": False, "again": True, "gpus": 1},
     {"search.method": "best_of", "search.pairs": 500, "search.ratios": 4},  # just enough for 2000
-    {"search.method": "guided", "score.judge": "critic", "score.recognised": 0, "score.realism": 0},
+    {"search.method": "guided", "score.judge": "critic", "score.critic": 2, "score.overlap": 0},
     {"pegasus.pairs": "random", "pegasus.mixing": "direction", "score.judge": "recogniser"},
     {"reporter": "independent", "score.judge": "committee"},
 ]
@@ -92,3 +93,24 @@ def test_a_bad_value_is_refused_by_name(config: DictConfig, settings: dict[str, 
         validate(changed(config, settings))
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["score.realism=0"], "score.realism=0 means nothing with search=none, which scores no mix: leave it out."),
+        (["score.overlap=0", "score.overlap_margin=1"], "mean nothing with search=none, which scores no mix"),
+        (["search=guided", "score.judge=critic", "score.recognised=0"], "means nothing with score.judge=critic"),
+        (["search=best_of", "search.steps=3"], "search.steps=3 means nothing with search=best_of"),
+        (["search=best_of", "score.realism=0"], ""),
+        (["score.judge=recogniser"], ""),  # which then says what the gallery shows
+        (["search=matched"], ""),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(
+    capsys: pytest.CaptureFixture[str], typed: list[str], message: str
+) -> None:
+    code = run_program(EVALUATE, ["run=x", *typed], "help", lambda config, data: validate(config))
+    said = capsys.readouterr().err
+    assert code == (2 if message else 0)
+    assert message in said

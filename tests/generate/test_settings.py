@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pegasus_lightning.generate.settings import GENERATE, validate
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.program import run_program
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +180,74 @@ def test_settings_of_a_search_need_one(config: DictConfig, key: str, value: obje
         validate(changed(config, {f"search.{key}": value}))
     assert str(error.value) == f"search.{key} needs a search: say search=best_of or search=guided too."
     validate(changed(config, {"search.method": "guided"}))
+
+
+# Settings that nothing reads, as they are typed.
+
+TWO = ["first=horse.png", "second=bird.png"]
+UNREAD: list[tuple[list[str], str]] = [
+    (
+        ["pegasus.pairs=random", "pegasus.colour_distance=lab"],
+        "pegasus.colour_distance=lab means nothing with pegasus.p",
+    ),
+    (["search=matched", "pegasus.colour_distance=lab"], "nothing with pegasus.pairs=matched: leave it out."),
+    (
+        ["search=best_of", "search.steps=9", "search.lr=1"],
+        "search.steps=9 and search.lr=1 mean nothing with search=best_of",
+    ),
+    (["search=matched", "search.start_weight=1"], "search.start_weight=1 means nothing with search=best_of: leave it"),
+    (["score.judge=critic", "score.realism=0"], "score.realism=0 means nothing with score.judge=critic: leave it out."),
+    (["score.judge=recogniser", "score.critic=2"], "score.critic=2 means nothing with score.judge=recogniser"),
+    (["search=matched", "score.critic=2"], "score.critic=2 means nothing with score.judge=committee"),
+    (["score.overlap=0", "score.overlap_margin=0.1"], "score.overlap_margin=0.1 means nothing with score.overlap=0"),
+    ([*TWO, "pegasus.pairs=random", "split=train"], "mean nothing with first= and second=, which are the only pair"),
+    ([*TWO, "count=9"], "count=9 means nothing with first= and second=, which are the only pair: leave it out."),
+    ([*TWO, "search=best_of", "search.pairs=9"], "search.pairs=9 means nothing with first= and second="),
+    ([*TWO, "score.realism=0"], "score.realism=0 means nothing with first= and second=, scored by the critic"),
+]
+
+
+def passed_on(*arguments: str) -> int:
+    """The exit code of a command that composes, checks what is read, validates, and does no work."""
+    return run_program(GENERATE, arguments, "help", lambda config, data: validate(config))
+
+
+@pytest.mark.parametrize(("typed", "message"), UNREAD, ids=[" ".join(typed) for typed, _ in UNREAD])
+def test_a_setting_that_nothing_reads_is_refused(
+    capsys: pytest.CaptureFixture[str], typed: list[str], message: str
+) -> None:
+    assert passed_on("run=x", *typed) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "unread"),
+    [
+        (["score.critic=2"], "score.critic=2"),
+        (["split=train"], "split=train"),
+        (["split=train", "data=silhouettes"], ""),
+    ],
+)
+def test_the_pretrained_models_committee_scores_and_its_parents_are_drawn(
+    capsys: pytest.CaptureFixture[str], typed: list[str], unread: str
+) -> None:
+    assert passed_on("pretrained=pegasus", *typed) == (2 if unread else 0)
+    assert capsys.readouterr().err.startswith(f"pegasus_lightning: {unread} means nothing with pret" if unread else "")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["search=matched"],
+        ["search=matched", "score.judge=critic"],  # the preset's score.realism is then unread
+        ["search=matched", *TWO],
+        ["search=guided", "search.steps=9", "score.overlap=0"],
+        ["score.realism=0", "score.overlap_margin=0.1", "score.critic=3"],  # the best of what is drawn has a score
+        ["pegasus.colour_distance=lab"],
+        [*TWO, "count=1", "seed=3", "search=best_of", "search.ratios=9"],
+    ],
+)
+def test_what_is_read_or_as_in_the_preset_is_accepted(typed: list[str]) -> None:
+    assert passed_on("run=x", *typed) == 0
