@@ -44,20 +44,18 @@ BARE = [
     "model.weights.perceptual=0",
     "model.weights.guidance=0",
     "model.weights.layout=0",
-    "model.weights.stay=0",
     "model.learned_mixing=false",
 ]
 # Each is the whole ladder with these settings replaced.
 ALTERNATIVES: list[tuple[str, list[str]]] = [
-    ("and_guided_decoder", ["model.learned_mixing=false", "model.weights.stay=0"]),
+    ("and_guided_decoder", ["model.learned_mixing=false"]),
     ("and_prior_samples", ["model.weights.fake_sample=0.25"]),
-    ("and_adaptive_weight", ["model.adaptive_adversarial=true", "model.weights.adversarial=0.8"]),
+    ("and_adaptive_weight", ["model.adaptive_adversarial=true", "model.weights.adversarial=2"]),  # the preset's
     (
         "and_hinge_spectral",
         [
             "model.adversarial_loss=hinge",
             "model.networks.spectral_norm=critic",
-            "model.networks.critic_start=default",
             "model.r1=0",
             "model.weights.adversarial=30",
         ],
