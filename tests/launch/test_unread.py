@@ -36,6 +36,7 @@ TINY = [
     "trainer.evaluate_test=false",
     "callbacks=quiet",
 ]
+NO_TRAINING = "resume=must"  # what is accepted ends with another message, as there is no checkpoint
 R1 = "model.r1 means nothing with model=vae, which has no critic"
 
 
@@ -97,7 +98,7 @@ SINGLE = [
 def test_a_single_run_is_refused(
     here: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], sentence: str
 ) -> None:
-    assert run_command(["data=silhouettes", "trainer.gpus=0", *overrides]) == 2
+    assert run_command(["data=silhouettes", "trainer.gpus=0", NO_TRAINING, *overrides]) == 2
     out, err = capsys.readouterr()
     assert sentence in err
     assert (out, err.count("pegasus_lightning: "), err.count("\n")) == ("", 1, 1)
@@ -133,7 +134,7 @@ def test_what_is_read_or_as_in_the_preset_is_accepted(overrides: list[str]) -> N
 def test_spectral_norm_under_batch_norm_is_refused_and_the_advice_works(
     capsys: pytest.CaptureFixture[str], networks: list[str], advice: list[str]
 ) -> None:
-    typed = ["data=silhouettes", "trainer.gpus=0", *(f"model.networks.{text}" for text in networks)]
+    typed = ["data=silhouettes", "trainer.gpus=0", NO_TRAINING, *(f"model.networks.{text}" for text in networks)]
     assert run_command(typed) == 2
     said = capsys.readouterr().err
     add = " ".join(f"model.networks.{text}" for text in advice)
@@ -157,15 +158,15 @@ def test_a_setting_of_a_users_preset_counts_unless_it_is_the_models_own(
         "model": "defaults: [vae]\nr1: 5\n",
     }[kind]
     (here / "presets" / kind / "mine.yaml").write_text(text)
-    typed = ["--config-dir=presets", f"{kind}=mine", "data=silhouettes", "data.root=x"]
-    code = run_command([*typed[:-1], "trainer.gpus=0", "resume=must"])  # resume=must stops what is accepted
+    typed = ["--config-dir=presets", f"{kind}=mine", "data=silhouettes", "trainer.gpus=0", NO_TRAINING]
+    code = run_command(typed)
     said = capsys.readouterr().err
     assert code == 2
     if kind == "model":
         assert "no checkpoint" in said
         return
     assert "model.r1=5.0 means nothing with model=vae, which has no critic: add model.r1=0.0." in said
-    assert run_command([*typed[:-1], "trainer.gpus=0", "resume=must", "model.r1=0.0"]) == 2
+    assert run_command([*typed, "model.r1=0.0"]) == 2
     assert "no checkpoint" in capsys.readouterr().err  # the advice works
 
 
@@ -273,7 +274,7 @@ def test_another_launcher_leaves_them_out_too(
 
 
 def test_a_run_that_was_begun_before_can_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = [*TINY, "model=vae", "model.r1=5", "resume=must"]
+    typed = [*TINY, "model=vae", "model.r1=5", NO_TRAINING]
     composed = TRAIN.compose(typed)
     folder = run_folder(plain(composed), readable_name(composed, {"model": "vae", "data": "silhouettes"}, typed))
     assert run_command(typed) == 2
