@@ -387,7 +387,7 @@ def test_stolen_and_collapsed_pegasi_raise_both_alarms(
     assert answer.code == 0, answer.err
     (folder,) = folders(run / "evaluation")
     card, gallery = read_scorecard(folder / FILE), arrays_in(folder)
-    assert card.rows["pegasi"]["memorised"] == Figure(1, 1, 1)
+    assert card.rows["pegasi"]["memorised"].value == 1
     memorised, collapsed = card.alarms
     assert "100.0% of the pegasi lie nearer to a training image" in memorised
     assert f"The pegasi lie {torch.pdist(sold.flatten(1)).mean() / 3072**0.5:.3f} apart" in collapsed
@@ -734,8 +734,8 @@ def test_several_runs_are_compared_over_their_seeds(
     assert [head[0], tiny[0], vae[0]] == ["pegasi of", "tiny", "vae"]
     tiny, vae = ([cell.strip() for cell in line if cell.strip()] for line in (tiny, vae))
     assert (tiny[1], vae[1]) == ("2", "1")
-    # Values 1 and 2, half widths .5: mean 1.5, deviation .707, half 1.96 * .707 / sqrt(2) = .98.
-    assert "1.500 ±0.980 (0.707)" in tiny
+    # Values 1 and 2: mean 1.5, deviation .707; Student's t is 12.706 for two seeds: 12.706 * .707 / sqrt(2).
+    assert "1.500 ±6.353 (0.707)" in tiny
     assert "3.000 ±0.500" in vae
     again = evaluate(f"run={run.parent}")
     assert again.out.count("Already judged") == 3
@@ -958,7 +958,7 @@ def bare_benchmark(**attributes: Any) -> Benchmark:
 
 
 def test_a_set_is_measured_once_for_one_recipe_and_anew_for_another() -> None:
-    metrics = SimpleNamespace(measure=lambda images, parents: images)
+    metrics = SimpleNamespace(measure=lambda images, parents, parentage: images)
     once = bare_benchmark(_measured={}, image_set_metrics=metrics)._once
     a, b = torch.zeros(1), torch.ones(1)
     assert once("blend", a, b"pairs") is a

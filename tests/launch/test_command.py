@@ -84,7 +84,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., A
 
 # Wrong command lines, and parts of their messages.
 BEFORE_HYDRA_RUNS = [
-    (["model=acia"], ["no model 'acia'", "Did you mean 'acai'?", "Choose from: acai, acai_paper"]),
+    (["model=acia"], ["no model 'acia'", "Did you mean 'acai'?", "Choose from: acai, acai_document, acai_paper"]),
     (["data=silhouete"], ["no data 'silhouete'", "Did you mean 'silhouettes'?"]),
     (["modle=acai"], ["no setting 'modle'", "Did you mean 'model'?", "--cfg job"]),
     (["model.netwrks.channels=4"], ["no setting 'model.netwrks", "model.networks"]),

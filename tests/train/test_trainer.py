@@ -270,6 +270,8 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     session = run(tmp_path, "trainer.max_epochs=3")
     assert session.code == 0
     assert "Continuing from last.ckpt" in session.out
+    assert "another kind" not in session.out
+    assert len(status_of(first)["machines"]) == 1
     assert the_run(tmp_path) == first
     assert digest(first) == digest(whole)
     assert logged(first)["validation/psnr"] == logged(whole)["validation/psnr"]
@@ -280,6 +282,22 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     assert set(board.PluginTagToContent("hparams")) == {
         "_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"
     }  # fmt: skip
+
+
+def test_a_run_that_goes_on_on_another_kind_of_machine_says_so(tmp_path: Path) -> None:
+    assert run(tmp_path, "trainer.max_epochs=1").code == 0
+    folder = the_run(tmp_path)
+    status = status_of(folder)
+    (here,) = status["machines"]
+    assert (here["precision"], here["device"], here["processes"]) == ("32-true", "cpu", 1)
+    assert here["threads"] == torch.get_num_threads()
+    assert here["cpu"] and here["cpu_flags"][0] == torch.backends.cpu.get_cpu_capability()
+    former = here | {"threads": 64, "precision": "bf16-mixed"}
+    (folder / "status.json").write_text(json.dumps(status | {"machines": [former]}))
+    session = run(tmp_path, "trainer.max_epochs=2")
+    changes = f"precision 32-true (before: bf16-mixed), threads {here['threads']} (before: 64)."
+    assert f"This machine is of another kind: {changes}" in session.out
+    assert status_of(folder)["machines"] == [former, here]
 
 
 def test_a_guided_run_is_continued_to_the_weights_of_an_unbroken_one(
