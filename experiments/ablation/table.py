@@ -1,9 +1,10 @@
 """Tables of experiments/ablation, from the scorecards in a folder of evaluated runs.
 
-    python experiments/ablation/table.py runs/first_light
+    python experiments/ablation/table.py runs/ablation
 
-Prints the pegasi of every group of runs (means over seeds, half widths of 95 % intervals), their differences to the
-baseline, the controls, and the measures of the models themselves.
+Prints the pegasi of every group of runs (means over seeds, half widths of 95 % intervals by Student's t), their
+differences to the baseline (Welch's intervals; bold: a verdict, with three seeds or more on both sides), the controls,
+and the measures of the models themselves. A second argument names another baseline.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pegasus_lightning.runs.scorecards import (
     PEGASI,
     Figure,
     Measure,
+    Spread,
     difference,
+    differs,
     format_figure,
     groups,
     newest_scorecard,
@@ -28,6 +31,7 @@ from pegasus_lightning.runs.scorecards import (
 
 BASELINE = "adversarial_vae"
 COLUMNS = ("recognised", "chimera", "p_first", "p_second", "kid", "density", "coverage", "precision", "recall")
+COMPARED_MODEL = ("psnr", "ssim", "largest_step", "relative_midpoint")
 MORE = (
     "nearest_pixels",
     "nearest_features",
@@ -48,11 +52,12 @@ def head(first: str, measures: Sequence[Measure]) -> None:
     row("---", ["---"] * len(measures))
 
 
-def cell(measure: Measure, value: float, low: float, high: float) -> str:
-    return f"{format_figure(measure, value)} ± {format_figure(measure, (high - low) / 2)}"
+def cell(measure: Measure, figure: Figure | Spread) -> str:
+    value = figure.mean if isinstance(figure, Spread) else figure.value
+    return f"{format_figure(measure, value)} ± {format_figure(measure, figure.half).removesuffix('%')}"
 
 
-def main(place: str) -> None:
+def main(place: str, baseline: str = BASELINE) -> None:
     paths = [newest_scorecard(folder) for folder in sorted(Path(place).iterdir()) if folder.is_dir()]
     cards = [read_scorecard(path) for path in paths if path is not None]
     found = groups(cards)
@@ -65,41 +70,42 @@ def main(place: str) -> None:
         head("model (seeds)", [MEASURES[name] for name in names])
         for group, members in found.items():
             spreads = [(MEASURES[name], over(members, PEGASI, name)) for name in names]
-            row(f"`{group}` ({len(members)})", [cell(m, s.mean, s.low, s.high) for m, s in spreads])
-    print(f"\n### Pegasi, difference to `{BASELINE}`\n")
-    names = (*COLUMNS, "variety", "linearity")
-    head("model", [MEASURES[name] for name in names])
+            row(f"`{group}` ({len(members)})", [cell(m, s) for m, s in spreads])
+    names = [*((PEGASI, name, MEASURES[name]) for name in (*COLUMNS, "variety", "linearity"))]
+    names += [("", name, MODEL_MEASURES[name]) for name in COMPARED_MODEL]
+    print(f"\n### Difference to `{baseline}`\n")
+    head("model", [measure for _, _, measure in names])
     for group, members in found.items():
-        if group == BASELINE:
+        if group == baseline:
             continue
         cells = []
-        for name in names:
-            d: Figure = difference(over(members, PEGASI, name), over(found[BASELINE], PEGASI, name))
-            sure = "**" if d.low > 0 or d.high < 0 else ""
-            cells.append(f"{sure}{cell(MEASURES[name], *d)}{sure}")
+        for section, name, measure in names:
+            own, other = over(members, section, name), over(found[baseline], section, name)
+            sure = "**" if differs(own, other) else ""
+            cells.append(f"{sure}{cell(measure, difference(own, other))}{sure}")
         row(f"`{group}`", cells)
     for names in (COLUMNS, MORE[:-1]):
         print("\n### Controls\n")
         head("what", [MEASURES[name] for name in names])
-        first = found[BASELINE][0]
+        first = found[baseline][0]
         for name, figures in first.rows.items():
             if name != PEGASI and name not in ("reconstructions", "prior samples"):
-                row(name, [cell(MEASURES[n], *figures[n]) if n in figures else "" for n in names])
+                row(name, [cell(MEASURES[n], figures[n]) if n in figures else "" for n in names])
         for kind in ("reconstructions", "prior samples"):
             for group, members in found.items():
                 if kind in members[0].rows:
                     spreads = [(MEASURES[n], over(members, kind, n)) for n in names if n in members[0].rows[kind]]
-                    row(f"`{group}`: {kind}", [cell(m, s.mean, s.low, s.high) for m, s in spreads])
+                    row(f"`{group}`: {kind}", [cell(m, s) for m, s in spreads])
     print("\n### Models\n")
     names = [name for name in MODEL_MEASURES if name in cards[0].model]
     head("model", [MODEL_MEASURES[name] for name in names])
     for group, members in found.items():
         spreads = [(MODEL_MEASURES[name], over(members, "", name)) for name in names]
-        row(f"`{group}`", [cell(m, s.mean, s.low, s.high) for m, s in spreads])
+        row(f"`{group}`", [cell(m, s) for m, s in spreads])
     for card in cards:
         for alarm in card.alarms:
             print(f"\n`{card.name}`: {alarm}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
