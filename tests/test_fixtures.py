@@ -88,9 +88,9 @@ def test_a_run_continues_in_its_folder_to_the_figures_that_its_release_reached(
 ) -> None:
     run, overrides = run_of(preset), overrides_of(preset, 3)
     if model_of(preset) != preset:  # another preset has the same settings today, and gives the folder its name
-        config = TRAIN.compose(overrides, with_hydra=True)
-        name = readable_name(config, dict(config.hydra.runtime.choices), overrides)
-        today = run_folder({key: value for key, value in plain(config).items() if key != "hydra"}, name)
+        config = TRAIN.compose(overrides)
+        name = readable_name(config, {"model": model_of(preset), "data": "silhouettes"}, overrides)
+        today = run_folder(plain(config), name)
         assert RunName.parse(today.name).digest == RunName.parse(run.name).digest
         run = run.rename(today)
     assert run_command(overrides) == 0

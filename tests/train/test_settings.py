@@ -110,6 +110,8 @@ def test_every_preset_says_what_it_is_in_its_first_comment(group: str, name: str
                 "weights.kl": 1.0,
                 "weights.reconstruction": 1.0,
                 "weights.adversarial": 0.5 * 3072 / 4,  # lambda .5 beside the paper's mean over pixels from -1 to 1
+                "networks.critic_batch_norm": False,
+                "critic_optimizer.lr": 1e-3,  # the autoencoder's
             },
         ),
         ("acai_document", {"name": "acai", "sample_codes": True, "weights.adversarial": 0.5}),
