@@ -56,6 +56,7 @@ from pegasus_lightning.runs.scorecards import (
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
+from pegasus_lightning.utils.devices import machine
 from pegasus_lightning.utils.program import run_program
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float, to_uint8
@@ -256,6 +257,9 @@ def test_the_scorecard_says_what_was_measured_and_how(evaluated: Evaluated, mode
     assert card.settings["score"]["judge"] == "none"  # no search
     assert (card.parents["split"], card.parents["source"]) == ("test", "silhouettes")
     assert card.recognisers == {"reports": {"file": "colours-0a.pt", "balanced_accuracy": [0.75, 0.5]}, "selects": None}
+    (trained_on,) = card.machines
+    assert (trained_on["precision"], trained_on["device"]) == ("32-true", "cpu")
+    assert card.judged_on == machine("cpu", 1, "32-true")
     assert evaluated.folder.name.startswith("colour-auto-none-s3-")
     assert sorted(path.name for path in evaluated.folder.iterdir()) == sorted([FILE, GALLERY])
 
