@@ -111,7 +111,9 @@ def test_every_preset_says_what_it_is_in_its_first_comment(group: str, name: str
                 "weights.reconstruction": 1.0,
                 "weights.adversarial": 0.5 * 3072 / 4,  # lambda .5 beside the paper's mean over pixels from -1 to 1
                 "networks.critic_batch_norm": False,
-                "critic_optimizer.lr": 1e-3,  # the autoencoder's
+                "autoencoder_optimizer.lr": 1e-3,  # one learning rate for both players
+                "critic_optimizer.lr": 1e-3,
+                "critic_optimizer.clip": 1.0,
             },
         ),
         ("acai_document", {"name": "acai", "sample_codes": True, "weights.adversarial": 0.5}),
