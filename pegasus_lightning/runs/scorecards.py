@@ -194,6 +194,8 @@ def over_seeds(figures: Sequence[Figure]) -> Spread:
     count, mean = len(values), sum(values) / len(values)
     if count == 1:
         return Spread(mean, figures[0].low, figures[0].high, math.nan, values)
+    if math.isnan(mean):
+        return Spread(mean, math.nan, math.nan, math.nan, values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     if len(set(values)) == 1:
         low, high = (sum(getattr(figure, end) for figure in figures) / count for end in ("low", "high"))

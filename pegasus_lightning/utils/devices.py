@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,8 @@ import torch
 
 from pegasus_lightning.utils.errors import UserError
 
-# Private functions of PyTorch, which a later release may not have.
-BF16_CHECKS: dict[str, Callable[[], bool]] = {
-    "AMX": getattr(torch.cpu, "_is_amx_tile_supported", lambda: False),
-    "AVX512_BF16": getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False),
-}
+# Instruction sets with bfloat16, and private functions of PyTorch that look for them; a later release may have others.
+BF16_CHECKS = {"AMX": "_is_amx_tile_supported", "AVX512_BF16": "_is_avx512_bf16_supported"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def has_fast_bf16(accelerator: str) -> bool:
     """Return whether bfloat16 runs in hardware (recent GPUs, CPUs with AMX or AVX512-BF16) and is not emulated."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(check() for check in BF16_CHECKS.values())
+    return bool(_bf16_instructions())
 
 
 def lightning_precision(precision: str, accelerator: str) -> str:
@@ -105,11 +102,12 @@ def machine(accelerator: str, devices: int | Sequence[int], precision: str) -> d
         "processes": devices if isinstance(devices, int) else len(devices),
         "threads": torch.get_num_threads(),
         "cpu": _cpu_name(),
-        "cpu_flags": [
-            torch.backends.cpu.get_cpu_capability(),
-            *(name for name, check in BF16_CHECKS.items() if check()),
-        ],
+        "cpu_flags": [torch.backends.cpu.get_cpu_capability(), *_bf16_instructions()],
     }
+
+
+def _bf16_instructions() -> list[str]:
+    return [name for name, check in BF16_CHECKS.items() if getattr(torch.cpu, check, lambda: False)()]
 
 
 def _cpu_name() -> str:

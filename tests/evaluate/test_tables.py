@@ -116,11 +116,11 @@ def test_runs_are_compared_over_their_seeds_by_hand() -> None:
     heads = rows["pegasi of"]
     assert heads[:2] == ["seeds", "both seen ↑"]
     assert heads[-2:] == ["PSNR ↑", "midpoint ↑"]
-    # .25 and .5: mean .375, deviation .1768, half 1.96 * .1768 / sqrt(2) = .245.
-    assert rows["acai"][:2] == ["2", "37.5% ±24.5 (17.7)"]
-    assert rows["acai"][heads.index("KID* ↓")] == "0.875 ±0.245 (0.177)"
-    # Equal seeds: two half widths of .125 give sqrt(2) * .125 / 2 = .088.
-    assert rows["acai"][heads.index("PSNR ↑")] == "21.50 ±0.09 (0.00)"
+    # .25 and .5: mean .375, deviation .1768, half 12.706 * .1768 / sqrt(2) = 1.588.
+    assert rows["acai"][:2] == ["2", "37.5% ±158.8 (17.7)"]
+    assert rows["acai"][heads.index("KID* ↓")] == "0.875 ±1.588 (0.177)"
+    # Equal seeds: the half width of the images, .125.
+    assert rows["acai"][heads.index("PSNR ↑")] == "21.50 ±0.12 (0.00)"
     assert rows["acai"][heads.index("midpoint ↑")] == "-"
     assert rows["vae"][:2] == ["1", "12.5% ±1.2"]
 

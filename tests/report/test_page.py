@@ -65,7 +65,7 @@ def test_the_page_shows_what_was_measured(
     text = Elements(rendered(tmp_path)).text
     for words in (
         "horse + bird 2 runs of 2 variants, trained 2026-02-03",
-        "30.0% ±4.0 better +8.0 pp [+3.0, +13.0]",  # 30 - 22; sqrt(3^2 + 4^2) = 5
+        "30.0% ±4.0 +8.0 pp",  # 30 - 22; one seed a side: no interval over seeds, and no verdict
         "pixel average 41.0% ±1.0",
         "No health verdicts were recorded",
         "acai-s0 : Memorised?",
