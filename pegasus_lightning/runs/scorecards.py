@@ -21,6 +21,7 @@ FILE, GALLERY = "scorecard.json", "gallery.npz"
 PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
 RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"
 CONFIDENCE = 0.95  # of all intervals
+AGREEMENT = 1e-5  # relative difference of figures that are equal up to the rounding of different machines
 VERDICT_SEEDS = 3  # on each side of a difference; fewer show a difference, and no verdict
 
 
@@ -197,7 +198,7 @@ def over_seeds(figures: Sequence[Figure]) -> Spread:
     if math.isnan(mean):
         return Spread(mean, math.nan, math.nan, math.nan, values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    if len(set(values)) == 1:
+    if all(math.isclose(value, mean, rel_tol=AGREEMENT) for value in values):
         low, high = (sum(getattr(figure, end) for figure in figures) / count for end in ("low", "high"))
         return Spread(mean, low, high, 0.0, values)
     half = _t_quantile(count - 1) * spread / math.sqrt(count)

@@ -63,7 +63,7 @@ def of_means_and_shares() -> Rates:
     rates: Rates = {}
     for name, share in (("own photographs", 0.0), ("shared photographs", 0.25)):
         means, shares = [], {0.005: [], 0.05: [], 0.5: [], 0.99: []}
-        for _ in range(2000):
+        for _ in range(6000):
             parents = pairs_of(source)
             values = children(parents, share, 1, source)[:, 0]
             known = parents if share else None

@@ -248,7 +248,7 @@ def test_seeds_have_the_interval_of_students_t() -> None:
 
 
 def test_seeds_that_agree_have_the_interval_of_their_images() -> None:
-    found = over_seeds([Figure(0.1, 0.0, 0.3), Figure(0.1, 0.0, 0.5), Figure(0.1, 0.0, 0.4)])
+    found = over_seeds([Figure(0.1, 0.0, 0.3), Figure(0.1 + 1e-9, 0.0, 0.5), Figure(0.1, 0.0, 0.4)])
     assert found[:4] == pytest.approx((0.1, 0.0, 0.4, 0))
     assert found.half == pytest.approx(0.3)  # the larger side
 
