@@ -178,4 +178,4 @@ if __name__ == "__main__":
     print("| interval | covers |\n| --- | --- |")
     for kind in KINDS:
         for name, rate in kind().items():
-            print(f"| {name} | {rate:.3f} |".replace("0.", "."), flush=True)
+            print(f"| {name} | {rate:.3f} |", flush=True)
