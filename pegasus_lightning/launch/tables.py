@@ -36,6 +36,7 @@ OTHERS = {
     "final/critic_real": ("critic\nreal", ".2f"),
     "final/critic_fake": ("critic\nfake", ".2f"),
 }
+HEADS = {"validation/psnr": ("valid.\nPSNR", ".2f")} | OTHERS  # short, so that the table fits 80 characters
 BAD = ("bad", "fail", "failed", "unhealthy", "alarm")  # as in the report
 NARROWEST = 16  # characters of a name in a line
 TAIL_BYTES = 2**16  # read from the end of a log, which may be of any size
@@ -133,8 +134,8 @@ def lower_is_better(metric: str) -> bool:
 
 def head_of(metric: str) -> tuple[str, str]:
     """Return the head of a metric's column and the format of its values."""
-    if metric in OTHERS:
-        return OTHERS[metric]
+    if metric in HEADS:
+        return HEADS[metric]
     measure = (MEASURES | MODEL_MEASURES).get(metric.rpartition("/")[2])
     return metric.replace("/", "/\n"), ".4g" if measure is None else measure.style
 
