@@ -38,7 +38,7 @@ judge: install ## Evaluate that model, and write the report page
 	$(BIN)/python -m pegasus_lightning.report runs/first_run
 
 MODELS := adversarial_vae,two_fc_layers,four_conv_layers,spectral_norm,critic_without_batch_norm,vae_gan,acai
-demo: install ## A small ablation on drawings, with an eighth model that must fail (about six minutes)
+demo: install ## A small ablation on drawings, with an eighth model that must fail (about five minutes)
 	$(BIN)/python -m pegasus_lightning -m experiment=demo_ablation --config-dir=experiments/survival/presets \
 		model=$(MODELS),exploding || test $$? -eq 1
 	$(BIN)/python experiments/survival/demo_outcome.py runs/demo_ablation

@@ -25,7 +25,7 @@ from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.report.page import write_report
 from pegasus_lightning.runs.folder import RunName, run_folder
-from pegasus_lightning.runs.scorecards import PEGASI, is_current, read_scorecard
+from pegasus_lightning.runs.scorecards import PEGASI, is_outdated, read_scorecard
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
 from pegasus_lightning.utils.compose import plain
@@ -140,7 +140,7 @@ def test_a_scorecard_is_read_and_an_old_run_is_evaluated(
     assert "Already judged" not in capsys.readouterr().out  # its intervals were too narrow
     (again,) = (folder / run_of("vae")).glob("evaluation/*/scorecard.json")
     assert again.parent.name == path.parent.name  # the evaluation has the same folder, and takes the old one's place
-    assert is_current(again) and not is_current(path)
+    assert is_outdated(path) and not is_outdated(again)
     assert read_scorecard(again).key == card.key  # and the same key, so the two can be compared
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pegasus_lightning.data.silhouettes import draw
+from pegasus_lightning.evaluate.metrics.intervals import mean_figure
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import Parents, pairs_for
 from pegasus_lightning.generate.sampler import Sampler
@@ -68,8 +69,9 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"pixels": pixels, "shape": sh
 
 
 def interval(values: Tensor) -> str:
-    """Return the mean and the half width of its 95 % interval (normal approximation)."""
-    return f"{values.mean():.4f} ± {1.96 * values.std() / len(values) ** 0.5:.4f}"
+    """Return the mean and the half width of its 95 % interval."""
+    figure = mean_figure(values)
+    return f"{figure.value:.4f} ± {figure.half:.4f}"
 
 
 def main(places: list[str]) -> None:

@@ -25,7 +25,7 @@ from pegasus_lightning.generate.scores import distance_from_blend
 from pegasus_lightning.generate.session import Session
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import StoredRecogniser
-from pegasus_lightning.runs.folder import RunName, config_hash, read_status
+from pegasus_lightning.runs.folder import RunName, config_hash, machines_of, read_status
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
     PEGASI,
@@ -107,8 +107,10 @@ class Benchmark:
             model=figures,
             alarms=_alarms(rows),
             variant=variant,
-            machines=[] if run.folder is None else (read_status(run.folder) or {}).get("machines", []),
-            judged_on=machine(self.device.type, 1 if self.device.type == "cpu" else [0], "32-true"),
+            machines=[] if run.folder is None else machines_of(read_status(run.folder)),
+            judged_on=machine(
+                self.device.type, 1 if self.device.type == "cpu" else [self.device.index or 0], "32-true"
+            ),
         )
         return card, pictures
 

@@ -24,7 +24,7 @@ from pegasus_lightning.runs.scorecards import (
     HPARAMS,
     PEGASI,
     Scorecard,
-    is_current,
+    is_outdated,
     read_scorecard,
     write_scorecard,
 )
@@ -63,7 +63,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     benchmark: Benchmark | None = None
     cards = []
     for run, folder in zip(session.runs, folders, strict=True):
-        if is_current(folder / FILE) and not settings.again:
+        if (folder / FILE).exists() and not is_outdated(folder / FILE) and not settings.again:
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:

@@ -33,8 +33,8 @@ OTHERS = {
     "final/psnr": ("final\nPSNR", ".2f"),
     "final/excess_bce": ("excess\nBCE", ".1f"),
     "final/kl": ("KL", ".1f"),
-    "final/critic_real": ("critic\nreal", ".2f"),
-    "final/critic_fake": ("critic\nfake", ".2f"),
+    "final/critic_real": ("C\nreal", ".2f"),
+    "final/critic_fake": ("C\nfake", ".2f"),
 }
 HEADS = {"validation/psnr": ("valid.\nPSNR", ".2f")} | OTHERS  # short, so that the table fits 80 characters
 BAD = ("bad", "fail", "failed", "unhealthy", "alarm")  # as in the report

@@ -174,7 +174,11 @@ def unread_settings(model: Any) -> dict[str, str]:
         (networks.fc_layers == 1, "model.networks.fc_layers=1", ["networks.fc_width"]),
         (networks.decoder == "residual", "model.networks.decoder=residual", ["networks.upsampling"]),
         (not weights.get("reconstruction", 1), "model.weights.reconstruction=0", ["reconstruction"]),
-        (not weights.get("critic_regulariser", 1), "model.weights.critic_regulariser=0", ["weights.blend"]),
+        (  # with BatchNorm, the critic's statistics see the blends nevertheless
+            not weights.get("critic_regulariser", 1) and not networks.critic_batch_norm,
+            "model.weights.critic_regulariser=0",
+            ["weights.blend"],
+        ),
         (adversarial and not in_use, "adversarial weights of 0", ["adaptive_adversarial"]),
         (one_scale, "model.adaptive_adversarial=true", [f"weights.{name}" for name in one_scale]),
     ]

@@ -267,6 +267,7 @@ class TwoPlayerModel(Autoencoder):
             "latest": dict(self.latest),
             "validated_at": self.validated_at,
             "averages": self.averages.state(),
+            "term_weights": dict(self.term_weights),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -274,7 +275,12 @@ class TwoPlayerModel(Autoencoder):
         logged = checkpoint.get("logged")
         if logged is not None:  # the first checkpoints of 0.1 have none
             self.latest, self.validated_at = dict(logged["latest"]), logged["validated_at"]
-            self.averages.restore(logged["averages"])
+            if "term_weights" in logged:
+                self.averages.restore(logged["averages"])
+                self.term_weights = dict(logged["term_weights"])
+            else:  # of 0.1, which logged terms with their weights: the two do not add up
+                kept = ("validation", "test", "final", "health")
+                self.latest = {tag: value for tag, value in self.latest.items() if tag.partition("/")[0] in kept}
 
     # Evaluation, the same on the validation and the test split.
 

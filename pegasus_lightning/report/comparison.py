@@ -234,6 +234,8 @@ def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None
         return Cell(math.nan, "\u2013", "", "not defined")
     half = spread.half
     detail = f"95 %: {_plain(measure, spread.low)} to {_plain(measure, spread.high)}"
+    if math.isnan(spread.low):
+        detail = "no interval (of a release whose intervals were too narrow: evaluate again)"
     if len(spread.values) > 1:
         detail += f"; {len(spread.values)} seeds: {', '.join(_plain(measure, value) for value in spread.values)}"
     written = _plain(measure, half).rstrip("%") if math.isfinite(half) else ""

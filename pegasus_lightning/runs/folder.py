@@ -192,6 +192,12 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def machines_of(status: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the kinds of machine that trained a run, see `utils.devices.machine`; empty if unknown."""
+    found = (status or {}).get("machines")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
 @contextmanager
 def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
     """Hold a run's folder while it trains: its lock, its log file, and its status, which says how the run ended.

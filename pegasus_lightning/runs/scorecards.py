@@ -146,10 +146,10 @@ def read_scorecard(path: Path) -> Scorecard:
         raise UserError(f"{path} is not a scorecard ({type(error).__name__}): evaluate the run again.") from error
 
 
-def is_current(path: Path) -> bool:
-    """Return whether a file is a scorecard of this version, whose intervals need not be left out."""
+def is_outdated(path: Path) -> bool:
+    """Return whether a file is a scorecard of version 1, whose intervals are left out."""
     try:
-        return bool(json.loads(path.read_text())["version"] == VERSION)
+        return bool(json.loads(path.read_text())["version"] == 1)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -188,7 +188,7 @@ def over_seeds(figures: Sequence[Figure]) -> Spread:
     """Return the mean of one figure over one or more runs that differ only in their seed, with its interval.
 
     A single run has the interval of its images. Two and more have that of their seeds, by Student's t: what the same
-    training with other seeds would give on the same images. Runs that agree exactly (shares of 0, for instance) say
+    training with other seeds would give on the same images. Runs that agree up to rounding (such as shares of 0) say
     nothing of other seeds, and have the interval of their images.
     """
     values = tuple(figure.value for figure in figures)
@@ -208,14 +208,19 @@ def over_seeds(figures: Sequence[Figure]) -> Spread:
 def difference(figure: Spread, baseline: Spread) -> Figure:
     """Return `figure` minus `baseline`, with its interval over the seeds by Welch 1947.
 
-    The interval is NaN with a single seed on one side, or if neither side varies.
+    A side whose seeds agree has the standard error of its images. The interval is NaN with a single seed on one side.
     """
     value = figure.mean - baseline.mean
-    parts = [(side.spread**2 / len(side.values), len(side.values) - 1) for side in (figure, baseline)]
-    variance = sum(part for part, _ in parts)
-    if not variance > 0:
+    variances = []
+    for side in (figure, baseline):
+        of_images = (side.half / _t_quantile(math.inf)) ** 2
+        variances.append(of_images if side.spread == 0 else side.spread**2 / len(side.values))
+    variance = sum(variances)
+    if not variance > 0 or min(len(figure.values), len(baseline.values)) < 2:
         return Figure(value, math.nan, math.nan)
-    degrees = variance**2 / sum(part**2 / own for part, own in parts)
+    own = [math.inf if side.spread == 0 else len(side.values) - 1 for side in (figure, baseline)]
+    inverse = sum((part / variance) ** 2 / degrees for part, degrees in zip(variances, own, strict=True))
+    degrees = 1 / inverse if inverse else math.inf
     half = _t_quantile(degrees) * math.sqrt(variance)
     return Figure(value, value - half, value + half)
 

@@ -28,7 +28,7 @@ from pegasus_lightning.runs.checkpoints import (
     latest_checkpoint,
     read_checkpoint,
 )
-from pegasus_lightning.runs.folder import flat, read_status, run_folder, run_session, say
+from pegasus_lightning.runs.folder import flat, machines_of, read_status, run_folder, run_session, say
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
@@ -99,12 +99,13 @@ def train(config: DictConfig, readable_name: str) -> Path:
         if not is_first_process():
             _fit(settings, values, data, devices, folder, checkpoint, run_status, guide)
             return folder
-        before = [] if checkpoint is None else (read_status(folder) or {}).get("machines", [])
+        former = machines_of(read_status(folder))
         with run_session(folder, values) as status:
-            status.update(machines=before if here in before[-1:] else [*before, here])
             run_status.report = status.update
             if settings.resume != "never":
                 checkpoint = latest_checkpoint(folder)  # again: another process may have trained until a moment ago
+            before = [] if checkpoint is None else former or [{"cpu": "unknown"}]
+            status.update(machines=before if here in before[-1:] else [*before, here])
             write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
             if checkpoint is None:  # remove what an attempt left that ended before its first checkpoint
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -114,11 +115,11 @@ def train(config: DictConfig, readable_name: str) -> Path:
             if checkpoint is not None:
                 epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
                 say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
-                if before and before[-1] != here:
-                    say(_change_of_machine(before[-1], here))
+                if former and former[-1] != here:
+                    say(_change_of_machine(former[-1], here))
             model = _fit(settings, values, data, devices, folder, checkpoint, run_status, guide)
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
-            status.update(status="finished", exit_code=0, **done, metrics=model.latest)
+            status.update(status="finished", exit_code=0, **done, metrics=model.latest, weights=model.term_weights)
             say(_closing_message(folder, model))
     return folder
 
@@ -126,8 +127,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
 def _change_of_machine(before: dict[str, Any], here: dict[str, Any]) -> str:
     changes = [f"{key} {here[key]} (before: {before.get(key)})" for key in here if here[key] != before.get(key)]
     return (
-        f"This machine is of another kind: {', '.join(changes)}. From here on the last bits of the results may differ "
-        "from those of the former kind."
+        f"The run continues under other conditions: {', '.join(changes)}. From here on the last bits of its "
+        "results may be others."
     )
 
 

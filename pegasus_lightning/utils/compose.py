@@ -117,6 +117,12 @@ class Program:
                 raise UserError(self._unknown_key(key, overrides))
         return parsed
 
+    def _sets(self, text: str, key: str) -> bool:
+        """Return whether an override sets the field `key` itself, or a dict around it, rather than chooses a preset."""
+        name, _, value = text.lstrip("+").partition("=")
+        chooses = name in self.groups and not value.startswith("{")
+        return f"{key}.".startswith(f"{name}.") and not chooses
+
     def check_read(
         self, config: DictConfig, chosen: Sequence[str], typed: Sequence[str], data: Sequence[str] = ()
     ) -> None:
@@ -136,7 +142,7 @@ class Program:
             value, wanted = OmegaConf.select(config, key), OmegaConf.select(given, key)
             if value == wanted:
                 continue
-            own = [text for text in typed if f"{key}.".startswith(text.partition("=")[0].lstrip("+") + ".")]
+            own = [text for text in typed if self._sets(text, key)]
             at_fault += own[-1:]
             if not own:  # another preset sets it
                 to_add.append(_as_typed(key, wanted))

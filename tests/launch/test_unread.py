@@ -49,6 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 SINGLE = [
+    (["model.r1=5", "model=vae"], "model.r1=5 means nothing with model=vae, which has no critic: leave it out."),
     (["model=vae", "model.r1=5"], "model.r1=5 means nothing with model=vae, which has no critic: leave it out."),
     (
         ["model=vae", "model.critic_augmentation=[cutout]", "model.r1=5", "model.networks.fc_width=9"],

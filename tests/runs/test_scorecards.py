@@ -24,7 +24,7 @@ from pegasus_lightning.runs.scorecards import (
     differs,
     format_figure,
     groups,
-    is_current,
+    is_outdated,
     newest_scorecard,
     over_seeds,
     read_scorecard,
@@ -176,10 +176,10 @@ def test_another_version_is_refused_as_such(version: Any, tmp_path: Path) -> Non
 def test_figures_of_version_1_have_no_intervals(tmp_path: Path) -> None:
     path = tmp_path / FILE
     write_scorecard(path, card())
-    assert is_current(path)
+    assert not is_outdated(path)
     older = damaged(lambda content: content.update(version=1), tmp_path)
-    assert not is_current(older)
-    assert not is_current(tmp_path / "missing")
+    assert is_outdated(older)
+    assert not is_outdated(tmp_path / "missing")
     found = read_scorecard(older)
     for row, figures in (*card().rows.items(), ("", card().model)):
         for name, figure in figures.items():
@@ -280,8 +280,19 @@ def test_a_single_seed_has_a_difference_without_an_interval() -> None:
         assert not differs(one, other)
 
 
+def test_a_side_whose_seeds_agree_has_the_error_of_its_images() -> None:
+    none = over_seeds([Figure(0.0, 0.0, 0.002)] * 3)  # of its images: .002 / 1.96
+    some = spread_of(0.003, 0.003, 0.0033)  # variance 3e-8, over three
+    parts = (0.002 / 1.959964) ** 2, 3e-8 / 3
+    degrees = sum(parts) ** 2 / (parts[1] ** 2 / 2)
+    half = stdtrit(degrees, 0.975) * math.sqrt(sum(parts))
+    assert difference(some, none) == pytest.approx((0.0031, 0.0031 - half, 0.0031 + half), rel=1e-4)
+    assert differs(some, none)
+    assert not differs(spread_of(0.001, 0.001, 0.0013), none)
+
+
 def test_there_is_no_verdict_under_three_seeds_on_either_side() -> None:
-    three, four, two = spread_of(1.0, 1.1, 1.2), spread_of(5.0, 5.1, 5.2, 5.1), spread_of(9.0, 9.00001)
+    three, four, two = spread_of(1.0, 1.1, 1.2), spread_of(5.0, 5.1, 5.2, 5.1), spread_of(9.0, 9.001)
     assert differs(three, four) and differs(four, three)
     assert not differs(three, spread_of(1.1, 1.2, 1.4))  # an interval that holds 0
     for other in (three, four):

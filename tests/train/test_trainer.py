@@ -270,7 +270,7 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     session = run(tmp_path, "trainer.max_epochs=3")
     assert session.code == 0
     assert "Continuing from last.ckpt" in session.out
-    assert "another kind" not in session.out
+    assert "conditions" not in session.out
     assert len(status_of(first)["machines"]) == 1
     assert the_run(tmp_path) == first
     assert digest(first) == digest(whole)
@@ -284,7 +284,7 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     }  # fmt: skip
 
 
-def test_a_run_that_goes_on_on_another_kind_of_machine_says_so(tmp_path: Path) -> None:
+def test_a_run_that_continues_on_another_kind_of_machine_says_so(tmp_path: Path) -> None:
     assert run(tmp_path, "trainer.max_epochs=1").code == 0
     folder = the_run(tmp_path)
     status = status_of(folder)
@@ -296,8 +296,17 @@ def test_a_run_that_goes_on_on_another_kind_of_machine_says_so(tmp_path: Path) -
     (folder / "status.json").write_text(json.dumps(status | {"machines": [former]}))
     session = run(tmp_path, "trainer.max_epochs=2")
     changes = f"precision 32-true (before: bf16-mixed), threads {here['threads']} (before: 64)."
-    assert f"This machine is of another kind: {changes}" in session.out
-    assert status_of(folder)["machines"] == [former, here]
+    assert f"The run continues under other conditions: {changes}" in session.out
+    status = status_of(folder)
+    assert status["machines"] == [former, here]
+    assert status["weights"]["loss/kl"] == 1
+    for foreign in (None, {}, ["here"], [None]):  # of no release
+        (folder / "status.json").write_text(json.dumps(status | {"machines": foreign}))
+        epochs = status_of(folder)["epochs"] + 1
+        session = run(tmp_path, f"trainer.max_epochs={epochs}")
+        assert session.code == 0 and "conditions" not in session.out
+        status = status_of(folder)
+        assert status["machines"] == [{"cpu": "unknown"}, here]
 
 
 def test_a_guided_run_is_continued_to_the_weights_of_an_unbroken_one(

@@ -81,7 +81,7 @@ def share_figure(hits: Tensor, parents: Parentage | None = None) -> Figure:
     """Return the share of True in `hits` (N,) with its interval by Wilson 1927, which is right near 0 and 1, too.
 
     With `parents` the number of images is replaced by that of as many independent images as give the same standard
-    error (Korn & Graubard 1998). A share of 0 or 1 has none and takes all images for independent.
+    error (Korn & Graubard 1998). A share of 0 or 1 has none; the number is then that of the photographs of one class.
     """
     hits = hits.detach().cpu().double()
     share, count = hits.mean().item(), float(len(hits))
@@ -93,6 +93,12 @@ def share_figure(hits: Tensor, parents: Parentage | None = None) -> Figure:
         count = min(count, share * (1 - share) / found.error**2 + 1)  # count - 1 for independent images
     elif math.isnan(found.error):
         return Figure(share, math.nan, math.nan)
+    elif parents is not None:
+        count = float(min(len(names.unique()) for names in parents))
+    return _wilson(share, count, quantile)
+
+
+def _wilson(share: float, count: float, quantile: float) -> Figure:
     shrunk = quantile**2 / count
     middle = (share + shrunk / 2) / (1 + shrunk)
     half = math.sqrt(shrunk * (share * (1 - share) + shrunk / 4)) / (1 + shrunk)
@@ -120,8 +126,8 @@ def reached_figure(reached: Tensor, parents: Parentage | None = None, *, correct
     The variance is by the jackknife over fakes: what a fake's absence changes is the share of reals that it alone
     reaches. The jackknife is above the variance on average (Efron & Stein 1981, doi 10.1214/aos/1176345462, thm. 2),
     and below it once the second-order term is taken off: the sum, over pairs of fakes, of the squared share of reals
-    that these two alone reach. With `corrected` half of this term is taken off. The rest of the interval, clipped to
-    [0, 1], is that of a mean.
+    that these two alone reach. With `corrected` half of this term is taken off. The interval is that of a mean, clipped
+    to [0, 1]. If no fake reaches a real alone, it is Wilson's for as many draws as there are fakes.
 
     Args:
         reached: (N, M) bool, whether real n is reached by fake m.
@@ -138,4 +144,6 @@ def reached_figure(reached: Tensor, parents: Parentage | None = None, *, correct
         shared = torch.unique(two[:, 0] * fakes + two[:, 1], return_counts=True)[1].double() / reals
         variance = max(0.0, variance - shared.square().sum().item() / 2)
     value, half = (counts > 0).double().mean().item(), found.quantile * math.sqrt(variance)
+    if not half > 0:  # no fake reaches a real alone: as if each fake were a draw
+        return _wilson(value, float(fakes), found.quantile)
     return Figure(value, max(0.0, value - half), min(1.0, value + half))

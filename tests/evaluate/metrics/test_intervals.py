@@ -70,6 +70,13 @@ def test_a_share_of_nothing_may_still_be_some() -> None:
     assert share_figure(torch.ones(2000, dtype=torch.bool)) == pytest.approx((1, 1 - high, 1))
 
 
+def test_a_share_of_nothing_of_few_photographs_is_that_of_the_photographs() -> None:
+    parents = Parentage(torch.arange(2000) % 50, torch.arange(2000))
+    quantile = 2.009575  # t of 49 degrees of freedom
+    high = share_figure(torch.zeros(2000, dtype=torch.bool), parents).high
+    assert high == pytest.approx(quantile**2 / (50 + quantile**2), rel=1e-4)
+
+
 def test_a_share_has_the_interval_of_wilson() -> None:
     hits = torch.arange(2000) % 10 == 0
     value, low, high = share_figure(hits)
@@ -106,3 +113,12 @@ def test_the_reach_of_fakes_by_the_jackknife() -> None:
         half = 1.965927 * math.sqrt((400 / 399 * squares - second / 2) / 100)  # t of 399 degrees of freedom
         assert reached_figure(many, corrected=corrected) == pytest.approx((0.8, 0.8 - half, 0.8 + half), rel=1e-5)
     assert reached_figure(reached).high == 1  # clipped
+
+
+@pytest.mark.parametrize("reaches", [False, True])
+def test_a_reach_of_nothing_or_everything_is_not_certain(reaches: bool) -> None:
+    for corrected in (False, True):
+        found = reached_figure(torch.full((4000, 2000), reaches), corrected=corrected)
+        wanted = share_figure(torch.full((2000,), reaches))
+        assert found == wanted
+        assert 0.001 < found.high - found.low < 0.003
