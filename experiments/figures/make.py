@@ -1,6 +1,6 @@
-"""Figures of experiments/figures, from the trained runs of experiments/first_light.
+"""Figures of experiments/figures, from trained runs such as those of experiments/ablation.
 
-    python experiments/figures/make.py runs/first_light [data.root=FOLDER]
+    python experiments/figures/make.py runs/ablation [data.root=FOLDER]
 
 calls `python -m pegasus_lightning.generate` three times on every preset's run at seed 0 and half width (no search, the
 best of 10,000, guided), then once on all runs. Parents are shown as reconstructions, never as photographs. The PNGs
@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 PRESETS = ["vae", "adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm", "vae_gan", "acai"]
-PRESETS += ["acai_paper"]
+PRESETS += ["acai_document", "acai_paper", "critic_without_batch_norm"]
 HERE = Path(__file__).parent
 # Name of the search -> options of the command, and figures to keep with their new names.
 WAYS = {
