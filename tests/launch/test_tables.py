@@ -90,9 +90,9 @@ def four(tmp_path: Path) -> list[Job]:
 def test_the_best_stands_first_and_what_did_not_finish_last(four: list[Job]) -> None:
     assert rendered(ranked_table(four, "final/psnr"))[:4] == [
         "Ranked by final/psnr, highest first",
-        "                              final  excess         C",
-        "rank     run                   PSNR     BCE    KL  real  epochs     time",
-        "────────────────────────────────────────────────────────────────────────",
+        "                              final  excess            C",
+        "rank     run                   PSNR     BCE    KL   real  epochs     time",
+        "─────────────────────────────────────────────────────────────────────────",
     ]
     assert cells(ranked_table(four, "final/psnr")) == [
         ["1", "acai-s0-22222222", "21.50", "90.0", "-", "-0.20", "18/20", "1:02:33"],
