@@ -137,13 +137,13 @@ class TwoPlayerModel(Autoencoder):
         """Log the mean of `values`, detached, beside the losses."""
         self._logged_means[name] = values.detach().float().mean()
 
-    def vae_terms(self, step: Step) -> dict[str, Term]:
-        """Return the terms of a VAE: `reconstruction` and `kl`.
+    def vae_terms(self, step: Step, *, pixels: bool = True) -> dict[str, Term]:
+        """Return the terms of a VAE: `reconstruction`, unless `pixels` is false, and `kl`.
 
         A plain autoencoder (`sample_codes=false`) has no `kl`, unless it has a weight: |mean|^2 / 2 is then minimised.
         """
         weights = self.config.weights
-        terms = {"reconstruction": Term(self.pixel_term(step), weights.reconstruction)}
+        terms = {"reconstruction": Term(self.pixel_term(step), weights.reconstruction)} if pixels else {}
         if self.config.sample_codes or weights.kl:
             terms["kl"] = Term(self.kl_term(step), weights.kl)
         return terms

@@ -63,14 +63,11 @@ class VAEGAN(TwoPlayerModel):
         features = self.critic.features(self.augment_for_critic(step.reconstructions, 0))
         noise = self.critic(self.augment_for_critic(samples, 1))
         real = generator_loss(self.critic.score(features), kind)
-        terms = self.vae_terms(step) | {
+        return self.vae_terms(step, pixels=weights.reconstruction > 0) | {
             "feature": Term(feature_distance(real_features, features), weights.feature),
             "adversarial_reconstruction": Term(real, weights.adversarial_reconstruction),
             "adversarial_noise": Term(generator_loss(noise, kind), weights.adversarial_noise),
         }
-        if not weights.reconstruction:
-            del terms["reconstruction"]
-        return terms
 
     def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
         feature = terms["feature"]
