@@ -26,8 +26,8 @@ import torch
 from contenders import SEED, Result, Setting, bare, lightning, real, student
 
 from pegasus_lightning.train.settings import TRAIN
+from pegasus_lightning.utils import devices
 from pegasus_lightning.utils.compose import plain
-from pegasus_lightning.utils.devices import has_fast_bf16
 
 TARGETS = {"student": 2.0, "bare": 0.95, "lightning": 2.4}
 Contender = Callable[[Setting], Result]
@@ -75,10 +75,11 @@ def machine(device: str) -> dict[str, Any]:
     models = [line.partition(":")[2].strip() for line in cpu_info.splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor(),
+        "cpu_flags": devices.machine("cpu", 1, "")["cpu_flags"],  # the kind of CPU: PyTorch's kernels, fast bf16
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "has_fast_bf16": has_fast_bf16(device),
+        "has_fast_bf16": devices.has_fast_bf16(device),
         "torch": torch.__version__,
         "pytorch_lightning": pl.__version__,
         "load_average_at_start": os.getloadavg()[0],
