@@ -188,7 +188,8 @@ class TwoPlayerModel(Autoencoder):
             penalties: list[Tensor] = []
             if self.config.r1 and self.batches_done % R1_EVERY == 0:
                 images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
-                penalty = Term(losses.gradient_penalty(self.critic(images), images), self.config.r1)
+                # `forward` stays eager under trainer.compile: a compiled network cannot be differentiated twice.
+                penalty = Term(losses.gradient_penalty(self.critic.forward(images), images), self.config.r1)
                 logged |= self._logged("critic_penalty", {"r1": penalty})
                 # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
                 penalties.append(R1_EVERY * penalty.weighted)

@@ -222,6 +222,9 @@ def _fit(
     log.info("Networks:\n%s", describe_networks(model))
     log.info("Precision %s, PyTorch %s.", trainer.precision, torch.__version__)
     if settings.trainer.compile:
+        # A graph with donated buffers can be differentiated once only; the adaptive weight and the learned mixing
+        # differentiate one graph several times.
+        torch._functorch.config.donated_buffer = False
         for network in (model.encoder, model.decoder, model.critic, model.mixer):
             if network is not None:
                 network.compile()
