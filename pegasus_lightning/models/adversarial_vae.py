@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from pegasus_lightning.models.losses import Term, blind_loss, critic_loss_fake, critic_loss_real, generator_loss
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
@@ -35,20 +37,29 @@ class AdversarialVAE(TwoPlayerModel):
 
     Config = AdversarialVAEConfig
 
+    def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
+        step = super().forward_batch(images, labels)
+        shown = {"reconstruction": self.augment_for_critic(step.reconstructions, 0)}
+        step.fakes = self.one_pass(shown, lambda outputs: self._fake_term(outputs["reconstruction"]).weighted)
+        return step
+
+    def _fake_term(self, outputs: Tensor) -> Term:
+        return Term(critic_loss_fake(outputs, self.config.adversarial_loss), self.config.weights.critic_fake)
+
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:
-        outputs = self.critic(self.augment_for_critic(step.reconstructions, 0))
-        adversarial = generator_loss(outputs, self.config.adversarial_loss)
+        assert step.fakes is not None
+        adversarial = generator_loss(step.fakes.for_autoencoder["reconstruction"], self.config.adversarial_loss)
         return self.vae_terms(step) | {"adversarial": Term(adversarial, self.config.weights.adversarial)}
 
     def critic_losses(self, step: Step) -> dict[str, Term]:
-        weights = self.config.weights
-        kind = self.config.adversarial_loss
-        fake = self.critic(self.augment_for_critic(step.reconstructions.detach(), 1))
+        assert step.fakes is not None
+        weights, kind = self.config.weights, self.config.adversarial_loss
+        fake = step.fakes.for_critic["reconstruction"]
         real = self.critic(self.augment_for_critic(step.images, 2))
         self.log_mean("critic/fake", self.critic_probability(fake))
         self.log_mean("critic/real", self.critic_probability(real))
         return {
-            "fake": Term(critic_loss_fake(fake, kind), weights.critic_fake),
+            "fake": self._fake_term(fake),
             "real": Term(critic_loss_real(real, kind), weights.critic_real),
         }
 

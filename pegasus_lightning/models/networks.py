@@ -21,6 +21,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import is_parametrized
 
+from pegasus_lightning.models.convolution import Convolution, ToMaps, TransposedConvolution, flatten
 from pegasus_lightning.models.settings import MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
@@ -60,7 +61,7 @@ def convolutions(
         layers += [_maybe_spectral(first, spectral), *_normalise_and_activate(channels, batch_norm)]
     for width in channels_of:
         # BatchNorm subtracts the mean and would cancel a bias.
-        convolution = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
+        convolution = Convolution(channels, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
         layers += [_maybe_spectral(convolution, spectral), *_normalise_and_activate(width, batch_norm)]
         channels = width
     return nn.Sequential(*layers)
@@ -106,13 +107,13 @@ class Encoder(nn.Module):
         channels, side = widths(config)[-1], final_side(config)
         if config.latent == "spatial":
             sizes = [channels, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim // side**2]
-            return nn.Sequential(nn.Unflatten(1, (channels, side, side)), *map_layers(sizes, spectral=spectral))
+            return nn.Sequential(ToMaps((channels, side, side)), *map_layers(sizes, spectral=spectral))
         sizes = [channels * side**2, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim]
         return fully_connected(sizes, spectral=spectral)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Flattening is channels-first here and in the decoder, so checkpoints do not depend on the memory format.
-        features = self.convolutions(images).flatten(1)
+        features = flatten(self.convolutions(images))
         mean = self.mean(features).flatten(1).float()
         if self.log_variance is None:
             return mean, torch.zeros_like(mean)
@@ -155,13 +156,13 @@ class Decoder(nn.Module):
         if config.latent == "spatial":
             depth = config.latent_dim // side**2
             sizes = [depth, *[config.fc_width] * (config.fc_layers - 1), channels]
-            entrance = [nn.Unflatten(1, (depth, side, side)), *map_layers(sizes, spectral=spectral), nn.Flatten()]
+            entrance = [ToMaps((depth, side, side)), *map_layers(sizes, spectral=spectral), nn.Flatten()]
             self.fully_connected = nn.Sequential(*entrance)
         else:
             sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
             self.fully_connected = fully_connected(sizes, spectral=spectral)
         layers = residual_layers(config) if config.decoder == "residual" else plain_layers(config)
-        self.convolutions = nn.Sequential(nn.Unflatten(1, (channels, side, side)), *layers)
+        self.convolutions = nn.Sequential(ToMaps((channels, side, side)), *layers)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.convolutions(self.fully_connected(codes))
@@ -196,7 +197,7 @@ def residual_layers(config: NetworksConfig) -> list[nn.Module]:
 def _upsample(inputs: int, outputs: int, config: NetworksConfig, *, bias: bool) -> list[nn.Module]:
     spectral = config.spectral_norm == "all"
     if config.upsampling == "transposed":
-        layer: nn.Module = nn.ConvTranspose2d(inputs, outputs, kernel_size=4, stride=2, padding=1, bias=bias)
+        layer: nn.Module = TransposedConvolution(inputs, outputs, kernel_size=4, stride=2, padding=1, bias=bias)
         return [_maybe_spectral(layer, spectral)]
     layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=bias)
     return [nn.Upsample(scale_factor=2, mode="nearest"), _maybe_spectral(layer, spectral)]
@@ -216,7 +217,7 @@ class Critic(nn.Module):
         self.features = convolutions(
             config, channels_of, batch_norm=config.critic_batch_norm, spectral=spectral, stem=config.critic_stem
         )
-        last = nn.Conv2d(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
+        last = Convolution(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
         self.last = _maybe_spectral(last, spectral)
         if config.critic_start == "he" and not spectral:  # spectral norm sets the size of the weights
             # PyTorch's default initialisation shrinks activations at each layer. Without normalisation, a critic of

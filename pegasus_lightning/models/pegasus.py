@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -187,7 +188,10 @@ class Pegasus(TwoPlayerModel):
             decoder = self.decoder if self.averaged is None else self.averaged["decoder"]
             with as_in_inference(decoder):
                 extra["chimera"] = torch.sigmoid(decoder(learned))
-        return PegasusStep(images, posterior, codes, decoded["reconstruction"], labels, extra, ratios, pairs, offset)
+        reconstructions = decoded["reconstruction"]
+        step = PegasusStep(images, posterior, codes, reconstructions, labels, extra, ratios, pairs=pairs, offset=offset)
+        step.fakes = self.one_pass(self._shown(step), self._fake_loss)
+        return step
 
     def _opposites(self, images: Tensor, labels: Tensor) -> BatchPairs:
         """Return half as many pairs as images. Classes are not counted, because that would synchronise a GPU."""
@@ -200,20 +204,37 @@ class Pegasus(TwoPlayerModel):
             second = (torch.cdist(small[first], small) + 1e3 * same).argmin(1)
         return BatchPairs(first, second, (labels[first] < labels[second]).float())
 
-    def _shares(self, step: Step) -> dict[str, float]:
-        """Return the share of each kind of fake in use, by name; they sum to 1."""
-        weights = self.config.weights
-        own = {name: getattr(weights, f"fake_{name}") for name in ("reconstruction", *step.extra_images)}
-        return {name: share / sum(own.values()) for name, share in own.items() if share}
+    def _shares(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the share of each of these kinds of fakes; they sum to 1."""
+        own = {name: getattr(self.config.weights, f"fake_{name}") for name in names}
+        return {name: share / sum(own.values()) for name, share in own.items()}
+
+    def _shown(self, step: Step) -> dict[str, Tensor]:
+        """Return the fakes that a player asks the critic about, by kind, augmented with one draw for both players."""
+        fakes = {"reconstruction": step.reconstructions} | step.extra_images
+        shares = self._shares(fakes)
+        fakes = {name: images for name, images in fakes.items() if shares[name] or name == "chimera"}
+        altered = self.augment_for_critic(torch.cat(list(fakes.values())), 0)
+        return dict(zip(fakes, altered.split([len(images) for images in fakes.values()]), strict=True))
+
+    def _fake_terms(self, outputs: dict[str, Tensor]) -> dict[str, Term]:
+        """Return the critic's terms for its outputs for fakes, by kind."""
+        weight, kind = self.config.weights.critic_fake, self.config.adversarial_loss
+        shares = {name: share for name, share in self._shares(outputs).items() if share}
+        return {name: Term(losses.critic_loss_fake(outputs[name], kind), weight * shares[name]) for name in shares}
+
+    def _fake_loss(self, outputs: dict[str, Tensor]) -> Tensor:
+        return torch.stack([term.weighted for term in self._fake_terms(outputs).values()]).sum()
 
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:
+        assert step.fakes is not None
         weights, kind = self.config.weights, self.config.adversarial_loss
         terms = self.vae_terms(step)
-        fakes = {"reconstruction": step.reconstructions} | step.extra_images
-        shares = {name: share for name, share in self._shares(step).items() if name != "chimera"}
-        outputs = self.critic(self.augment_for_critic(torch.cat([fakes[name] for name in shares]), 0))
-        for name, output in zip(shares, outputs.split([len(fakes[name]) for name in shares]), strict=True):
-            terms[f"adversarial_{name}"] = Term(losses.generator_loss(output, kind), weights.adversarial * shares[name])
+        outputs = step.fakes.for_autoencoder
+        for name, share in self._shares(outputs).items():
+            if share and name != "chimera":
+                loss = losses.generator_loss(outputs[name], kind)
+                terms[f"adversarial_{name}"] = Term(loss, weights.adversarial * share)
         if weights.feature:
             same_draws = [self.augment_for_critic(images, 1) for images in (step.reconstructions, step.images)]
             found, real = self.critic.features(torch.cat(same_draws)).chunk(2)
@@ -243,7 +264,8 @@ class Pegasus(TwoPlayerModel):
             terms["layout"] = Term((pairs.valid * apart).mean(), weights.layout)
         if step.offset is not None:
             terms["stay"] = Term(step.offset.square().sum(1).mean(), weights.stay)
-            outputs = self.critic(self.augment_for_critic(chimeras, 5))
+            assert step.fakes is not None
+            outputs = step.fakes.for_autoencoder["chimera"]
             terms["chimera"] = Term(losses.generator_loss(outputs, self.config.adversarial_loss), weights.chimera)
         return terms
 
@@ -256,19 +278,16 @@ class Pegasus(TwoPlayerModel):
         return [*super().routes(others), (chimeras, list(self.mixer.parameters()))]
 
     def critic_losses(self, step: Step) -> dict[str, Term]:
+        assert step.fakes is not None
         weights, kind = self.config.weights, self.config.adversarial_loss
-        shares = self._shares(step)
-        fakes = {"reconstruction": step.reconstructions} | step.extra_images
-        shown = torch.cat([fakes[name].detach() for name in shares])
-        outputs = self.critic(self.augment_for_critic(shown, 2)).split([len(fakes[name]) for name in shares])
         real = self.critic(self.augment_for_critic(step.images, 3))
-        terms = {"real": Term(losses.critic_loss_real(real, kind), weights.critic_real)}
         self.log_mean("critic/real", self.critic_probability(real))
-        for (name, share), output in zip(shares.items(), outputs, strict=True):
-            terms[name] = Term(losses.critic_loss_fake(output, kind), weights.critic_fake * share)
+        outputs = step.fakes.for_critic
+        terms = self._fake_terms(outputs)
+        for name in terms:
             tag = "critic/fake" if name == "reconstruction" else f"critic/{name}"
-            self.log_mean(tag, self.critic_probability(output))
-        return terms
+            self.log_mean(tag, self.critic_probability(outputs[name]))
+        return {"real": Term(losses.critic_loss_real(real, kind), weights.critic_real)} | terms
 
     def blind_critic_loss(self) -> float | None:
         """Return 2 ln 2 at weights of 1; 2 for hinge losses."""

@@ -1,7 +1,8 @@
 """The alternating training of autoencoder and critic, for all variants.
 
 Each batch takes one forward pass of encoder and decoder, then two steps: the autoencoder's loss terms, their backward
-pass and the optimizer step, with the critic frozen; then the critic's terms on the same reconstructions, detached.
+pass and the optimizer step, with the critic frozen; then the critic's terms on the same reconstructions, detached. A
+variant may run the critic once over fakes that both players need (`OnePass`).
 A variant defines the terms in `autoencoder_losses` and `critic_losses`.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from pegasus_lightning.models.finite import FiniteWatch
 from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.networks import as_in_training, frozen
+from pegasus_lightning.models.one_pass import OnePass
 from pegasus_lightning.utils.errors import NonFiniteLoss
 from pegasus_lightning.utils.randomness import Stream
 
@@ -43,6 +45,7 @@ class Step:
     labels: Tensor | None = None  # (B,), 0 the first class, 1 the second
     extra_images: dict[str, Tensor] = field(default_factory=dict)  # other decoded images that a variant uses, by name
     ratios: Tensor | None = None  # mixing ratios of the mixes among them, (M,)
+    fakes: OnePass | None = None  # the critic's outputs for fakes, where one pass serves both players
 
     @cached_property
     def reconstructions(self) -> Tensor:
@@ -111,6 +114,13 @@ class TwoPlayerModel(Autoencoder):
         uniforms = self.draw(Stream.AUGMENTATION, len(images), NUMBERS, uniform=True, part=part)
         return augment(images, uniforms, policy)
 
+    def one_pass(self, fakes: dict[str, Tensor], critic_loss: Callable[[dict[str, Tensor]], Tensor]) -> OnePass:
+        """Return the critic's outputs for fakes by kind, augmented already; `critic_loss` is its weighted loss of them.
+
+        Call it in `forward_batch`: later the critic is frozen.
+        """
+        return OnePass(self.critic, fakes, None if self.config.networks.critic_batch_norm else critic_loss)
+
     def balance_adversarial(self, others: list[Tensor], adversarial: list[Tensor]) -> Tensor:
         """Return the sum of all terms, with the adversarial ones scaled if `adaptive_adversarial` is set.
 
@@ -175,11 +185,11 @@ class TwoPlayerModel(Autoencoder):
         step = self.forward_batch(images, labels)
         with frozen(self.critic) if self.critic is not None else nullcontext():
             terms = self.autoencoder_losses(step)
-            logged = self._logged("loss", terms)
-            routes = self.routes(terms)
-            autoencoder_optimizer.zero_grad()
-            for index, (loss, parameters) in enumerate(routes):
-                self.manual_backward(loss, inputs=parameters, retain_graph=index + 1 < len(routes))
+        logged = self._logged("loss", terms)
+        routes = self.routes(terms)
+        autoencoder_optimizer.zero_grad()
+        for index, (loss, parameters) in enumerate(routes):
+            self.manual_backward(loss, inputs=parameters, retain_graph=index + 1 < len(routes))
         self._step_player(autoencoder_optimizer, "autoencoder", self.autoencoder_parameters, measure_norms)
 
         if self.critic is not None:
@@ -194,6 +204,8 @@ class TwoPlayerModel(Autoencoder):
                 # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
                 penalties.append(R1_EVERY * penalty.weighted)
             others[0].zero_grad()
+            if step.fakes is not None:
+                step.fakes.add_gradients()
             total = torch.stack([*(term.weighted for term in critic_terms.values()), *penalties]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)

@@ -1,0 +1,95 @@
+"""One forward pass of the critic over a batch's fakes, for both players."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 1e-20  # slope of the critic's loss for which gradients neither underflow nor matter
+
+
+class OnePass:
+    """The critic's outputs for the fakes of a batch, computed once.
+
+    The autoencoder's gradient reaches the fakes alone, the critic's its parameters alone, as if each player had run the
+    critic itself on the same images.
+
+    A critic without BatchNorm treats each image by itself. Then one backward pass serves both players, too: backwards
+    from the critic's loss, whose slope for image i is c_i, it gives the critic's gradients and c_i times the gradient
+    of output i with respect to image i. What the autoencoder asks for is another multiple of the latter.
+
+    Args:
+        critic: a network of images (B, 3, H, W) with outputs (B,). Its parameters must require gradients.
+        fakes: images (B, 3, H, W) of each kind, with the autoencoder's graph.
+        critic_loss: the critic's weighted loss for the outputs by kind, a scalar that never falls as an output rises;
+            given for a critic without BatchNorm.
+    """
+
+    def __init__(
+        self,
+        critic: nn.Module,
+        fakes: dict[str, Tensor],
+        critic_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    ) -> None:
+        self._parameters, self._loss = list(critic.parameters()), critic_loss
+        self._sizes = {name: len(images) for name, images in fakes.items()}
+        self._images = torch.cat([images.detach() for images in fakes.values()]).requires_grad_()
+        self._outputs = critic(self._images)
+        self._slopes: dict[str, Tensor] = {}
+        self._gradients: tuple[Tensor, ...] = ()
+        # By kind, (B,). Each is a node of its own, so that a backward pass from one kind leaves the others alone.
+        parts = self._split(self._outputs.detach())
+        self.for_autoencoder: dict[str, Tensor] = {
+            name: _Outputs.apply(images, parts[name], name, self) for name, images in fakes.items()
+        }
+
+    @property
+    def for_critic(self) -> dict[str, Tensor]:
+        """The outputs (B,) by kind for the critic's loss: without a graph if `add_gradients` adds their gradients."""
+        return self._split(self._outputs if self._loss is None else self._outputs.detach())
+
+    def gradient_of_images(self, name: str, gradient: Tensor) -> Tensor:
+        """Return the gradient (B, 3, H, W) of the images of one kind for a gradient (B,) of their outputs."""
+        if self._loss is None:
+            rest = {kind: gradient.new_zeros(size) for kind, size in self._sizes.items()}
+            everything = torch.cat(list((rest | {name: gradient}).values()))
+            found = torch.autograd.grad(self._outputs, self._images, everything, retain_graph=True)[0]
+            return self._split(found)[name]
+        self._backward()
+        return self._slopes[name] * gradient[:, None, None, None]
+
+    def add_gradients(self) -> None:
+        """Give the critic's parameters, whose gradients must be None, those of the fakes, if autograd will not."""
+        if self._loss is not None:
+            self._backward()
+            for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+                parameter.grad = gradient
+
+    def _split(self, values: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._sizes, values.split(list(self._sizes.values())), strict=True))
+
+    def _backward(self) -> None:
+        if self._slopes or self._loss is None:
+            return
+        with torch.enable_grad():
+            outputs = self._outputs.detach().requires_grad_()
+            (slopes,) = torch.autograd.grad(self._loss(self._split(outputs)), outputs)
+        slopes = slopes.clamp_min(SMALLEST)
+        scaled, *gradients = torch.autograd.grad(self._outputs, [self._images, *self._parameters], slopes)
+        self._slopes, self._gradients = self._split(scaled / slopes[:, None, None, None]), tuple(gradients)
+
+
+class _Outputs(torch.autograd.Function):
+    """The outputs for one kind of fakes, as a function of the fakes."""
+
+    @staticmethod
+    def forward(ctx: Any, fakes: Tensor, outputs: Tensor, name: str, one_pass: OnePass) -> Tensor:
+        ctx.name, ctx.one_pass = name, one_pass
+        return outputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.one_pass.gradient_of_images(ctx.name, gradients[0]), None, None, None
