@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compiled", action="store_true", help="also measure real with trainer.compile=true")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("overrides", nargs="*", help="further settings, such as model.networks.conv_layers=4")
     arguments = parser.parse_args()
@@ -116,6 +117,8 @@ def main() -> None:
     contenders: dict[str, Contender] = {"real": real, "student": student, "bare": bare, "lightning": lightning}
     if facts["has_fast_bf16"]:  # `real` then uses bf16, by precision=auto
         contenders["real_fp32"] = lambda setting: real(setting, "trainer.precision=32")
+    if arguments.compiled:
+        contenders["real_compiled"] = lambda setting: real(setting, "trainer.compile=true")
     results = measure(contenders, setting, arguments.rounds)
     print("\n" + tables(results, arguments.batch_size))
     if arguments.json:

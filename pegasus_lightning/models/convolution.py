@@ -1,4 +1,4 @@
-"""Convolutions whose weight gradient on the CPU is one matrix product, and memory layouts at the ends of networks.
+"""Convolutions whose weight gradient on the CPU is one matrix product.
 
 oneDNN computes the weight gradient of a bfloat16 convolution with few output positions at less than half the speed of a
 matrix product (experiments/speed). The choice depends on shapes and types alone, never on a timing, so that a resumed
@@ -96,34 +96,3 @@ class TransposedConvolution(nn.ConvTranspose2d):
             return super().forward(input, output_size)
         stride, padding = self.stride[0], int(self.padding[0])
         return _Convolution.apply(input.bfloat16(), self.weight.bfloat16(), stride, padding, True)
-
-
-class _ChannelsLastGradient(torch.autograd.Function):
-    """The identity; its gradient is laid out channels_last."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        return maps.view_as(maps)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].contiguous(memory_format=torch.channels_last)
-
-
-def flatten(maps: Tensor) -> Tensor:
-    """Return maps (B, C, H, W) as (B, C H W), with a gradient in channels_last layout.
-
-    Without it the layers before would process channels_last maps with gradients in the other layout: 5 to 20 times
-    slower for BatchNorm and activations on the CPU.
-    """
-    return _ChannelsLastGradient.apply(maps).flatten(1)
-
-
-class ToMaps(nn.Unflatten):
-    """(B, C H W) to maps (B, C, H, W) in channels_last layout."""
-
-    def __init__(self, sizes: tuple[int, int, int]) -> None:
-        super().__init__(1, sizes)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).contiguous(memory_format=torch.channels_last)

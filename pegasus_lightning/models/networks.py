@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from pegasus_lightning.models.convolution import Convolution, ToMaps, TransposedConvolution, flatten
+from pegasus_lightning.models.convolution import Convolution, TransposedConvolution
 from pegasus_lightning.models.settings import MAX_CONV_LAYERS, MIN_CONV_LAYERS, NetworksConfig
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
@@ -107,13 +107,13 @@ class Encoder(nn.Module):
         channels, side = widths(config)[-1], final_side(config)
         if config.latent == "spatial":
             sizes = [channels, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim // side**2]
-            return nn.Sequential(ToMaps((channels, side, side)), *map_layers(sizes, spectral=spectral))
+            return nn.Sequential(nn.Unflatten(1, (channels, side, side)), *map_layers(sizes, spectral=spectral))
         sizes = [channels * side**2, *[config.fc_width] * (config.fc_layers - 1), config.latent_dim]
         return fully_connected(sizes, spectral=spectral)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Flattening is channels-first here and in the decoder, so checkpoints do not depend on the memory format.
-        features = flatten(self.convolutions(images))
+        features = self.convolutions(images).flatten(1)
         mean = self.mean(features).flatten(1).float()
         if self.log_variance is None:
             return mean, torch.zeros_like(mean)
@@ -156,13 +156,13 @@ class Decoder(nn.Module):
         if config.latent == "spatial":
             depth = config.latent_dim // side**2
             sizes = [depth, *[config.fc_width] * (config.fc_layers - 1), channels]
-            entrance = [ToMaps((depth, side, side)), *map_layers(sizes, spectral=spectral), nn.Flatten()]
+            entrance = [nn.Unflatten(1, (depth, side, side)), *map_layers(sizes, spectral=spectral), nn.Flatten()]
             self.fully_connected = nn.Sequential(*entrance)
         else:
             sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
             self.fully_connected = fully_connected(sizes, spectral=spectral)
         layers = residual_layers(config) if config.decoder == "residual" else plain_layers(config)
-        self.convolutions = nn.Sequential(ToMaps((channels, side, side)), *layers)
+        self.convolutions = nn.Sequential(nn.Unflatten(1, (channels, side, side)), *layers)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.convolutions(self.fully_connected(codes))

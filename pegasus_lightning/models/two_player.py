@@ -197,9 +197,7 @@ class TwoPlayerModel(Autoencoder):
             logged |= self._logged("critic_loss", critic_terms)
             penalties: list[Tensor] = []
             if self.config.r1 and self.batches_done % R1_EVERY == 0:
-                images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
-                # `forward` stays eager under trainer.compile: a compiled network cannot be differentiated twice.
-                penalty = Term(losses.gradient_penalty(self.critic.forward(images), images), self.config.r1)
+                penalty = Term(self.r1_penalty(images), self.config.r1)
                 logged |= self._logged("critic_penalty", {"r1": penalty})
                 # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
                 penalties.append(R1_EVERY * penalty.weighted)
@@ -217,6 +215,12 @@ class TwoPlayerModel(Autoencoder):
         self._images_since += len(images) * self._world_size
         if measure_norms or self.trainer.is_last_batch:
             self._log_averages()
+
+    def r1_penalty(self, images: Tensor) -> Tensor:
+        """Return the unweighted gradient penalty of the critic at real images (B, 3, 32, 32), augmented."""
+        images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
+        # `forward` stays eager under trainer.compile: a compiled network cannot be differentiated twice.
+        return losses.gradient_penalty(self.critic.forward(images), images)
 
     def _logged(self, section: str, terms: dict[str, Term]) -> dict[str, Tensor]:
         """Return the values of terms by tag, and watch that they are finite."""

@@ -43,7 +43,6 @@ from pegasus_lightning.utils.devices import (
     choose_devices,
     hide_gpus,
     is_first_process,
-    keep_freed_memory,
     lightning_precision,
     machine,
 )
@@ -88,7 +87,6 @@ def train(config: DictConfig, readable_name: str) -> Path:
     checkpoint = checkpoint_to_resume(folder, values)
     if devices.accelerator == "cpu":
         hide_gpus()
-        keep_freed_memory()
         if trainer.threads:
             torch.set_num_threads(trainer.threads)
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.

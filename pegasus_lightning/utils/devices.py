@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 from collections.abc import Sequence
@@ -17,8 +16,6 @@ from pegasus_lightning.utils.errors import UserError
 
 # Instruction sets with bfloat16, and private functions of PyTorch that look for them; a later release may have others.
 BF16_CHECKS = {"AMX": "_is_amx_tile_supported", "AVX512_BF16": "_is_avx512_bf16_supported"}
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,6 @@ def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1, *, 
 def hide_gpus() -> None:
     """Hide GPUs from a run on the CPU: looking for them costs each optimizer step 60 to 155 microseconds (NVML)."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step: pages that it returned cost a page fault each when used again.
-
-    A step allocates the same tensors again and again. Does nothing where the C library is another one.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        c_library = ctypes.CDLL(None)
-        c_library.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # bytes, the largest value that glibc accepts
-        c_library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def one_device(gpus: int | None) -> torch.device:

@@ -128,10 +128,9 @@ def describe(module: nn.Module) -> str:
         text = f"Linear {module.in_features} -> {module.out_features}"
     elif isinstance(module, nn.Upsample) and module.scale_factor is not None:
         text = f"Upsample x{module.scale_factor:g}, {module.mode}"
-    elif isinstance(module, nn.Unflatten):
-        text = "Reshape"
     else:
-        text = "BatchNorm" if isinstance(module, _BatchNorm) else kind
+        named = {"Unflatten": "Reshape"}
+        text = "BatchNorm" if isinstance(module, _BatchNorm) else named.get(kind, kind)
     if parametrize.is_parametrized(module):
         inside = module.parametrizations.modules()  # type: ignore[union-attr]
         text += " (spectral norm)" if any(isinstance(m, _SpectralNorm) for m in inside) else " (parametrized)"
