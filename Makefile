@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install run pretrained pegasus judge demo test test-all lint types format tensorboard wheel clean
+.PHONY: help install run pretrained pegasus judge demo test test-all rehearsal lint types format tensorboard wheel clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test: install ## Run the fast tests (under four minutes on two cores)
 
 test-all: install ## Run all tests, also the long proofs
 	$(PYTEST)
+
+rehearsal: install ## Run the GPU kit on the CPU with tiny sizes (under two minutes)
+	out=$$(mktemp -d) && REHEARSAL=1 PYTHON=$(CURDIR)/$(BIN)/python bash experiments/gpu/run.sh $$out 115 || { cat $$out/*.txt; exit 1; }
 
 lint: install ## Check style with ruff, and the layering of the rooms with import-linter
 	$(BIN)/ruff check .

@@ -191,6 +191,9 @@ def test_the_first_losses_are_those_of_the_release(
         assert set(wanted.pop("loss/kl")) == {0.0}  # a plain autoencoder has none
     found.pop("critic_penalty/r1", None)  # of every fourth batch: not among the golden losses
     assert found.keys() == wanted.keys()
+    if preset == "pegasus":  # its critic sees other crops of the fakes: both players' are of one draw now
+        norms = [losses.pop("gradient_norm/critic") for losses in (found, wanted)]
+        assert np.mean(norms[0]) == pytest.approx(np.mean(norms[1]), rel=0.1)
     for tag, values in wanted.items():
         rough = 0.2 if tag.startswith("gradient_norm/") else 0.05
         np.testing.assert_allclose(found[tag], values, rtol=rough, atol=5e-3, err_msg=tag)

@@ -41,6 +41,7 @@ def _by_product(images: Tensor, weight: Tensor, positions: int) -> bool:
         positions <= MOST_POSITIONS
         and images.device.type == "cpu"
         and weight.requires_grad
+        and weight.dtype == torch.float32
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -69,7 +70,8 @@ class _Convolution(torch.autograd.Function):
             wanted = torch.ops.aten.convolution_backward(gradient, images, weight, None, *steps, [True, False, False])[
                 0
             ]
-        # `needs_input_grad` ignores the `inputs` of the backward pass, which may leave out the weights.
+        # `needs_input_grad` does not know of a backward pass that leaves out the weights. The engine does, and can be
+        # asked because the weight is no leaf: it was cast.
         if ctx.needs_input_grad[1] and torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
             small, large = (images, gradient) if transposed else (gradient, images)
             of_weight = weight_gradient(small, large, kernel, stride, padding)

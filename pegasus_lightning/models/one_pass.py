@@ -38,28 +38,21 @@ class OnePass:
         self._sizes = {name: len(images) for name, images in fakes.items()}
         self._images = torch.cat([images.detach() for images in fakes.values()]).requires_grad_()
         self._outputs = critic(self._images)
-        self._slopes: dict[str, Tensor] = {}
+        self._slopes: Tensor | None = None
         self._gradients: tuple[Tensor, ...] = ()
-        # By kind, (B,). Each is a node of its own, so that a backward pass from one kind leaves the others alone.
-        parts = self._split(self._outputs.detach())
-        self.for_autoencoder: dict[str, Tensor] = {
-            name: _Outputs.apply(images, parts[name], name, self) for name, images in fakes.items()
-        }
+        joined = torch.cat(list(fakes.values()))
+        self.for_autoencoder: dict[str, Tensor] = self._split(_Outputs.apply(joined, self))  # (B,) by kind
 
     @property
     def for_critic(self) -> dict[str, Tensor]:
         """The outputs (B,) by kind for the critic's loss: without a graph if `add_gradients` adds their gradients."""
         return self._split(self._outputs if self._loss is None else self._outputs.detach())
 
-    def gradient_of_images(self, name: str, gradient: Tensor) -> Tensor:
-        """Return the gradient (B, 3, H, W) of the images of one kind for a gradient (B,) of their outputs."""
+    def gradient_of_images(self, gradient: Tensor) -> Tensor:
+        """Return the gradient (B, 3, H, W) of all images for a gradient (B,) of their outputs."""
         if self._loss is None:
-            rest = {kind: gradient.new_zeros(size) for kind, size in self._sizes.items()}
-            everything = torch.cat(list((rest | {name: gradient}).values()))
-            found = torch.autograd.grad(self._outputs, self._images, everything, retain_graph=True)[0]
-            return self._split(found)[name]
-        self._backward()
-        return self._slopes[name] * gradient[:, None, None, None]
+            return torch.autograd.grad(self._outputs, self._images, gradient, retain_graph=True)[0]
+        return self._backward() * gradient[:, None, None, None]
 
     def add_gradients(self) -> None:
         """Give the critic's parameters, whose gradients must be None, those of the fakes, if autograd will not."""
@@ -71,25 +64,27 @@ class OnePass:
     def _split(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self._sizes, values.split(list(self._sizes.values())), strict=True))
 
-    def _backward(self) -> None:
-        if self._slopes or self._loss is None:
-            return
-        with torch.enable_grad():
-            outputs = self._outputs.detach().requires_grad_()
-            (slopes,) = torch.autograd.grad(self._loss(self._split(outputs)), outputs)
-        slopes = slopes.clamp_min(SMALLEST)
-        scaled, *gradients = torch.autograd.grad(self._outputs, [self._images, *self._parameters], slopes)
-        self._slopes, self._gradients = self._split(scaled / slopes[:, None, None, None]), tuple(gradients)
+    def _backward(self) -> Tensor:
+        """Return the gradients (B, 3, H, W) of the outputs; keep those of the critic's loss."""
+        if self._slopes is None:
+            assert self._loss is not None
+            with torch.enable_grad():
+                outputs = self._outputs.detach().requires_grad_()
+                (slopes,) = torch.autograd.grad(self._loss(self._split(outputs)), outputs)
+            slopes = slopes.clamp_min(SMALLEST)
+            scaled, *gradients = torch.autograd.grad(self._outputs, [self._images, *self._parameters], slopes)
+            self._slopes, self._gradients = scaled / slopes[:, None, None, None], tuple(gradients)
+        return self._slopes
 
 
 class _Outputs(torch.autograd.Function):
-    """The outputs for one kind of fakes, as a function of the fakes."""
+    """The outputs of a pass, as a function of the fakes."""
 
     @staticmethod
-    def forward(ctx: Any, fakes: Tensor, outputs: Tensor, name: str, one_pass: OnePass) -> Tensor:
-        ctx.name, ctx.one_pass = name, one_pass
-        return outputs.clone()
+    def forward(ctx: Any, fakes: Tensor, one_pass: OnePass) -> Tensor:
+        ctx.one_pass = one_pass
+        return one_pass._outputs.detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.one_pass.gradient_of_images(ctx.name, gradients[0]), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.one_pass.gradient_of_images(gradients[0]), None

@@ -275,7 +275,9 @@ class Pegasus(TwoPlayerModel):
         own = [name for name in ("guidance", "layout", "stay", "chimera") if name in terms]
         others = {name: term for name, term in terms.items() if name not in own}
         chimeras = torch.stack([terms[name].weighted for name in own]).sum()
-        return [*super().routes(others), (chimeras, list(self.mixer.parameters()))]
+        ((loss, _),) = super().routes(others)
+        own_networks = [*self.encoder.parameters(), *self.decoder.parameters()]
+        return [(loss, own_networks), (chimeras, list(self.mixer.parameters()))]
 
     def critic_losses(self, step: Step) -> dict[str, Term]:
         assert step.fakes is not None
