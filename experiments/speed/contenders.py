@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pegasus_lightning.data import module as data_module
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.models.networks import Critic, Decoder, Encoder, frozen
+from pegasus_lightning.models.networks import Critic, Decoder, Encoder
 from pegasus_lightning.models.settings import NetworksConfig
 from pegasus_lightning.train import trainer as training
 from pegasus_lightning.train.settings import TRAIN, validate
@@ -215,14 +215,16 @@ def bare(setting: Setting) -> Result:
             logits = decoder(reparameterise(mean, log_variance)).float()
             reconstructions = torch.sigmoid(logits)
             reconstruction, kl = image_losses(logits, images, mean, log_variance)
-            with frozen(critic):
-                loss = reconstruction + kl + label_loss(critic(reconstructions), 1.0)
+            shown = reconstructions.detach().requires_grad_()
+            fake = critic(shown)  # once for both players
+            (slope,) = torch.autograd.grad(label_loss(fake, 1.0), shown, retain_graph=True)
+            loss = reconstruction + kl + (slope * reconstructions).sum()
         autoencoder_optimizer.zero_grad()
         loss.backward()
         autoencoder_optimizer.step()
 
         with torch.autocast(setting.device, torch.bfloat16, enabled=bf16):
-            critic_loss = label_loss(critic(reconstructions.detach()), 0.0) + label_loss(critic(images), 1.0)
+            critic_loss = label_loss(fake, 0.0) + label_loss(critic(images), 1.0)
         critic_optimizer.zero_grad()
         critic_loss.backward()
         critic_optimizer.step()
