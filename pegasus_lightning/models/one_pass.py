@@ -11,6 +11,9 @@ from torch import Tensor, nn
 SMALLEST = 1e-20  # slope of the critic's loss for which gradients neither underflow nor matter
 
 
+Loss = Callable[[dict[str, Tensor]], Tensor]
+
+
 class OnePass:
     """The critic's outputs for the fakes of a batch, computed once.
 
@@ -28,63 +31,66 @@ class OnePass:
             given for a critic without BatchNorm.
     """
 
-    def __init__(
-        self,
-        critic: nn.Module,
-        fakes: dict[str, Tensor],
-        critic_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
-    ) -> None:
-        self._parameters, self._loss = list(critic.parameters()), critic_loss
-        self._sizes = {name: len(images) for name, images in fakes.items()}
-        self._images = torch.cat([images.detach() for images in fakes.values()]).requires_grad_()
-        self._outputs = critic(self._images)
-        self._slopes: Tensor | None = None
-        self._gradients: tuple[Tensor, ...] = ()
-        joined = torch.cat(list(fakes.values()))
-        self.for_autoencoder: dict[str, Tensor] = self._split(_Outputs.apply(joined, self))  # (B,) by kind
+    def __init__(self, critic: nn.Module, fakes: dict[str, Tensor], critic_loss: Loss | None = None) -> None:
+        self._pass = _Pass(critic, fakes, critic_loss)
+        outputs = _Outputs.apply(torch.cat(list(fakes.values())), self._pass)
+        self.for_autoencoder: dict[str, Tensor] = self._pass.split(outputs)  # (B,) by kind
 
     @property
     def for_critic(self) -> dict[str, Tensor]:
         """The outputs (B,) by kind for the critic's loss: without a graph if `add_gradients` adds their gradients."""
-        return self._split(self._outputs if self._loss is None else self._outputs.detach())
-
-    def gradient_of_images(self, gradient: Tensor) -> Tensor:
-        """Return the gradient (B, 3, H, W) of all images for a gradient (B,) of their outputs."""
-        if self._loss is None:
-            return torch.autograd.grad(self._outputs, self._images, gradient, retain_graph=True)[0]
-        return self._backward() * gradient[:, None, None, None]
+        outputs = self._pass.outputs
+        return self._pass.split(outputs if self._pass.loss is None else outputs.detach())
 
     def add_gradients(self) -> None:
         """Give the critic's parameters, whose gradients must be None, those of the fakes, if autograd will not."""
-        if self._loss is not None:
-            self._backward()
-            for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+        if self._pass.loss is not None:
+            self._pass.backward()
+            for parameter, gradient in zip(self._pass.parameters, self._pass.gradients, strict=True):
                 parameter.grad = gradient
 
-    def _split(self, values: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self._sizes, values.split(list(self._sizes.values())), strict=True))
 
-    def _backward(self) -> Tensor:
+class _Pass:
+    """What both players share. It does not hold what the autoencoder gets: a cycle would keep each batch's memory."""
+
+    def __init__(self, critic: nn.Module, fakes: dict[str, Tensor], loss: Loss | None) -> None:
+        self.parameters, self.loss = list(critic.parameters()), loss
+        self.sizes = {name: len(images) for name, images in fakes.items()}
+        self.images = torch.cat([images.detach() for images in fakes.values()]).requires_grad_()
+        self.outputs = critic(self.images)
+        self.slopes: Tensor | None = None
+        self.gradients: tuple[Tensor, ...] = ()
+
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.sizes, values.split(list(self.sizes.values())), strict=True))
+
+    def gradient_of_images(self, gradient: Tensor) -> Tensor:
+        """Return the gradient (B, 3, H, W) of all images for a gradient (B,) of their outputs."""
+        if self.loss is None:
+            return torch.autograd.grad(self.outputs, self.images, gradient, retain_graph=True)[0]
+        return self.backward() * gradient[:, None, None, None]
+
+    def backward(self) -> Tensor:
         """Return the gradients (B, 3, H, W) of the outputs; keep those of the critic's loss."""
-        if self._slopes is None:
-            assert self._loss is not None
+        if self.slopes is None:
+            assert self.loss is not None
             with torch.enable_grad():
-                outputs = self._outputs.detach().requires_grad_()
-                (slopes,) = torch.autograd.grad(self._loss(self._split(outputs)), outputs)
+                outputs = self.outputs.detach().requires_grad_()
+                (slopes,) = torch.autograd.grad(self.loss(self.split(outputs)), outputs)
             slopes = slopes.clamp_min(SMALLEST)
-            scaled, *gradients = torch.autograd.grad(self._outputs, [self._images, *self._parameters], slopes)
-            self._slopes, self._gradients = scaled / slopes[:, None, None, None], tuple(gradients)
-        return self._slopes
+            scaled, *gradients = torch.autograd.grad(self.outputs, [self.images, *self.parameters], slopes)
+            self.slopes, self.gradients = scaled / slopes[:, None, None, None], tuple(gradients)
+        return self.slopes
 
 
 class _Outputs(torch.autograd.Function):
     """The outputs of a pass, as a function of the fakes."""
 
     @staticmethod
-    def forward(ctx: Any, fakes: Tensor, one_pass: OnePass) -> Tensor:
-        ctx.one_pass = one_pass
-        return one_pass._outputs.detach().clone()
+    def forward(ctx: Any, fakes: Tensor, shared: _Pass) -> Tensor:
+        ctx.shared = shared
+        return shared.outputs.detach().clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.one_pass.gradient_of_images(gradients[0]), None
+        return ctx.shared.gradient_of_images(gradients[0]), None

@@ -1,5 +1,8 @@
 """One pass of the critic over fakes, beside a pass for each player."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -84,3 +87,19 @@ def test_the_network_runs_once(monkeypatch) -> None:
         one.for_autoencoder[name].sum().backward()
     one.add_gradients()
     assert calls == [1]
+
+
+@pytest.mark.parametrize("loss", [None, bce])
+def test_its_memory_is_freed_at_once(loss) -> None:
+    """Without waiting for the collector of cycles, which would keep the tensors of many batches."""
+    critic, fakes = critic_of(loss is None), fakes_of((2, 2))
+    gc.disable()
+    try:
+        one = OnePass(critic, fakes, loss)
+        (one.for_autoencoder["first"].sum() + one.for_autoencoder["second"].sum()).backward()
+        one.add_gradients()
+        shared = weakref.ref(one._pass)
+        del one
+        assert shared() is None
+    finally:
+        gc.enable()
