@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -19,16 +20,8 @@ from pegasus_lightning.data.module import load_split
 from pegasus_lightning.train.settings import TRAIN, Config
 from pegasus_lightning.utils.compose import typed
 
-# Pure Python, or one wheel for every version: what images with PyTorch and Lightning often lack.
-PACKAGES = [
-    "hydra-core",
-    "omegaconf",
-    "antlr4-python3-runtime==4.9.3",
-    "torchinfo",
-    "safetensors",
-    "filelock",
-    "jinja2",
-]
+# Pure Python, or one wheel for every version: what images with PyTorch and Lightning often lack. As installed here.
+PACKAGES = ["hydra-core", "omegaconf", "antlr4-python3-runtime", "torchinfo", "safetensors", "filelock", "jinja2"]
 PACKAGES += ["pytest", "pluggy", "iniconfig", "pytest-timeout"]
 
 
@@ -40,7 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if not arguments.no_wheels:
-        wheels = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(arguments.folder / "wheels"), *PACKAGES]
+        wheels = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(arguments.folder / "wheels")]
+        wheels += [f"{name}=={version(name)}" for name in PACKAGES]
         subprocess.run([sys.executable, "-m", "pip", *wheels], check=True)
     if arguments.root is not None:
         config = typed(TRAIN.compose(["data=image_folder", f"data.root={arguments.root}"]), Config).data
