@@ -43,11 +43,12 @@ class OnePass:
         return self._pass.split(outputs if self._pass.loss is None else outputs.detach())
 
     def add_gradients(self) -> None:
-        """Give the critic's parameters, whose gradients must be None, those of the fakes, if autograd will not."""
+        """Add the gradients of the fakes to those that the critic's parameters have, if autograd has not."""
         if self._pass.loss is not None:
             self._pass.backward()
-            for parameter, gradient in zip(self._pass.parameters, self._pass.gradients, strict=True):
-                parameter.grad = gradient
+            # An addition respects the layouts of both, which may differ; the fused optimizer would not.
+            own = [parameter.grad for parameter in self._pass.parameters if parameter.grad is not None]
+            torch._foreach_add_(own, list(self._pass.gradients))
 
 
 class _Pass:

@@ -202,10 +202,10 @@ class TwoPlayerModel(Autoencoder):
                 # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
                 penalties.append(R1_EVERY * penalty.weighted)
             others[0].zero_grad()
-            if step.fakes is not None:
-                step.fakes.add_gradients()
             total = torch.stack([*(term.weighted for term in critic_terms.values()), *penalties]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)
+            if step.fakes is not None:
+                step.fakes.add_gradients()
             self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
 
         self.update_average()

@@ -28,6 +28,12 @@ def fakes_of(sizes: tuple[int, int]) -> dict[str, Tensor]:
     }
 
 
+def with_zeros(critic: Critic) -> None:
+    """Give all parameters gradients."""
+    for parameter in critic.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+
 def bce(outputs: dict[str, Tensor]) -> Tensor:
     return sum(weight * functional.softplus(outputs[name]).mean() for name, weight in WEIGHTS.items())
 
@@ -55,11 +61,9 @@ def test_both_players_have_the_gradients_of_passes_of_their_own(batch_norm, loss
     found = torch.autograd.grad(-one.for_autoencoder["first"].square().mean(), list(fakes.values()))
     for mine, wanted in zip(found, of_images, strict=True):  # those of the second are 0 without BatchNorm
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-8)
-    critic.zero_grad()
+    total = loss(one.for_critic) + 0 * sum(parameter.sum() for parameter in critic.parameters())
+    total.backward(inputs=list(critic.parameters()))
     one.add_gradients()
-    total = loss(one.for_critic)
-    if total.requires_grad:
-        total.backward()
     for parameter, gradient in zip(critic.parameters(), of_critic, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
     assert all(images.grad is None for images in fakes.values())  # the critic's loss reaches no fake
@@ -74,6 +78,7 @@ def test_a_critic_that_is_sure_gives_finite_gradients() -> None:
     (found,) = torch.autograd.grad(functional.softplus(-one.for_autoencoder["first"]).sum(), fakes["first"])
     (wanted,) = torch.autograd.grad(-critic(fakes["first"]).sum(), fakes["first"])  # softplus is linear there
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-8)
+    with_zeros(critic)
     one.add_gradients()
     assert all(parameter.grad.abs().max() < 1e-15 for parameter in critic.parameters())
 
@@ -85,6 +90,7 @@ def test_the_network_runs_once(monkeypatch) -> None:
     one = OnePass(critic, fakes, bce)
     for name in fakes:
         one.for_autoencoder[name].sum().backward()
+    with_zeros(critic)
     one.add_gradients()
     assert calls == [1]
 
@@ -97,9 +103,24 @@ def test_its_memory_is_freed_at_once(loss) -> None:
     try:
         one = OnePass(critic, fakes, loss)
         (one.for_autoencoder["first"].sum() + one.for_autoencoder["second"].sum()).backward()
+        with_zeros(critic)
         one.add_gradients()
         shared = weakref.ref(one._pass)
         del one
         assert shared() is None
     finally:
         gc.enable()
+
+
+def test_gradients_of_another_layout_reach_the_right_weights() -> None:
+    critic, fakes = critic_of(False), fakes_of((2, 2))
+    of_plain = torch.autograd.grad(bce({name: critic(fakes[name]) for name in fakes}), list(critic.parameters()))
+    critic = critic.to(memory_format=torch.channels_last)
+    with_zeros(critic)
+    one = OnePass(critic, fakes, bce)
+    one._pass.backward()
+    one._pass.gradients = of_plain
+    one.add_gradients()
+    for parameter, gradient in zip(critic.parameters(), of_plain, strict=True):
+        assert parameter.grad.stride() == parameter.stride()
+        assert torch.equal(parameter.grad, gradient)
