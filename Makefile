@@ -53,7 +53,7 @@ test-all: install ## Run all tests, also the long proofs
 	$(PYTEST)
 
 rehearsal: install ## Run the GPU kit on the CPU with tiny sizes (under two minutes)
-	out=$$(mktemp -d) && REHEARSAL=1 PYTHON=$(CURDIR)/$(BIN)/python bash experiments/gpu/run.sh $$out 200 || { cat $$out/*.txt; exit 1; }
+	out=$$(mktemp -d) && REHEARSAL=1 PYTHON=$(CURDIR)/$(BIN)/python bash experiments/gpu/run.sh $$out 600 || { cat $$out/*.txt; exit 1; }
 
 lint: install ## Check style with ruff, and the layering of the rooms with import-linter
 	$(BIN)/ruff check .

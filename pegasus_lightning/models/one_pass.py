@@ -47,8 +47,9 @@ class OnePass:
         if self._pass.loss is not None:
             self._pass.backward()
             # An addition respects the layouts of both, which may differ; the fused optimizer would not.
-            own = [parameter.grad for parameter in self._pass.parameters if parameter.grad is not None]
-            torch._foreach_add_(own, list(self._pass.gradients))
+            for parameter, gradient in zip(self._pass.parameters, self._pass.gradients, strict=True):
+                assert parameter.grad is not None, "the critic's other terms must reach all of its parameters"
+                parameter.grad.add_(gradient)
 
 
 class _Pass:

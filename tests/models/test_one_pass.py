@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from pegasus_lightning.models.networks import Critic
 from pegasus_lightning.models.one_pass import OnePass
@@ -41,6 +42,33 @@ def bce(outputs: dict[str, Tensor]) -> Tensor:
 def hinge(outputs: dict[str, Tensor]) -> Tensor:
     """Its slope is 0 for the outputs below -1."""
     return sum(weight * (1 + outputs[name]).clamp(min=0).mean() for name, weight in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("output", [0.0, -40.0])  # at -40 the slope of the critic's loss is 4e-18
+@pytest.mark.parametrize("spectral", [False, True])
+def test_in_bf16_the_gradients_are_those_of_passes_of_their_own(spectral, output) -> None:
+    torch.manual_seed(0)
+    config = NetworksConfig(channels=8, critic_batch_norm=False, spectral_norm="critic" if spectral else "none")
+    critic, fakes = Critic(config), fakes_of((5, 3))
+    critic(torch.cat(list(fakes.values())))  # spectral norm's vectors
+    for module in critic.modules():
+        if isinstance(module, _SpectralNorm):
+            module.eval()
+    with torch.no_grad():
+        critic.last.bias.fill_(output)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = critic(torch.cat(list(fakes.values())))
+        parts = dict(zip(fakes, outputs.split([5, 3]), strict=True))
+        of_images = torch.autograd.grad(functional.softplus(-parts["first"]).mean(), fakes["first"], retain_graph=True)
+        of_critic = torch.autograd.grad(bce(parts), list(critic.parameters()))
+        with_zeros(critic)
+        one = OnePass(critic, fakes, bce)
+        found = torch.autograd.grad(functional.softplus(-one.for_autoencoder["first"]).mean(), fakes["first"])
+        one.add_gradients()
+    pairs = [(found[0], of_images[0]), *zip((p.grad for p in critic.parameters()), of_critic, strict=True)]
+    for mine, wanted in pairs:
+        assert wanted.abs().max() > 0
+        assert (mine - wanted).norm() < 0.02 * wanted.norm()
 
 
 @pytest.mark.parametrize("loss", [bce, hinge])
