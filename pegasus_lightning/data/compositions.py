@@ -1,0 +1,327 @@
+"""Compositions: photographs of the first class that carry a limb of the second, such as horses with a bird's wings.
+
+They show what a chimera should look like. Horses that stand side on and birds with spread wings were chosen by eye;
+`winged.csv` finds these photographs by content, in any encoding of CIFAR-10. Other images and classes work without
+the list, by silhouettes alone.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.cutouts import PLAIN, Limbs, Silhouettes, cut_limbs, fingerprints, limb_axes, silhouettes
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
+
+LIST = Path(__file__).with_name("winged.csv")
+SAME = 2.0  # largest mean difference of the fingerprints of one photograph in two encodings, of 255
+BODY_AREAS, DONOR_AREAS = (150, 480), (50, 520)  # pixels of a silhouette that can be used
+MIN_BODY_WIDTH = 20
+EDGES = ("soft", "hard", "blurred")
+PLACES = ("back", "beside")
+OVERSAMPLING = 3  # positions a pixel and axis at which the parts are resampled
+AT_A_TIME = 128
+# Drawn uniformly for each composition, as judged by eye:
+ALONG = (0.5, 0.6)  # place on the back, from the tail, over the silhouette's width
+SIZE = (0.55, 0.75)  # length of the limb over the silhouette's width
+ANGLE = (40.0, 75.0)  # of the limb above the horizontal, towards the tail, degrees
+TINT = (0.0, 0.6)  # share of the way from the limb's mean colour to the body's
+FAR_SHARE, FAR_ANGLE, FAR_SHADE = 0.6, (15.0, 30.0), 0.75  # of the second limb, behind the body: how often, turned, dark
+GROUND_BLUR = 7  # side of the box filter, in pixels, of the ground that continues a photograph
+MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
+MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Photographs of animals from the side, which can carry a limb."""
+
+    images: Tensor  # uint8 (N, 3, 32, 32)
+    masks: Tensor  # bool (N, 32, 32)
+    facing: Tensor  # float32 (N,): 1 where the head is on the right, -1 where it is on the left
+    owners: Tensor  # int64 (N,): index of each photograph among those it was looked for in
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Tensor) -> Bodies:
+        """Return the bodies at `indices`, in that order."""
+        return Bodies(self.images[indices], self.masks[indices], self.facing[indices], self.owners[indices])
+
+
+@dataclass(frozen=True)
+class Compositions:
+    """Bodies with limbs, and what they are made of."""
+
+    images: Tensor  # uint8 (N, 3, 32, 32)
+    bodies: Tensor  # uint8 (N, 3, 32, 32): the same pictures without the limb
+    masks: Tensor  # bool (N, 32, 32): the body
+    moved: Tensor  # uint8 (N, 4, 32, 32): the limb as RGB times alpha, and alpha
+    first: Tensor  # int64 (N,): index of the body
+    second: Tensor  # int64 (N,): index of the limb
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What compositions of two classes are made of."""
+
+    bodies: Bodies
+    limbs: Limbs
+    laden: Tensor  # int64 (n,): photographs of the first class with a rider or load, by the list; empty without it
+    listed: bool  # whether bodies and limbs were found by the list
+
+    def third(self, number: int) -> Parts:
+        """Return every third body and donor, from `number` (0, 1 or 2) on: three sets without a common photograph."""
+        donors = self.limbs.donors.unique()[number::3]
+        own = torch.nonzero(torch.isin(self.limbs.donors, donors)).flatten()
+        bodies = self.bodies.take(torch.arange(number, len(self.bodies), 3))
+        return Parts(bodies, self.limbs.take(own), self.laden[number::3], self.listed)
+
+
+def find_parts(data: ImageSet) -> Parts:
+    """Return the bodies of the first class and the limbs of the second. Raise UserError if there are none.
+
+    Photographs on the list are used if there are any of both classes; otherwise, all with a usable silhouette.
+    """
+    images = [data.images[data.of_class(label)] for label in (0, 1)]
+    marks = _read_list()
+    bodies_found, bodies_marks = _find(images[0], [mark for mark in marks if mark["role"] in ("body", "laden")])
+    donors_found, donors_marks = _find(images[1], [mark for mark in marks if mark["role"] == "limb"])
+    usable = [i for i, mark in enumerate(bodies_marks) if mark["role"] == "body"]
+    if usable and donors_marks:
+        own = bodies_found[torch.tensor(usable)]
+        shapes = silhouettes(images[0][own])
+        facing = torch.tensor([1.0 if bodies_marks[i]["facing"] == "right" else -1.0 for i in usable])
+        bodies = Bodies(images[0][own], shapes.masks, facing, own)
+        kinds = ("root_x", "root_y", "tip_x", "tip_y", "half_width")
+        axes = torch.tensor([[float(mark[kind]) for kind in kinds] for mark in donors_marks], dtype=torch.float64)
+        donors, place = donors_found.unique(return_inverse=True)
+        cut = cut_limbs(images[1][donors], silhouettes(images[1][donors]), axes, place)
+        laden = [i for i, mark in enumerate(bodies_marks) if mark["role"] == "laden"]
+        return Parts(bodies, Limbs(cut.pixels, cut.roots, cut.tips, donors_found), bodies_found[laden], True)
+    first, second = data.classes[:2]
+    bodies = find_bodies(images[0])
+    limbs = find_limbs(images[1])
+    for name, parts in ((first, bodies), (second, limbs)):
+        if len(parts) == 0:
+            raise UserError(
+                f"No {name} can be cut out: compositions need photographs of {name} that stands alone on a plain ground."
+            )
+    return Parts(bodies, limbs, torch.zeros(0, dtype=torch.int64), False)
+
+
+def find_bodies(images: Tensor) -> Bodies:
+    """Return the images uint8 (N, 3, 32, 32) with a usable silhouette; the head is where the outline is higher."""
+    shapes = silhouettes(images)
+    usable = (shapes.spreads < PLAIN) & _between(shapes.areas, BODY_AREAS) & (shapes.widths >= MIN_BODY_WIDTH)
+    own = torch.nonzero(usable).flatten()
+    masks = shapes.masks[own]
+    facing = torch.tensor([_facing(mark) for mark in masks.numpy()])
+    return Bodies(images[own], masks, facing, own)
+
+
+def find_limbs(images: Tensor) -> Limbs:
+    """Return what sticks out of usable silhouettes of images uint8 (N, 3, 32, 32), or all of those without a limb."""
+    shapes = silhouettes(images)
+    own = torch.nonzero((shapes.spreads < PLAIN) & _between(shapes.areas, DONOR_AREAS)).flatten()
+    usable = Silhouettes(shapes.masks[own], shapes.distances[own], shapes.spreads[own])
+    axes, found = limb_axes(usable)
+    limbs = cut_limbs(images[own], usable, axes, found)
+    return Limbs(limbs.pixels, limbs.roots, limbs.tips, own[found])
+
+
+def _between(values: Tensor, limits: tuple[int, int]) -> Tensor:
+    return (values >= limits[0]) & (values <= limits[1])
+
+
+def _facing(mask: np.ndarray) -> float:
+    columns = np.flatnonzero(mask.any(0))
+    end = max(1, len(columns) // 4)
+    left, right = (mask[:, part].any(1).argmax() for part in (columns[:end], columns[-end:]))
+    return 1.0 if right < left else -1.0
+
+
+def _read_list() -> list[dict[str, str]]:
+    with open(LIST, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _find(images: Tensor, marks: list[dict[str, str]]) -> tuple[Tensor, list[dict[str, str]]]:
+    """Return the indices (n,) of the images that the marks are of, in the marks' order, and these marks."""
+    if not marks or not len(images):
+        return torch.zeros(0, dtype=torch.int64), []
+    wanted = torch.tensor([list(bytes.fromhex(mark["fingerprint"])) for mark in marks]).float()
+    distances = torch.cdist(wanted, fingerprints(images).float(), p=1) / wanted.shape[1]
+    nearest, found = distances.min(1)
+    there = torch.nonzero(nearest <= SAME).flatten()
+    return found[there], [marks[i] for i in there.tolist()]
+
+
+def compose(
+    bodies: Bodies, limbs: Limbs, count: int, seed: int, *, edge: str = "soft", place: str = "back"
+) -> Compositions:
+    """Return `count` compositions, a function of the parts and the seed. Bodies and limbs are used equally often.
+
+    The limb's root lies a little inside the body, its tip points up and towards the tail. Often a second, darker one
+    stands behind the body. A body whose limb would leave the image is made smaller; its own ground, blurred and with
+    the animal taken out, is continued around it. Half of the pictures are mirrored.
+
+    Args:
+        edge: of the limb. soft: as it was cut out; hard: alpha is 0 or 1; blurred: alpha and colour are blurred.
+        place: back, or beside: in front of the head, under the belly or behind the tail, as it was photographed.
+    """
+    first, second = (_in_turn(len(parts), count, seed, which) for which, parts in enumerate((bodies, limbs)))
+    draws = torch.rand(count, 12, generator=generator(seed, Stream.PAIRS, 2))
+    grounds = torch.from_numpy(np.stack([_ground(i, m) for i, m in zip(bodies.images, bodies.masks, strict=True)]))
+    made = []
+    for part in torch.arange(count).split(AT_A_TIME):
+        own, other = first[part], second[part]
+        made.append(_compose(bodies.take(own), grounds[own], _edged(limbs.take(other), edge), draws[part], place))
+    images, without, masks, moved = (torch.cat(values) for values in zip(*made, strict=True))
+    return Compositions(images, without, masks, moved, first, second)
+
+
+def _in_turn(length: int, count: int, seed: int, which: int) -> Tensor:
+    """Return `count` indices below `length` in shuffled rounds."""
+    source = generator(seed, Stream.ORDER, which)
+    rounds = [torch.randperm(length, generator=source) for _ in range(-(-count // length))]
+    return torch.cat(rounds)[:count]
+
+
+def _ground(image: Tensor, mask: Tensor) -> np.ndarray:
+    """Return a blurred image (3, H, W) with the colour of the nearest ground pixel in place of the object."""
+    object_ = ndimage.binary_dilation(mask.numpy(), iterations=2)
+    pixels = image.numpy()
+    if not object_.all():
+        nearest = ndimage.distance_transform_edt(object_, return_distances=False, return_indices=True)
+        pixels = pixels[:, nearest[0], nearest[1]]
+    blurred: np.ndarray = ndimage.uniform_filter(pixels, (0, GROUND_BLUR, GROUND_BLUR), mode="nearest")
+    return blurred
+
+
+def _edged(limbs: Limbs, edge: str) -> Limbs:
+    """Return limbs with another edge treatment."""
+    pixels = limbs.pixels
+    if edge == "hard":
+        alpha = pixels[:, 3:]
+        solid = (alpha > 0.5).float()
+        pixels = torch.cat([pixels[:, :3] / alpha.clamp_min(1e-3), torch.ones_like(alpha)], 1) * solid
+    elif edge == "blurred":
+        pixels = F.avg_pool2d(pixels, 3, stride=1, padding=1)
+    return Limbs(pixels, limbs.roots, limbs.tips, limbs.donors)
+
+
+def _compose(
+    bodies: Bodies, grounds: Tensor, limbs: Limbs, draws: Tensor, place: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images, bodies (uint8), masks (bool) and moved parts (uint8) of B compositions."""
+
+    def drawn(column: int, limits: tuple[float, float]) -> Tensor:
+        return limits[0] + (limits[1] - limits[0]) * draws[:, column]
+
+    side = float(IMAGE_SIZE)
+    columns = bodies.masks.any(1)
+    numbers = torch.arange(IMAGE_SIZE)
+    left = columns.float().argmax(1).float()
+    right = (columns * (numbers + 1)).amax(1).float()
+    width = (right - left).clamp_min(1)
+    along = drawn(0, ALONG)
+    root_x = torch.where(bodies.facing > 0, left + along * width, right - along * width)
+    tops = torch.where(columns, bodies.masks.float().argmax(1), IMAGE_SIZE).float()
+    around = (root_x.long()[:, None] + torch.arange(-1, 2)).clamp(0, IMAGE_SIZE - 1)
+    root_y = tops.gather(1, around).median(1).values
+    angle, length = drawn(2, ANGLE).deg2rad(), drawn(1, SIZE) * width
+    scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
+    centre = (left + right) / 2
+    shifted = side / 2 + 0.6 * scale * (centre - side / 2)
+
+    columns_out, rows_out = _positions()
+    x = centre[:, None, None] + (columns_out - shifted[:, None, None]) / scale[:, None, None]
+    y = side - (side - rows_out) / scale[:, None, None]
+    photographs = to_float(bodies.images)
+    inside = ((x >= 0) & (x <= side) & (y >= 0))[:, None]
+    around_it = _sample(to_float(grounds), x, y, "border")
+    without = _pooled(torch.where(inside, _sample(photographs, x, y, "border"), around_it)).clamp(0, 1)
+    masks = _pooled(_sample(bodies.masks[:, None].float(), x, y, "zeros", "bilinear"))
+
+    spot_x, spot_y = shifted + scale * (root_x - centre), side - scale * (side - root_y)
+    means = limbs.pixels[:, :3].sum((2, 3)) / limbs.pixels[:, 3:].sum((2, 3)).clamp_min(1e-6)
+    body_means = (photographs * bodies.masks[:, None]).sum((2, 3)) / bodies.masks.sum((1, 2)).clamp_min(1)[:, None]
+    tint = (drawn(3, TINT)[:, None] * (body_means - means))[:, :, None, None]
+    flipped = torch.where(draws[:, 4] < 0.5, -1.0, 1.0)
+
+    def placed(x: Tensor, y: Tensor, angle: Tensor, shade: float) -> Tensor:
+        """Return the limbs with their roots at (x, y), pointing up at `angle` towards the tail, (B, 4, 32, 32)."""
+        axis = limbs.tips - limbs.roots
+        shrink = (axis.norm(dim=1) / (length * scale)).clamp_min(1 / MAX_GROWTH)
+        towards = torch.stack([-bodies.facing * angle.cos(), -angle.sin()], 1)
+        moved = _turned(limbs, towards, torch.stack([x, y], 1), shrink, flipped)
+        colour = torch.minimum((moved[:, :3] + tint * moved[:, 3:]).clamp_min(0), moved[:, 3:]) * shade
+        return torch.cat([colour, moved[:, 3:]], 1)
+
+    if place == "back":
+        near = placed(spot_x, spot_y + 2.2 * scale, angle, 1.0)
+        far_angle = angle + drawn(6, FAR_ANGLE).deg2rad()
+        far = placed(spot_x + 1.2 * bodies.facing, spot_y + 1.5, far_angle, FAR_SHADE)
+        far = far * ((draws[:, 5] < FAR_SHARE)[:, None, None, None] * (1 - masks))
+        moved = far * (1 - near[:, 3:]) + near
+    else:
+        spots = torch.tensor([[0.55, -0.3], [0.0, 0.45], [-0.55, 0.0]])[(draws[:, 7] * 3).long()]
+        axis = F.normalize(limbs.tips - limbs.roots, dim=1)
+        middle = torch.stack([shifted, (spot_y + side) / 2], 1)
+        offset = torch.stack([bodies.facing * spots[:, 0], spots[:, 1]], 1) * (width * scale)[:, None]
+        span = (limbs.tips - limbs.roots).norm(dim=1).clamp_min(1e-6)
+        start = (middle + offset).clamp(4, side - 4) - axis * (0.25 * width * scale)[:, None]
+        moved = _turned(limbs, axis, start, span / (0.5 * width * scale), torch.ones_like(flipped))
+    images = without * (1 - moved[:, 3:]) + moved[:, :3]
+    mirrored = draws[:, 8] < 0.5
+    whole = torch.cat([images, without, masks, moved], 1).clamp(0, 1)
+    whole = torch.where(mirrored[:, None, None, None], whole.flip(3), whole)
+    pixels = (whole * 255).round().to(torch.uint8)
+    return pixels[:, :3], pixels[:, 3:6], whole[:, 6] > 0.5, pixels[:, 7:]
+
+
+def _turned(limbs: Limbs, towards: Tensor, spots: Tensor, shrink: Tensor, flipped: Tensor) -> Tensor:
+    """Return limbs (B, 4, 32, 32) with roots at `spots` and axes along the unit vectors `towards`, each (B, 2).
+
+    `shrink` (B,) is how many pixels of the limb make one of the result; `flipped` (B,) is -1 for its mirror image.
+    """
+    own = F.normalize(limbs.tips - limbs.roots, dim=1)
+    columns, rows = _positions()
+    x, y = columns - spots[:, 0, None, None], rows - spots[:, 1, None, None]
+    ahead = (x * towards[:, 0, None, None] + y * towards[:, 1, None, None]) * shrink[:, None, None]
+    aside = (y * towards[:, 0, None, None] - x * towards[:, 1, None, None]) * (shrink * flipped)[:, None, None]
+    from_x = limbs.roots[:, 0, None, None] + ahead * own[:, 0, None, None] - aside * own[:, 1, None, None]
+    from_y = limbs.roots[:, 1, None, None] + ahead * own[:, 1, None, None] + aside * own[:, 0, None, None]
+    return _pooled(_sample(limbs.pixels, from_x, from_y, "zeros", "bilinear"))
+
+
+def _positions() -> tuple[Tensor, Tensor]:
+    """Return x and y of the oversampled positions, in pixels from the upper left corner, each (S, S)."""
+    line = (torch.arange(IMAGE_SIZE * OVERSAMPLING) + 0.5) / OVERSAMPLING
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
+    return columns, rows
+
+
+def _sample(images: Tensor, x: Tensor, y: Tensor, padding: str, mode: str = "bicubic") -> Tensor:
+    """Return images (B, C, H, W) at x and y (B, S, S), in pixels from the upper left corner."""
+    grid = torch.stack([x, y], 3) * (2 / IMAGE_SIZE) - 1
+    return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)
+
+
+def _pooled(images: Tensor) -> Tensor:
+    """Return the means over the oversampled positions of each pixel."""
+    return F.avg_pool2d(images, OVERSAMPLING)
