@@ -16,10 +16,10 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.controls import cutmix, pixel_average
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.data.settings import data_settings, validate_data
-from pegasus_lightning.evaluate.controls import cutmix, pixel_average
 from pegasus_lightning.evaluate.image_sets import ImageSetMetrics
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import choose_pairs

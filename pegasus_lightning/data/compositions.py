@@ -27,7 +27,7 @@ LIST = Path(__file__).with_name("winged.csv")
 SAME = 2.0  # largest mean difference of the fingerprints of one photograph in two encodings, of 255
 BODY_AREAS, DONOR_AREAS = (150, 480), (50, 520)  # pixels of a silhouette that can be used
 MIN_BODY_WIDTH = 20
-EDGES = ("soft", "hard", "blurred")
+EDGES = ("soft", "diffuse", "blurred", "sharp", "hard", "thin")
 PLACES = ("back", "beside")
 OVERSAMPLING = 3  # positions a pixel and axis at which the parts are resampled
 AT_A_TIME = 128
@@ -36,7 +36,11 @@ ALONG = (0.5, 0.6)  # place on the back, from the tail, over the silhouette's wi
 SIZE = (0.55, 0.75)  # length of the limb over the silhouette's width
 ANGLE = (40.0, 75.0)  # of the limb above the horizontal, towards the tail, degrees
 TINT = (0.0, 0.6)  # share of the way from the limb's mean colour to the body's
-FAR_SHARE, FAR_ANGLE, FAR_SHADE = 0.6, (15.0, 30.0), 0.75  # of the second limb, behind the body: how often, turned, dark
+FAR_SHARE, FAR_ANGLE, FAR_SHADE = (
+    0.6,
+    (15.0, 30.0),
+    0.75,
+)  # of the second limb, behind the body: how often, turned, dark
 GROUND_BLUR = 7  # side of the box filter, in pixels, of the ground that continues a photograph
 MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
 MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
@@ -118,7 +122,7 @@ def find_parts(data: ImageSet) -> Parts:
     for name, parts in ((first, bodies), (second, limbs)):
         if len(parts) == 0:
             raise UserError(
-                f"No {name} can be cut out: compositions need photographs of {name} that stands alone on a plain ground."
+                f"No {name} can be cut out: compositions need photographs of {name} alone on a plain ground."
             )
     return Parts(bodies, limbs, torch.zeros(0, dtype=torch.int64), False)
 
@@ -180,10 +184,11 @@ def compose(
     the animal taken out, is continued around it. Half of the pictures are mirrored.
 
     Args:
-        edge: of the limb. soft: as it was cut out; hard: alpha is 0 or 1; blurred: alpha and colour are blurred.
+        edge: of the limb. soft: as it was cut out; blurred, diffuse: blurred over 3 and 5 pixels; sharp: a steeper
+            alpha; hard: alpha is 0 or 1; thin: half as wide.
         place: back, or beside: in front of the head, under the belly or behind the tail, as it was photographed.
     """
-    first, second = (_in_turn(len(parts), count, seed, which) for which, parts in enumerate((bodies, limbs)))
+    first, second = _in_turn(len(bodies), count, seed, 0), _in_turn(len(limbs), count, seed, 1)
     draws = torch.rand(count, 12, generator=generator(seed, Stream.PAIRS, 2))
     grounds = torch.from_numpy(np.stack([_ground(i, m) for i, m in zip(bodies.images, bodies.masks, strict=True)]))
     made = []
@@ -213,14 +218,15 @@ def _ground(image: Tensor, mask: Tensor) -> np.ndarray:
 
 
 def _edged(limbs: Limbs, edge: str) -> Limbs:
-    """Return limbs with another edge treatment."""
+    """Return limbs with another edge treatment, see `compose`."""
     pixels = limbs.pixels
-    if edge == "hard":
+    if edge in ("blurred", "diffuse"):
+        size = 3 if edge == "blurred" else 5
+        pixels = F.avg_pool2d(pixels, size, stride=1, padding=size // 2)
+    elif edge != "soft":
         alpha = pixels[:, 3:]
-        solid = (alpha > 0.5).float()
-        pixels = torch.cat([pixels[:, :3] / alpha.clamp_min(1e-3), torch.ones_like(alpha)], 1) * solid
-    elif edge == "blurred":
-        pixels = F.avg_pool2d(pixels, 3, stride=1, padding=1)
+        changed = {"hard": (alpha > 0.5).float(), "sharp": (2 * alpha - 0.5).clamp(0, 1), "thin": 2 * alpha - 1}[edge]
+        pixels = torch.cat([pixels[:, :3] / alpha.clamp_min(1e-3), torch.ones_like(alpha)], 1) * changed.clamp_min(0)
     return Limbs(pixels, limbs.roots, limbs.tips, limbs.donors)
 
 

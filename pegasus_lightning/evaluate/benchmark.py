@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pegasus_lightning.data.controls import cutmix, pixel_average
 from pegasus_lightning.data.kinds import load_kinds
 from pegasus_lightning.data.module import in_mixed_order, load_split
-from pegasus_lightning.evaluate.controls import cutmix, pixel_average
 from pegasus_lightning.evaluate.image_sets import TOO_NEAR, ImageSetMetrics, Measurement
 from pegasus_lightning.evaluate.inception import inception_figures
 from pegasus_lightning.evaluate.metrics.interpolation import line_statistics, path_statistics

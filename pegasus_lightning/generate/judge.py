@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +12,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.generate.pretrained import PRETRAINED, open_pretrained
 from pegasus_lightning.generate.scores import CriticScore, Recognise
+from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS, Recogniser
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.recognisers.training import standard_recipe
 from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.tensors import in_batches, to_float
+from pegasus_lightning.utils.tensors import as_float, in_batches, to_float
 
 BANK, HELD = 2000, 512  # training images that count as real, and others that give the scale of distances to them
 
@@ -68,6 +72,21 @@ def open_selector(
     except UserError:  # there are no training images: no recogniser in the store can be of this data
         return None
     return None if found is None else _with_realism(found, data, store)
+
+
+def winged_store(store: RecogniserStore, classes: Sequence[str]) -> RecogniserStore:
+    """Return a store whose winged judges know reconstructions of the models in the package that know the classes."""
+    models: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, digest in PRETRAINED.items():
+        model = open_pretrained(name, store.device).run.model
+        if [*model.hparams["classes"]] == [*classes]:
+            models[digest] = partial(_reconstruct, model)
+    return replace(store, reconstruct=models)
+
+
+def _reconstruct(model: TwoPlayerModel, images: Tensor) -> Tensor:
+    with torch.no_grad(), model.inference():
+        return model.reconstruct(as_float(images).to(model.device)).cpu()
 
 
 def _with_realism(stored: StoredRecogniser, data: DictConfig, store: RecogniserStore) -> Selector:

@@ -12,17 +12,22 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from pegasus_lightning.data import tensor_cache
+from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.compositions import EDGES, LIST
 from pegasus_lightning.data.kinds import Kinds, load_kinds
+from pegasus_lightning.data.module import load_split
+from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser, balanced_accuracy, calibration_error, predict
 from pegasus_lightning.recognisers.training import (
@@ -32,15 +37,27 @@ from pegasus_lightning.recognisers.training import (
     learned_from,
     train_recogniser,
     training_order,
+    winged_recipe,
 )
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, write_atomically, write_json
 
 # Raise it when the same recipe and images train to another recogniser: older files are then ignored.
 RECIPE_VERSION = 1
+WINGED_VERSION = 1  # likewise, when the pictures that winged judges learn from change
+HELD_COMPOSITIONS, TEST_COMPOSITIONS = 800, 2000
 CPU_SECONDS_AN_IMAGE = 0.0035  # of one core
 
 logger = logging.getLogger(__name__)
+
+
+class _Lessons(NamedTuple):
+    """What a recogniser is trained on, and the file that keeps it."""
+
+    path: Path
+    classes: tuple[str, str]
+    learn: Callable[[], tuple[Kinds, Kinds | None]]  # training images, and those to calibrate on (None: some of them)
+    examine: Callable[[], Kinds]  # test images
 
 
 class StoredRecogniser(NamedTuple):
@@ -74,14 +91,15 @@ class RecogniserStore:
     folder: Path | None = None  # None: `recognisers` in the user's cache folder
     device: torch.device | str = "cpu"  # where recognisers are trained and returned
     say: Callable[[str], object] = print  # called with a line before a training and one after it
+    # Models whose reconstructions winged judges learn not to take for wings, by a hash of their weights.
+    reconstruct: Mapping[str, winged.Reconstruct] = field(default_factory=dict)
 
     def find(self, data: Any, recipe: RecogniserConfig) -> StoredRecogniser | None:
         """Return the recogniser of a source if it is in the store and intact."""
         folder = self.folder or default_folder()
         if not any(folder.glob(f"{_stem(recipe, data.classes)}-*.pt")):
             return None  # before loading images of every kind, of which there may be many, or none
-        kinds = load_kinds(data, "train")
-        return self._load(_place(folder, recipe, kinds), recipe, kinds)
+        return self._load(self._lessons(data, recipe), recipe)
 
     def get(self, data: Any, recipe: RecogniserConfig) -> StoredRecogniser:
         """Return the recogniser of a source. If it is not in the store, train it, measure it and save it there.
@@ -89,10 +107,9 @@ class RecogniserStore:
         A second process that wants the same recogniser waits until it is trained. Raise UserError if there are too few
         images, or the folder cannot be written to.
         """
-        kinds = load_kinds(data, "train")
-        path = _place(self.folder or default_folder(), recipe, kinds)
-        with _locked(path, self.say):
-            return self._load(path, recipe, kinds) or self._train(path, recipe, kinds, data)
+        lessons = self._lessons(data, recipe)
+        with _locked(lessons.path, self.say):
+            return self._load(lessons, recipe) or self._train(lessons, recipe)
 
     def committee(self, data: Any, architectures: Sequence[str], *, images: int | None = None) -> StoredRecogniser:
         """Return the recognisers that guide a model on a source (see `guiding_recipe`), as one `Committee`.
@@ -101,20 +118,50 @@ class RecogniserStore:
         are keys of ARCHITECTURES, one for each member; `images` is the number of training images shown to each, repeats
         counted (None: as the recipe says).
         """
-        members = []
-        for architecture in architectures:
-            recipe = guiding_recipe(architecture)
-            if images is not None:
-                recipe = dataclasses.replace(recipe, least=images, most=images)
-            members.append(self.get(data, recipe))
+        recipes = [guiding_recipe(architecture) for architecture in architectures]
+        if images is not None:
+            recipes = [dataclasses.replace(recipe, least=images, most=images) for recipe in recipes]
+        return self._committee([self.get(data, recipe) for recipe in recipes])
+
+    def winged_guides(self, data: Any, architectures: Sequence[str]) -> StoredRecogniser:
+        """Return the winged judges that guide (see `winged_recipe`), as one `Committee`."""
+        return self._committee([self.get(data, winged_recipe(name, winged.GUIDES)) for name in architectures])
+
+    def _committee(self, members: Sequence[StoredRecogniser]) -> StoredRecogniser:
         names = [member.path.stem for member in members]
         code = hashlib.sha256("+".join(names).encode()).hexdigest()[:8]
-        place = members[0].path.with_name(f"{'-'.join(members[0].recogniser.classes)}-committee-{code}.pt")
+        classes = "-".join(_short(name) for name in members[0].recogniser.classes)
+        place = members[0].path.with_name(f"{classes}-committee-{code}.pt")
         quality = {"architecture": "committee", "members": [{"file": m.path.name} | m.quality for m in members]}
         return StoredRecogniser(Committee([member.recogniser for member in members]), place, quality)
 
-    def _load(self, path: Path, recipe: RecogniserConfig, kinds: Kinds) -> StoredRecogniser | None:
-        """Return the recogniser at `path`; None if there is none, or a broken one, which is logged."""
+    def _lessons(self, data: Any, recipe: RecogniserConfig) -> _Lessons:
+        folder = self.folder or default_folder()
+        if recipe.third is None:
+            kinds = load_kinds(data, "train")
+            return _Lessons(
+                _place(folder, recipe, kinds), kinds.classes, lambda: (kinds, None), lambda: load_kinds(data, "test")
+            )
+        images = load_split(data, "train")
+        classes = (images.classes[0], winged.chimera_name(images.classes))
+        path = _winged_place(folder, recipe, images, classes, self.reconstruct)
+        options: dict[str, Any] = {"seed": recipe.seed, "reconstruct": [*self.reconstruct.values()]}
+
+        def learn() -> tuple[Kinds, Kinds]:
+            own = options | {"third": recipe.third, "others": _others(data, "train")}
+            held = winged.winged_kinds(images, held_out=True, size=HELD_COMPOSITIONS, **own)
+            return winged.winged_kinds(images, **own), held
+
+        def examine() -> Kinds:
+            edges = [edge for edge in EDGES if edge not in winged.EDGES_OF[recipe.third or 0]]
+            test, others = load_split(data, "test"), _others(data, "test")
+            return winged.winged_kinds(test, edges=edges, size=TEST_COMPOSITIONS, others=others, **options)
+
+        return _Lessons(path, classes, learn, examine)
+
+    def _load(self, lessons: _Lessons, recipe: RecogniserConfig) -> StoredRecogniser | None:
+        """Return the recogniser of these lessons; None if there is none, or a broken one, which is logged."""
+        path = lessons.path
         about = path.with_suffix(".json")
         if not path.exists() or not about.exists():  # the JSON is written last: without it the weights may be torn
             return None
@@ -122,19 +169,24 @@ class RecogniserStore:
             quality = json.loads(about.read_text())
             if quality["sha256"] != sha256(path):
                 raise ValueError("its SHA-256 is not the one noted beside it")
-            model = Recogniser(recipe.architecture, kinds.classes, kinds=len(kinds.names), seed=recipe.seed)
-            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            kinds = len(weights["kinds_head.bias"])
+            model = Recogniser(recipe.architecture, lessons.classes, kinds=kinds, seed=recipe.seed)
+            model.load_state_dict(weights)
         except Exception as error:  # broken JSON, bytes or keys: a new training replaces it
             reason = str(error).split("\n")[0]
             logger.warning("The recogniser %s is corrupt (%s): another has to be trained.", path, reason)
             return None
         return StoredRecogniser(model.freeze().to(self.device).to(memory_format=torch.channels_last), path, quality)
 
-    def _train(self, path: Path, recipe: RecogniserConfig, kinds: Kinds, data: Any) -> StoredRecogniser:
-        test = load_kinds(data, "test")  # load it first: an error in it must not cost a training
+    def _train(self, lessons: _Lessons, recipe: RecogniserConfig) -> StoredRecogniser:
+        path = lessons.path
+        test = lessons.examine()  # load it first: an error in it must not cost a training
+        kinds, held = lessons.learn()
         first, second = kinds.classes
-        own = learned_from(kinds, recipe)
-        _, kept = hold_out(own, recipe.held_out, recipe.seed)
+        own = kept = learned_from(kinds, recipe)
+        if held is None:
+            _, kept = hold_out(own, recipe.held_out, recipe.seed)
         if not kept.targets.bool().any(0).all():
             raise UserError(f"There are too few training images to learn {first} and {second} from: {len(own)} in all.")
         shown = len(training_order(kept, recipe))
@@ -144,7 +196,7 @@ class RecogniserStore:
             f"in {path.parent}): {duration}."
         )
         started, busy = time.perf_counter(), time.process_time()
-        model = train_recogniser(recipe, kinds, device=self.device)
+        model = train_recogniser(recipe, kinds, held=held, device=self.device)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
         quality = {"classes": list(kinds.classes), **measure(model, test)}
         quality |= {"train_images": len(own), "images_shown": shown, "seconds": seconds, "cpu_seconds": cpu_seconds}
@@ -189,18 +241,43 @@ def _locked(path: Path, say: Callable[[str], object]) -> Iterator[None]:
 
 def _place(folder: Path, recipe: RecogniserConfig, kinds: Kinds) -> Path:
     """Return <classes>-<architecture>-s<seed>-<8 hex>.pt; the hash is of the recipe, every image and its kind."""
-    # Fields that a later version added count only if they are set, so that older files keep their names.
-    later = {"half": None, "augmentation": (), "adversarial": 0.0}
-    identity = {name: value for name, value in dataclasses.asdict(recipe).items() if later.get(name, ...) != value}
-    digest = hashlib.sha256(json.dumps([RECIPE_VERSION, identity, kinds.names]).encode())
+    digest = hashlib.sha256(json.dumps([RECIPE_VERSION, _identity(recipe), kinds.names]).encode())
     for values in (kinds.images, kinds.kinds, kinds.targets):
         digest.update(values.contiguous().numpy().data.cast("B"))
     return folder / f"{_stem(recipe, kinds.classes)}-{digest.hexdigest()[:8]}.pt"
 
 
+def _winged_place(
+    folder: Path, recipe: RecogniserConfig, images: ImageSet, classes: Sequence[str], models: Iterable[str]
+) -> Path:
+    """Return the same for a winged judge; the hash is of what its pictures are made from."""
+    content = [WINGED_VERSION, RECIPE_VERSION, _identity(recipe), [*classes], sorted(models), sha256(LIST)]
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for values in (images.images, images.labels):
+        digest.update(values.contiguous().numpy().data.cast("B"))
+    return folder / f"{_stem(recipe, images.classes)}-{digest.hexdigest()[:8]}.pt"
+
+
+def _identity(recipe: RecogniserConfig) -> dict[str, Any]:
+    # Fields that a later version added count only if they are set, so that older files keep their names.
+    later = {"half": None, "augmentation": (), "adversarial": 0.0, "third": None}
+    return {name: value for name, value in dataclasses.asdict(recipe).items() if later.get(name, ...) != value}
+
+
+def _others(data: Any, split: str) -> Tensor | None:
+    """Return the images of the source's other classes; None if it has none."""
+    kinds = load_kinds(data, split)
+    others = kinds.images[kinds.targets.amax(1) == 0]
+    return others if len(others) else None
+
+
+def _short(name: str) -> str:
+    return re.sub(r"[^\w.]+", "_", name)[:24]
+
+
 def _stem(recipe: RecogniserConfig, classes: Sequence[str]) -> str:
-    names = "-".join(re.sub(r"[^\w.]+", "_", name)[:24] for name in classes)
-    return f"{names}-{recipe.architecture}-s{recipe.seed}"
+    kind = "" if recipe.third is None else "winged-"
+    return f"{'-'.join(_short(name) for name in classes)}-{kind}{recipe.architecture}-s{recipe.seed}"
 
 
 def measure(model: Recogniser, test: Kinds) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from pegasus_lightning.data.augmentation import NUMBERS, augment
 from pegasus_lightning.data.kinds import Kinds
 from pegasus_lightning.recognisers.network import Recogniser, class_weights, predict
+from pegasus_lightning.recognisers.winged import GUIDES
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
 
@@ -41,6 +43,7 @@ class RecogniserConfig:
     half: int | None = None  # 0 or 1: use only this half of the images (`half_of`); None: use all
     augmentation: tuple[str, ...] = ()  # operations of `augmentation.OPERATIONS`, in addition to mirroring and shifts
     adversarial: float = 0.0  # largest change of a pixel in adversarial training (`fgsm`); 0: none
+    third: int | None = None  # of the compositions that a winged judge learns from (`winged`); None: no winged judge
 
 
 def standard_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
@@ -61,6 +64,17 @@ def guiding_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
 def independent_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
     """Return the recipe of a recogniser that knows only the half of the images that `guiding_recipe` does not use."""
     return RecogniserConfig(architecture, seed, epochs=10, half=1)
+
+
+def winged_recipe(architecture: str, third: int, seed: int = 0) -> RecogniserConfig:
+    """Return the recipe of a winged judge (`winged_kinds`) that knows one third of the compositions' parts.
+
+    Those that guide are trained as `guiding_recipe` trains.
+    """
+    if third == GUIDES:
+        guide = guiding_recipe(architecture, seed)
+        return dataclasses.replace(guide, half=None, most=60_000, third=third)
+    return RecogniserConfig(architecture, seed, epochs=10, most=100_000, augmentation=("brightness",), third=third)
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -167,15 +181,22 @@ def random_shift(images: Tensor, shift: int, source: torch.Generator) -> Tensor:
 
 
 def train_recogniser(
-    config: RecogniserConfig, kinds: Kinds, *, device: torch.device | str = "cpu", watch: Watch | None = None
+    config: RecogniserConfig,
+    kinds: Kinds,
+    *,
+    held: Kinds | None = None,
+    device: torch.device | str = "cpu",
+    watch: Watch | None = None,
 ) -> Recogniser:
-    """Return a trained, calibrated and frozen recogniser.
+    """Return a trained recogniser, frozen and calibrated on `held`, or else on images held out of `kinds`.
 
     The loss, a mean over the batch, is the sum of the binary cross-entropies of the two classes and the cross-entropy
     of the kind, which improves the features. `watch` is called after each step with the step, the number of steps, the
     model and the loss.
     """
-    held, kept = hold_out(learned_from(kinds, config), config.held_out, config.seed)
+    kept = learned_from(kinds, config)
+    if held is None:
+        held, kept = hold_out(kept, config.held_out, config.seed)
     model = Recogniser(config.architecture, kinds.classes, kinds=len(kinds.names), seed=config.seed)
     model.fit_input(to_float(kept.images[:INPUT_SAMPLE]))
     model = model.to(device).to(memory_format=torch.channels_last)

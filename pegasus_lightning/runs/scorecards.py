@@ -18,6 +18,7 @@ from pegasus_lightning.utils.files import write_json
 VERSION = 2
 PEGASUS_RATIOS = (0.4, 0.6)  # ratios at which a mix is called a pegasus, as in the source document
 FILE, GALLERY = "scorecard.json", "gallery.npz"
+PANEL_FOLDER = "panel"  # in a run's folder: what panels say of its pegasi
 PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
 RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"
 CONFIDENCE = 0.95  # of all intervals

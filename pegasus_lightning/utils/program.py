@@ -1,4 +1,4 @@
-"""The command line of `generate` and `evaluate`, and helpers of every command."""
+"""The command line of `generate`, `evaluate` and `panel`, and helpers of every command."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from omegaconf.errors import OmegaConfBaseException
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import UserError, complain
 
-PATHS = ("run", "out", "first", "second", "recognisers", "data.root", "data.cache")
+PATHS = ("run", "images", "ratings", "key", "out", "first", "second", "recognisers", "data.root", "data.cache")
+REPEATED = ("run", "images", "ratings")
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with paths, as in `run=runs/a,b=c`, quoted for Hydra, which would parse commas and `=`.
 
-    Several `run=` become one list.
+    Several `run=` become one list, and so do several `images=` and `ratings=`.
     """
     quoted: list[str] = []
-    runs: list[str] = []
+    repeated: dict[str, list[str]] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key == "run" and equals and value in ("", "null"):
+        if key in REPEATED and equals and value in ("", "null"):
             continue
         if key not in PATHS or not equals or value.startswith(("[", '"', "'")) or value in ("", "null"):
             quoted.append(argument)
             continue
         text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        if key == "run":
-            runs.append(text)
+        if key in REPEATED:
+            repeated.setdefault(key, []).append(text)
         else:
             quoted.append(f"{key}={text}")
-    return [*quoted, f"run=[{','.join(runs)}]"] if runs else quoted
+    return [*quoted, *(f"{key}=[{','.join(texts)}]" for key, texts in repeated.items())]
 
 
 def run_program(

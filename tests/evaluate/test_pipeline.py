@@ -22,10 +22,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from pegasus_lightning.data import silhouettes
+from pegasus_lightning.data.controls import cutmix
 from pegasus_lightning.evaluate import pipeline
 from pegasus_lightning.evaluate.__main__ import _work, help_text
 from pegasus_lightning.evaluate.benchmark import Benchmark, kind_of
-from pegasus_lightning.evaluate.controls import cutmix
 from pegasus_lightning.evaluate.image_sets import ImageSetMetrics
 from pegasus_lightning.evaluate.settings import EVALUATE, EvaluateConfig
 from pegasus_lightning.generate import pretrained

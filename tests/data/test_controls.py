@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pegasus_lightning.evaluate.controls import cutmix, pixel_average
+from pegasus_lightning.data.controls import cutmix, pixel_average
 
 
 def greys(*levels: float, size: int = 32) -> Tensor:

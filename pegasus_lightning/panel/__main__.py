@@ -1,0 +1,75 @@
+"""`python -m pegasus_lightning.panel make ...` and `... score ...`: a blind panel, and what it says."""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import DictConfig
+
+from pegasus_lightning.panel.settings import MAKE, SCORE, validate_make, validate_score
+from pegasus_lightning.utils.errors import UserError, complain, did_you_mean
+from pegasus_lightning.utils.program import run_program
+
+PARTS = ("make", "score")
+
+
+def help_text() -> str:
+    """Return the text that `--help` prints."""
+    return f"""Ask people what pegasi show, without telling them where a picture comes from.
+
+  {MAKE.command} pretrained=pegasus data=image_folder data.root=photos
+  {MAKE.command} run=RUN ask='["search=none","search=guided pegasus.pairs=matched"]' images=more.npz
+  {SCORE.command} key=panels/1f2e3d4c/key.json ratings=anna.csv ratings=ben.csv
+
+make   writes a folder: raters/ (panel.html, a page for the keyboard that needs no network; the same pictures as
+       numbered sheets, PNG; ratings.csv to fill in beside them) and key.json, which raters must not see. Give raters/
+       to people who know nothing of it.
+score  takes the key and one CSV of each rater: shares of each letter with 95 % intervals, agreement, and the pictures
+       sorted by votes, beside the key.
+
+Sources are each model that run= or pretrained= names, asked in each way of ask=; and each images=, a folder of 32 x 32
+pictures or an .npz with `images`. Controls come by themselves: real photographs of both classes, their
+reconstructions, pixel averages, CutMix, and compositions.
+
+Fields, for example
+  make   count=30 (pictures of each source)  seed=0  split=test  out=FOLDER  gpus=0 (CPU)  recognisers=FOLDER
+         data.root=photos 'data.classes=[cat,ship]' (images other than the training data)
+  score  seed=0 (of the bootstrap)
+
+  --cfg job        show the whole configuration
+"""
+
+
+def _make(config: DictConfig, data_overrides: list[str]) -> None:
+    from pegasus_lightning.panel.make import make
+
+    validate_make(config)
+    make(config, data_overrides)
+
+
+def _score(config: DictConfig, data_overrides: list[str]) -> None:
+    from pegasus_lightning.panel.score import score
+
+    if data_overrides:
+        raise UserError("`panel score` reads a key and ratings, and no images: leave data out.")
+    validate_score(config)
+    score(config)
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:]
+    part = next((text for text in arguments if "=" not in text and not text.startswith("-")), None)
+    if part in PARTS:
+        arguments.remove(part)
+        program, work = (MAKE, _make) if part == "make" else (SCORE, _score)
+        sys.exit(run_program(program, arguments, help_text(), work))
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text())
+        sys.exit(0)
+    said = f"'{part}' is neither make nor score.{did_you_mean(part, PARTS)}" if part else "make or score?"
+    sys.exit(complain(f"{said} `python -m pegasus_lightning.panel --help` shows what can be typed."))
+
+
+if __name__ == "__main__":
+    main()

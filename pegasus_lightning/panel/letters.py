@@ -1,0 +1,24 @@
+"""The answers of a rater: what a picture shows, as a letter, and how real it looks, from 1 to 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+FIRST, LADEN, WINGED, SECOND, OTHER, NOTHING = LETTERS = ("H", "R", "W", "B", "O", "N")
+REALISM = (1, 2, 3, 4, 5)
+COLUMNS = ("panel", "number", "letter", "realism")  # of a rater's CSV file
+
+
+def meanings(classes: Sequence[str]) -> dict[str, str]:
+    """Return what each letter says of a picture, for the names of the two classes."""
+    first, second = classes
+    horses_and_birds = [*classes] == ["horse", "bird"]
+    winged = "winged horse" if horses_and_birds else f"{first} with parts of a {second}"
+    return {
+        FIRST: f"{first}",
+        LADEN: f"{first} with a rider, or with a thing on it or beside it",
+        WINGED: f"{winged}: they grow where they would grow" if horses_and_birds else winged,
+        SECOND: f"{second}",
+        OTHER: "something else",
+        NOTHING: "nothing that can be recognised",
+    }

@@ -1,0 +1,221 @@
+"""The work of `panel make`: collect pictures of all sources, shuffle them, and write page, sheets and key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from pegasus_lightning.data.compositions import compose, find_parts
+from pegasus_lightning.data.controls import cutmix, pixel_average
+from pegasus_lightning.data.image_folder import SUFFIXES, read_image
+from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.data.settings import data_settings, validate_data
+from pegasus_lightning.generate.sampler import sample
+from pegasus_lightning.generate.session import Session, open_session
+from pegasus_lightning.generate.settings import GENERATE, GenerateConfig
+from pegasus_lightning.generate.settings import validate as validate_generate
+from pegasus_lightning.panel.letters import COLUMNS
+from pegasus_lightning.panel.page import render, sheets
+from pegasus_lightning.panel.settings import PanelMakeConfig
+from pegasus_lightning.runs.places import check_writable
+from pegasus_lightning.utils.compose import typed
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.files import whole_folder, write_json, write_text
+from pegasus_lightning.utils.image_grid import save_png
+from pegasus_lightning.utils.program import quote_paths
+from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import IMAGE_SIZE, in_batches, to_float
+
+KEY, RATERS, PAGE, SHEETS = "key.json", "raters", "panel.html", "sheet"
+RESULTS = {KEY, RATERS, "images.npz", "score.json", "votes.png", "score.txt"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures of one kind."""
+
+    name: str
+    images: Tensor  # uint8 (count, 3, 32, 32)
+    about: dict[str, Any] = field(default_factory=dict)  # what a scorecard needs to find its panel: run and settings
+
+
+def make(config: DictConfig, data_overrides: Sequence[str]) -> Path:
+    """Make a panel for a validated `PanelMakeConfig`. Return its folder.
+
+    Raise UserError, before anything is written, if a source is missing or has too few pictures.
+    """
+    settings = typed(config, PanelMakeConfig)
+    sources = [_own(place, settings.count, settings.seed) for place in settings.images]
+    asked = [_asked(settings, way, data_overrides) for way in settings.ask if settings.run or settings.pretrained]
+    sources += [source for session, way in asked for source in _pegasi(session, way, settings.count)]
+    if asked:
+        classes = asked[0][0].parents.classes
+        sources += _controls(asked[0][0], settings)
+    else:
+        classes, controls = _controls_without_model(data_overrides, settings)
+        sources += controls
+    _check_names(sources)
+    images = torch.cat([source.images for source in sources])
+    origin = [(i, k) for i, source in enumerate(sources) for k in range(len(source.images))]
+    order = torch.randperm(len(images), generator=generator(settings.seed, Stream.ORDER)).tolist()
+    images = images[order]
+    content = json.dumps([[*classes], [sources[origin[i][0]].name for i in order]])
+    digest = hashlib.sha256(content.encode() + images.numpy().tobytes()).hexdigest()[:12]
+    folder = Path(settings.out).expanduser() if settings.out else Path("panels") / digest[:8]
+    check_writable(folder, "out=FOLDER", ours=RESULTS)
+    key = {
+        "panel": digest,
+        "classes": [*classes],
+        "sources": {source.name: source.about for source in sources},
+        "pictures": [
+            {"number": number, "source": sources[origin[i][0]].name, "index": origin[i][1]}
+            for number, i in enumerate(order, 1)
+        ],
+    }
+    with whole_folder(folder) as staged:
+        raters = staged / RATERS
+        raters.mkdir()
+        write_text(raters / PAGE, render(images, digest, classes))
+        for number, sheet in enumerate(sheets(images, digest, classes), 1):
+            save_png(sheet, raters / f"{SHEETS}-{number:02d}.png")
+        rows = [",".join(COLUMNS), *(f"{digest},{number},," for number in range(1, len(images) + 1))]
+        write_text(raters / "ratings.csv", "\n".join(rows) + "\n")
+        write_json(staged / KEY, key)
+        with open(staged / "images.npz", "wb") as file:
+            np.savez_compressed(file, images=images.numpy())
+    print(f"{len(images)} pictures of {len(sources)} sources: {', '.join(source.name for source in sources)}")
+    print(f"  {folder / RATERS}: for the raters, who must not see {folder / KEY}", flush=True)
+    return folder
+
+
+def _own(place: str, count: int, seed: int) -> Source:
+    """Return `count` pictures of a folder or an .npz file."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        _enough(str(path), len(files), count)
+        chosen = torch.randperm(len(files), generator=generator(seed, Stream.PICTURES))[:count].sort().values
+        images = torch.from_numpy(np.stack([read_image(files[i]) for i in chosen.tolist()]))
+        return Source(path.name or str(path), images)
+    if path.suffix != ".npz" or not path.is_file():
+        raise UserError(f"images={place} is neither a folder of pictures nor an .npz file.")
+    try:
+        with np.load(path) as content:
+            array = content["images"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} has no array `images` ({type(error).__name__}).") from error
+    if array.dtype != np.uint8 or array.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
+        raise UserError(f"`images` in {path} must be uint8 (N, 3, 32, 32), not {array.dtype} {array.shape}.")
+    _enough(str(path), len(array), count)
+    name = path.parent.name if path.stem == "pegasi" else path.stem
+    return Source(name, torch.from_numpy(array[:count].copy()))
+
+
+def _enough(place: str, have: int, count: int) -> None:
+    if have < count:
+        raise UserError(f"{place} has {have} pictures: a panel of count={count} takes as many of each source.")
+
+
+def _asked(settings: PanelMakeConfig, way: str, data_overrides: Sequence[str]) -> tuple[Session, str]:
+    """Return the open session of `generate` for one way of asking, all of it checked."""
+    own = [f"run={run}" for run in settings.run] if settings.run else [f"pretrained={settings.pretrained}"]
+    own += [f"count={settings.count}", f"seed={settings.seed}", f"split={settings.split}"]
+    own += [f"gpus={settings.gpus}"] if settings.gpus is not None else []
+    own += [f"recognisers={settings.recognisers}"] if settings.recognisers else []
+    typed_in = way.split()
+    for text in typed_in:
+        key = text.partition("=")[0]
+        if key.split(".")[0] not in ("search", "pegasus", "score"):
+            raise UserError(f"ask={way}: a way of asking is made of search=, pegasus. and score. settings, not {text}.")
+    overrides = quote_paths([*own, *typed_in])
+    GENERATE.check_overrides(overrides)
+    config = GENERATE.compose(overrides)
+    GENERATE.check_read(config, [t for t in typed_in if t.startswith("search=")], overrides, data_overrides)
+    validate_generate(config)
+    session = open_session(typed(config, GenerateConfig), data_overrides, "pictures from")
+    if session.data is None:
+        raise UserError("A panel needs photographs as controls: add for example data=image_folder data.root=FOLDER.")
+    return session, way
+
+
+def _pegasi(session: Session, way: str, count: int) -> list[Source]:
+    selector = session.selector
+    sources = []
+    for run in session.runs:
+        with run.model.inference():
+            sampler = session.sampler(run.model)
+            pegasi = sample(sampler, count, sampler.score(selector.recognise if selector else None))
+        images = _bytes(pegasi.mixes.images)
+        _enough(f"{run.name}, asked {way}", len(images), count)
+        about = {"run": None if run.folder is None else str(run.folder), "batches": run.model.batches_done, "ask": way}
+        sources.append(Source(f"{run.name} {way}", images, about))
+    return sources
+
+
+def _controls(session: Session, settings: PanelMakeConfig) -> list[Source]:
+    """Return the controls: photographs, combined photographs, and reconstructions by the first model."""
+    count, model = settings.count, session.runs[0].model
+    assert session.split is not None
+    data = in_mixed_order(session.split)
+    controls = _of_photographs(data, settings)
+    for label, name in enumerate(data.classes[:2]):
+        others = data.images[data.of_class(label)][count : 2 * count]  # not those that are shown themselves
+        _enough(f"The {settings.split} split of {name}", len(others) + count, 2 * count)
+        with model.inference(), torch.no_grad():
+            decoded = in_batches(lambda part: model.reconstruct(to_float(part.to(model.device))), others)
+        controls.append(Source(f"reconstructions of {name}", _bytes(decoded)))
+    pairs = session.pairs
+    first = session.parents.first[pairs.first[:count]]
+    return [*controls, *_combined(first, session.parents.second[pairs.second[:count]], settings)]
+
+
+def _controls_without_model(
+    data_overrides: Sequence[str], settings: PanelMakeConfig
+) -> tuple[tuple[str, str], list[Source]]:
+    config = data_settings(None, data_overrides)
+    if config is None:
+        raise UserError("A panel needs photographs as controls: add for example data=image_folder data.root=FOLDER.")
+    validate_data(config)
+    data = in_mixed_order(load_split(config, settings.split))
+    first, second = (data.images[data.of_class(label)][-settings.count :] for label in (0, 1))
+    return (data.classes[0], data.classes[1]), [*_of_photographs(data, settings), *_combined(first, second, settings)]
+
+
+def _combined(first: Tensor, second: Tensor, settings: PanelMakeConfig) -> list[Source]:
+    """Return pixel averages and CutMix pictures of pairs of photographs, half of each."""
+    _enough("The list of pairs", min(len(first), len(second)), settings.count)
+    ratios = torch.full((len(first),), 0.5)
+    averaged = pixel_average(to_float(first), to_float(second), ratios)
+    pasted = cutmix(to_float(first), to_float(second), ratios, settings.seed)
+    return [Source("pixel average", _bytes(averaged)), Source("CutMix", _bytes(pasted))]
+
+
+def _of_photographs(data: Any, settings: PanelMakeConfig) -> list[Source]:
+    count, found = settings.count, []
+    for label, name in enumerate(data.classes[:2]):
+        images = data.images[data.of_class(label)]
+        _enough(f"The {settings.split} split of {name}", len(images), count)
+        found.append(Source(f"real {name}", images[:count]))
+    parts = find_parts(data)
+    made = compose(parts.bodies, parts.limbs, count, settings.seed)
+    return [*found, Source("compositions", made.images), Source("compositions without a limb", made.bodies)]
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Two sources are called '{name}': rename a folder or file, or name one of them only.")
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images.cpu().clamp(0, 1) * 255).round().to(torch.uint8)
