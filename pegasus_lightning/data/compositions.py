@@ -28,13 +28,14 @@ SAME = 2.0  # largest mean difference of the fingerprints of one photograph in t
 BODY_AREAS, DONOR_AREAS = (150, 480), (50, 520)  # pixels of a silhouette that can be used
 MIN_BODY_WIDTH = 20
 EDGES = ("soft", "diffuse", "blurred", "sharp", "hard", "thin")
-PLACES = ("back", "beside")
+PLACES = ("back", "top", "beside")
 OVERSAMPLING = 3  # positions a pixel and axis at which the parts are resampled
 AT_A_TIME = 128
 # Drawn uniformly for each composition, as judged by eye:
 ALONG = (0.5, 0.6)  # place on the back, from the tail, over the silhouette's width
 SIZE = (0.55, 0.75)  # length of the limb over the silhouette's width
 ANGLE = (40.0, 75.0)  # of the limb above the horizontal, towards the tail, degrees
+UPRIGHT = (70.0, 110.0)  # the same of what stands on the back, such as a rider
 TINT = (0.0, 0.6)  # share of the way from the limb's mean colour to the body's
 FAR_SHARE, FAR_ANGLE, FAR_SHADE = (
     0.6,
@@ -186,7 +187,8 @@ def compose(
     Args:
         edge: of the limb. soft: as it was cut out; blurred, diffuse: blurred over 3 and 5 pixels; sharp: a steeper
             alpha; hard: alpha is 0 or 1; thin: half as wide.
-        place: back, or beside: in front of the head, under the belly or behind the tail, as it was photographed.
+        place: back, as above; top: upright on the back, and alone; beside: in front of the head, under the belly or
+            behind the tail, as it was photographed.
     """
     first, second = _in_turn(len(bodies), count, seed, 0), _in_turn(len(limbs), count, seed, 1)
     draws = torch.rand(count, 12, generator=generator(seed, Stream.PAIRS, 2))
@@ -249,7 +251,7 @@ def _compose(
     tops = torch.where(columns, bodies.masks.float().argmax(1), IMAGE_SIZE).float()
     around = (root_x.long()[:, None] + torch.arange(-1, 2)).clamp(0, IMAGE_SIZE - 1)
     root_y = tops.gather(1, around).median(1).values
-    angle, length = drawn(2, ANGLE).deg2rad(), drawn(1, SIZE) * width
+    angle, length = drawn(2, ANGLE if place == "back" else UPRIGHT).deg2rad(), drawn(1, SIZE) * width
     scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
     centre = (left + right) / 2
     shifted = side / 2 + 0.6 * scale * (centre - side / 2)
@@ -278,11 +280,11 @@ def _compose(
         colour = torch.minimum((moved[:, :3] + tint * moved[:, 3:]).clamp_min(0), moved[:, 3:]) * shade
         return torch.cat([colour, moved[:, 3:]], 1)
 
-    if place == "back":
+    if place != "beside":
         near = placed(spot_x, spot_y + 2.2 * scale, angle, 1.0)
         far_angle = angle + drawn(6, FAR_ANGLE).deg2rad()
         far = placed(spot_x + 1.2 * bodies.facing, spot_y + 1.5, far_angle, FAR_SHADE)
-        far = far * ((draws[:, 5] < FAR_SHARE)[:, None, None, None] * (1 - masks))
+        far = far * ((draws[:, 5] < (FAR_SHARE if place == "back" else 0))[:, None, None, None] * (1 - masks))
         moved = far * (1 - near[:, 3:]) + near
     else:
         spots = torch.tensor([[0.55, -0.3], [0.0, 0.45], [-0.55, 0.0]])[(draws[:, 7] * 3).long()]

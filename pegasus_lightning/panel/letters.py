@@ -12,13 +12,13 @@ COLUMNS = ("panel", "number", "letter", "realism")  # of a rater's CSV file
 def meanings(classes: Sequence[str]) -> dict[str, str]:
     """Return what each letter says of a picture, for the names of the two classes."""
     first, second = classes
-    horses_and_birds = [*classes] == ["horse", "bird"]
-    winged = "winged horse" if horses_and_birds else f"{first} with parts of a {second}"
+    limbs = "wings" if [*classes] == ["horse", "bird"] else f"parts of a {second}"
+    winged = "winged horse" if limbs == "wings" else f"{first} with {limbs}"
     return {
-        FIRST: f"{first}",
+        FIRST: first,
         LADEN: f"{first} with a rider, or with a thing on it or beside it",
-        WINGED: f"{winged}: they grow where they would grow" if horses_and_birds else winged,
-        SECOND: f"{second}",
+        WINGED: f"{winged}: it has {limbs} where they would grow",
+        SECOND: second,
         OTHER: "something else",
         NOTHING: "nothing that can be recognised",
     }

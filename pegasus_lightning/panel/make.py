@@ -55,7 +55,9 @@ def make(config: DictConfig, data_overrides: Sequence[str]) -> Path:
     """
     settings = typed(config, PanelMakeConfig)
     sources = [_own(place, settings.count, settings.seed) for place in settings.images]
-    asked = [_asked(settings, way, data_overrides) for way in settings.ask if settings.run or settings.pretrained]
+    ways = settings.ask if settings.run or settings.pretrained else []
+    # Each way has a seed of its own: the same mixes would be seen twice.
+    asked = [_asked(settings, way, settings.seed + i, data_overrides) for i, way in enumerate(ways)]
     sources += [source for session, way in asked for source in _pegasi(session, way, settings.count)]
     if asked:
         classes = asked[0][0].parents.classes
@@ -125,10 +127,10 @@ def _enough(place: str, have: int, count: int) -> None:
         raise UserError(f"{place} has {have} pictures: a panel of count={count} takes as many of each source.")
 
 
-def _asked(settings: PanelMakeConfig, way: str, data_overrides: Sequence[str]) -> tuple[Session, str]:
+def _asked(settings: PanelMakeConfig, way: str, seed: int, data_overrides: Sequence[str]) -> tuple[Session, str]:
     """Return the open session of `generate` for one way of asking, all of it checked."""
     own = [f"run={run}" for run in settings.run] if settings.run else [f"pretrained={settings.pretrained}"]
-    own += [f"count={settings.count}", f"seed={settings.seed}", f"split={settings.split}"]
+    own += [f"count={settings.count}", f"seed={seed}", f"split={settings.split}"]
     own += [f"gpus={settings.gpus}"] if settings.gpus is not None else []
     own += [f"recognisers={settings.recognisers}"] if settings.recognisers else []
     typed_in = way.split()
@@ -156,7 +158,12 @@ def _pegasi(session: Session, way: str, count: int) -> list[Source]:
             pegasi = sample(sampler, count, sampler.score(selector.recognise if selector else None))
         images = _bytes(pegasi.mixes.images)
         _enough(f"{run.name}, asked {way}", len(images), count)
-        about = {"run": None if run.folder is None else str(run.folder), "batches": run.model.batches_done, "ask": way}
+        about = {
+            "run": None if run.folder is None else str(run.folder),
+            "batches": run.model.batches_done,
+            "ask": way,
+            "seed": session.settings.seed,
+        }
         sources.append(Source(f"{run.name} {way}", images, about))
     return sources
 
@@ -206,8 +213,9 @@ def _of_photographs(data: Any, settings: PanelMakeConfig) -> list[Source]:
         _enough(f"The {settings.split} split of {name}", len(images), count)
         found.append(Source(f"real {name}", images[:count]))
     parts = find_parts(data)
-    made = compose(parts.bodies, parts.limbs, count, settings.seed)
-    return [*found, Source("compositions", made.images), Source("compositions without a limb", made.bodies)]
+    made = compose(parts.bodies, parts.limbs, 2 * count, settings.seed)
+    without = Source("compositions without a limb", made.bodies[count:])  # of other bodies, as far as there are
+    return [*found, Source("compositions", made.images[:count]), without]
 
 
 def _check_names(sources: Sequence[Source]) -> None:

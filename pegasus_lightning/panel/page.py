@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
 from pegasus_lightning.panel.letters import COLUMNS, LETTERS, REALISM, meanings
-from pegasus_lightning.utils.image_grid import image_grid
+from pegasus_lightning.utils.image_grid import INK, blank_canvas, image_grid, paint, render_text
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_uint8
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SCALE = 5, 8, 5
+STRIP = 18  # height in pixels of the strip with the number
 ATLAS_COLUMNS = 32
 
 
@@ -53,20 +55,25 @@ def _atlas(images: Tensor) -> str:
 
 
 def sheets(images: Tensor, panel: str, classes: Sequence[str]) -> Iterator[np.ndarray]:
-    """Yield contact sheets (H, W, 3) uint8 of the pictures, enlarged smoothly, with the number above each row."""
+    """Yield contact sheets (H, W, 3) uint8 of the pictures, enlarged smoothly, each with its number above it."""
     large = F.interpolate(images.float() / 255, scale_factor=SHEET_SCALE, mode="bicubic", antialias=True).clamp(0, 1)
-    said = "   ".join(f"{letter} {meaning}" for letter, meaning in meanings(classes).items())
+    cells = torch.from_numpy(np.stack([_numbered(image, number) for number, image in enumerate(to_uint8(large), 1)]))
+    said = "   ".join(f"{letter} {meaning}." for letter, meaning in meanings(classes).items())
     per_sheet = SHEET_ROWS * SHEET_COLUMNS
     for start in range(0, len(images), per_sheet):
-        part = large[start : start + per_sheet]
-        rows = [f"{start + 1 + row} to" for row in range(0, len(part), SHEET_COLUMNS)]
-        ends = [f"{min(start + row + SHEET_COLUMNS, len(images))}" for row in range(0, len(part), SHEET_COLUMNS)]
+        part = cells[start : start + per_sheet].permute(0, 3, 1, 2)
         yield image_grid(
             part,
             columns=min(SHEET_COLUMNS, len(part)),
             scale=1,
             gap=6,
-            row_captions=[f"{first} {last}" for first, last in zip(rows, ends, strict=True)],
-            title=f"Panel {panel}: pictures {start + 1} to {start + len(part)}, numbered row by row",
-            footer=f"{said}.   Realism: 1 (not at all) to 5 (a photograph).",
+            title=f"Panel {panel}",
+            footer=f"{said}   Realism: 1 (not at all) to 5 (a photograph).",
         )
+
+
+def _numbered(image: np.ndarray, number: int) -> np.ndarray:
+    """Return an image (H, W, 3) below a strip with its number."""
+    strip = blank_canvas(STRIP, image.shape[1])
+    paint(strip, render_text(str(number), 13, image.shape[1]), 1, 0, INK)
+    return np.concatenate([strip, image])

@@ -74,7 +74,9 @@ def winged_recipe(architecture: str, third: int, seed: int = 0) -> RecogniserCon
     if third == GUIDES:
         guide = guiding_recipe(architecture, seed)
         return dataclasses.replace(guide, half=None, most=60_000, third=third)
-    return RecogniserConfig(architecture, seed, epochs=10, most=100_000, augmentation=("brightness",), third=third)
+    return RecogniserConfig(
+        architecture, seed, epochs=10, most=100_000, augmentation=("brightness", "saturation", "contrast"), third=third
+    )
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:

@@ -52,7 +52,7 @@ def winged_kinds(
         chimera          1
         laden            1/8  photographs with a rider or load, by the list
         load             1/4  a rider drawn on it
-        patch            1/2  of another photograph, in the limb's place, with its edges
+        patch            3/4  of another photograph, in the limb's place, with its edges
         beside           3/8  a limb in front of the head, under the belly or behind the tail
         the second class 3/8
         pixel average    1/5
@@ -91,10 +91,10 @@ def winged_kinds(
     if len(laden):
         made["laden"] = (_some(laden, size // 8, seed), (1, 0))
     loads = _loads(size // 4, seed)
-    made["load"] = (_composed(parts.bodies, loads, size // 4, seed + 1, edges)[0], (1, 0))
+    made["load"] = (_composed(parts.bodies, loads, size // 4, seed + 1, edges, "top")[0], (1, 0))
     foreign = torch.cat([first, others] if others is not None else [first])
-    patches = _patches(_some(foreign, size // 2, seed + 2), seed)
-    made["patch"] = (_composed(parts.bodies, patches, size // 2, seed + 2, edges)[0], (1, 0))
+    patches = _patches(_some(foreign, 3 * size // 4, seed + 2), seed)
+    made["patch"] = (_composed(parts.bodies, patches, 3 * size // 4, seed + 2, edges, "top")[0], (1, 0))
     made["beside"] = (_composed(parts.bodies, parts.limbs, 3 * size // 8, seed + 3, edges, "beside")[0], (1, 0))
     made[names[1]] = (_some(second, 3 * size // 8, seed), (0, 0))
     made["pixel average"], made["CutMix"] = (
@@ -173,10 +173,13 @@ def _blends(first: Tensor, second: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _patches(images: Tensor, seed: int) -> Limbs:
-    """Return upright ellipses and rectangles cut out of the middle of photographs, with edges as soft as a limb's."""
+    """Return ellipses and rectangles cut out of the middle of photographs, with edges as soft as a limb's."""
     count = len(images)
     draws = torch.rand(count, 4, generator=generator(seed, Stream.MIXING))
-    half_width, half_height = 2 + 4 * draws[:, 0, None, None], 4 + 4 * draws[:, 1, None, None]
+    half_width = 2.5 + 3 * draws[:, 0, None, None]
+    half_height = half_width * (
+        0.8 + 0.5 * draws[:, 1, None, None]
+    )  # no longer than wide: a long one looks like a wing
     line = torch.arange(IMAGE_SIZE) + 0.5 - IMAGE_SIZE / 2
     x, y = line[None, None, :] / half_width, line[None, :, None] / half_height
     ellipse, rectangle = x.square() + y.square() < 1, (x.abs() < 1) & (y.abs() < 1)
