@@ -24,6 +24,7 @@ from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.scores import distance_from_blend
 from pegasus_lightning.generate.session import Session
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.recognisers.network import predict
 from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.folder import RunName, config_hash, machines_of, read_status
 from pegasus_lightning.runs.scorecards import (
@@ -53,13 +54,25 @@ COLLAPSED = 0.5  # alarm if the variety is below this share of the pixel average
 class Benchmark:
     """Measures runs against one data set, with one reporting recogniser and the controls, which are computed once.
 
-    `session` is of an `EvaluateConfig`, `reports` the reporting recogniser, and `inception` Inception's features, see
-    `inception_network` (None: no FID and KID over them). Raise UserError if there are too few images.
+    Args:
+        session: of an `EvaluateConfig`.
+        reports: the reporting recogniser.
+        inception: Inception's features, see `inception_network`; None: no FID and KID over them.
+        winged: the winged judge that reports, if any.
+
+    Raises:
+        UserError: too few images.
     """
 
-    def __init__(self, session: Session, reports: StoredRecogniser, inception: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        reports: StoredRecogniser,
+        inception: nn.Module | None = None,
+        winged: StoredRecogniser | None = None,
+    ) -> None:
         assert session.data is not None and session.split is not None
-        self.session, self.reports, self.inception = session, reports, inception
+        self.session, self.reports, self.inception, self.winged = session, reports, inception, winged
         self.settings: EvaluateConfig = session.settings
         self.data, self.selector, self.device = session.data, session.selector, session.device
         self.train = in_mixed_order(load_split(self.data, "train"))
@@ -101,6 +114,7 @@ class Benchmark:
             recognisers={
                 "reports": _described(self.reports),
                 "selects": _described(self.selector.stored) if self.selector else None,
+                **({"winged": _described(self.winged)} if self.winged else {}),
             },
             rows=rows,
             counts=counts,
@@ -150,6 +164,9 @@ class Benchmark:
                 logits = in_batches(self._logits, images.to(self.device))
             seen = (logits.sigmoid() > self.settings.threshold).all(1)
             measurement.figures["recognised_selecting"] = share_figure(seen, parentage)
+        if self.winged is not None:
+            carries = predict(self.winged.recogniser.probabilities, images, self.device)[:, 1] > self.settings.threshold
+            measurement.figures["winged"] = share_figure(carries, parentage)
         if self.inception is not None and len(images) == self.settings.count:
             real = self.train.images[: len(images)]
             found = inception_figures(real, images.cpu(), device=self.device, network=self.inception, parents=parentage)

@@ -13,9 +13,12 @@ from pegasus_lightning.evaluate.benchmark import Benchmark
 from pegasus_lightning.evaluate.inception import inception_network
 from pegasus_lightning.evaluate.settings import EvaluateConfig
 from pegasus_lightning.evaluate.tables import comparison_table, console_table
+from pegasus_lightning.generate.judge import winged_store
 from pegasus_lightning.generate.session import Session, open_session
+from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.network import REPORTS
-from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe
+from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe, winged_recipe
 from pegasus_lightning.runs.folder import read_status
 from pegasus_lightning.runs.places import check_writable, digest, title
 from pegasus_lightning.runs.scorecards import (
@@ -26,6 +29,7 @@ from pegasus_lightning.runs.scorecards import (
     Scorecard,
     is_outdated,
     read_scorecard,
+    with_panel,
     write_scorecard,
 )
 from pegasus_lightning.runs.trained import TrainedRun
@@ -33,7 +37,7 @@ from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.files import sha256, whole_folder
 
 # Settings that change nothing but where results go and what is kept beside the figures.
-NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "recognisers")
+NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "recognisers", "winged")
 EVENTS = ".evaluation"  # suffix of the event file that holds the figures
 
 
@@ -50,12 +54,13 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     recipe = independent_recipe if settings.reporter == "independent" else standard_recipe
     assert session.data is not None
     reports = session.store.get(session.data, recipe(REPORTS))
+    winged_judge = _winged_judge(session)
     selector = session.selector
     identity = {key: value for key, value in asdict(settings).items() if key not in NOT_FIGURES}
     judge = selector.stored.path.name if selector else "critic"
     # Without a search the selecting recogniser only decides which pegasi the gallery shows.
     identity["score"] = identity["score"] | {"judge": "none" if settings.search.method == "none" else judge}
-    key = digest([identity, session.origin, reports.path.name])
+    key = digest([identity, session.origin, reports.path.name, *([winged_judge.path.name] if winged_judge else [])])
 
     titles = [title(settings, [[key, judge], sha256(run.checkpoint), settings.originals]) for run in session.runs]
     folders = [home / name for home, name in zip(homes, titles, strict=True)]  # now: a run may be training on
@@ -67,8 +72,9 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
             cards.append(read_scorecard(folder / FILE))
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:
-            benchmark = benchmark or Benchmark(session, reports, inception)
+            benchmark = benchmark or Benchmark(session, reports, inception, winged_judge)
             card, gallery = benchmark.measure(run, key, identity)
+            card = card if run.folder is None else with_panel(card, run.folder)
             with whole_folder(folder) as staged:
                 write_scorecard(staged / FILE, card)
                 with open(staged / GALLERY, "wb") as file:
@@ -81,6 +87,16 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     if len(cards) > 1:
         print(comparison_table(cards), flush=True)
     return cards
+
+
+def _winged_judge(session: Session) -> StoredRecogniser | None:
+    """Return the winged judge that reports, as the setting `winged` wants it."""
+    settings: EvaluateConfig = session.settings
+    if settings.winged is False:
+        return None
+    assert session.data is not None
+    store, recipe = winged_store(session.store, session.data.classes), winged_recipe(REPORTS, winged.REPORTS)
+    return store.get(session.data, recipe) if settings.winged else store.find(session.data, recipe)
 
 
 def _home(run: TrainedRun, settings: EvaluateConfig, session: Session) -> Path:

@@ -43,6 +43,8 @@ class EvaluateConfig:
     threshold: float = 0.5  # a pegasus is recognised if both probabilities exceed it
     # reporting recogniser. standard: trained on all photographs; independent: on the half unknown to any committee
     reporter: str = "standard"
+    # share that a winged judge calls winged. true: the judge is trained now if need be; null: if it is trained already
+    winged: bool | None = None
     inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
     again: bool = False  # evaluate a run even if it was evaluated with these settings before
     originals: bool = True  # keep photographs (parents, nearest training images) for the report

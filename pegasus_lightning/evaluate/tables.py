@@ -20,7 +20,17 @@ from pegasus_lightning.runs.scorecards import (
 )
 
 TABLES = (
-    ("recognised", "recognised_selecting", "chimera", "p_first", "p_second")
+    (
+        "recognised",
+        "recognised_selecting",
+        "winged",
+        "panel_winged",
+        "panel_nothing",
+        "panel_realism",
+        "chimera",
+        "p_first",
+        "p_second",
+    )
     + ("kid", "density", "coverage", "precision", "recall"),
     ("nearest_pixels", "nearest_features", "memorised", "variety", "variety_features", "parent_distance", "linearity"),
 )
@@ -56,7 +66,7 @@ def console_table(card: Scorecard) -> str:
     titles = {"p_first": f"p {card.classes[0]}", "p_second": f"p {card.classes[1]}"}
     inception = tuple(name for name in INCEPTION if name in card.rows[PEGASI])
     for table in (*TABLES, inception) if inception else TABLES:
-        names = [name for name in table if name != "recognised_selecting" or name in card.rows[PEGASI]]
+        names = [name for name in table if name in card.rows[PEGASI]]
         head = [titles.get(name, MEASURES[name].title) + ARROWS[MEASURES[name].better] for name in names]
         rows = [["", *head]]
         rows += [

@@ -35,7 +35,8 @@ Fields, for example
   pegasus.pairs=random, colour, matched  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
   pegasus.mixing=auto (learned if the model has learned it, else lerp), learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]' (0: first class, 1: second)  pegasus.codes=sampled, mean
-  score.judge=auto, recogniser, committee (the recognisers that guide model=pegasus), critic
+  score.judge=auto, recogniser, committee (the recognisers that guide model=pegasus), critic,
+    winged (judges that see wings on a horse)
   score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
   search.start_weight=0.5  search.prior_weight=10  search.most_per_parent=2
   originals=false (show only reconstructions of the parents)  gpus=0 (CPU)

@@ -15,9 +15,10 @@ from pegasus_lightning.data.module import in_mixed_order, load_split
 from pegasus_lightning.generate.pretrained import PRETRAINED, open_pretrained
 from pegasus_lightning.generate.scores import CriticScore, Recognise
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS, Recogniser
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
-from pegasus_lightning.recognisers.training import standard_recipe
+from pegasus_lightning.recognisers.training import standard_recipe, winged_recipe
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.tensors import as_float, in_batches, to_float
 
@@ -37,6 +38,7 @@ def open_selector(
     data: DictConfig | None,
     store: RecogniserStore,
     *,
+    guided: bool = False,
     guide: dict[str, Any] | None = None,
     own: StoredRecogniser | None = None,
 ) -> Selector | None:
@@ -48,7 +50,9 @@ def open_selector(
 
     Args:
         judge: `score.judge`. auto: a recogniser that is trained already; recogniser: trained now if need be;
-            committee: those that guide a model in training; critic.
+            committee: those that guide a model in training; winged: the winged judges that guide, with `guided`, else
+            the one that selects; critic.
+        guided: whether the search climbs along the judge's gradient.
         data: the images to learn from; None: there are none, and a judge that needs them raises UserError.
         guide: `model.guide` of the runs, for the committee; None: the default one.
         own: the committee of a pretrained model, which is its judge for auto and committee.
@@ -65,6 +69,11 @@ def open_selector(
         members = guide or {"architectures": COMMITTEE, "images": None}
         committee = store.committee(data, members["architectures"], images=members["images"])
         return Selector(lambda images: (committee.recogniser(images), None), committee)
+    if judge == "winged":
+        store = winged_store(store, data.classes)
+        recipe = winged_recipe(SELECTS, winged.SELECTS)
+        judges = store.winged_guides(data, COMMITTEE) if guided else store.get(data, recipe)
+        return Selector(lambda images: (judges.recogniser(images), None), judges)
     if judge == "recogniser":
         return _with_realism(store.get(data, standard_recipe(SELECTS)), data, store)
     try:

@@ -56,7 +56,9 @@ class Session:
     def selector(self) -> Selector | None:
         """The recogniser that scores a search, trained now if need be; None: the model's critic scores it."""
         own = None if self.pretrained is None else self.pretrained.as_stored
-        return open_selector(self.settings.score.judge, self.data, self.store, guide=common_guide(self.runs), own=own)
+        guided = self.settings.search.method == "guided"
+        guide = common_guide(self.runs)
+        return open_selector(self.settings.score.judge, self.data, self.store, guided=guided, guide=guide, own=own)
 
     def sampler(self, model: TwoPlayerModel) -> Sampler:
         """Return a sampler of one model over the pairs. Use it inside `model.inference()`."""

@@ -25,7 +25,7 @@ from pegasus_lightning.utils.errors import (
 METHODS = ("random", "colour", "matched")
 COLOUR_DISTANCES = ("rgb", "lab")
 CODES = ("sampled", "mean")
-JUDGES = ("auto", "recogniser", "committee", "critic")
+JUDGES = ("auto", "recogniser", "committee", "winged", "critic")
 SEARCHES = ("none", "best_of", "guided")
 GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")  # fields of `SearchConfig`
 SPLITS = ("test", "train")
@@ -52,7 +52,9 @@ class ScoreConfig:
     """The score that ranks mixes, and the weights of its terms; see `generate/scores.py`."""
 
     # recogniser: recognisability and realism; committee: the recognisers that guide model=pegasus, with the model's
-    # critic for realism; critic: the model's critic alone; auto: the recogniser if it is trained, else the critic
+    # critic for realism; winged: judges of limbs where they belong (those that guide for search=guided, else one that
+    # selects), with the critic; critic: the model's critic alone;
+    # auto: the recogniser if it is trained, else the critic
     judge: str = "auto"
     recognised: float = 1.0
     realism: float = 1.0
@@ -189,7 +191,7 @@ def unread_common(config: Any) -> dict[str, str]:
         (pegasus.pairs != "colour", f"pegasus.pairs={pegasus.pairs}", ["pegasus.colour_distance"]),
         (search.method == "best_of", "search=best_of", [f"search.{name}" for name in GUIDANCE]),
         (score.judge == "critic", "score.judge=critic", ["score.recognised", "score.realism"]),
-        (score.judge in ("recogniser", "committee"), f"score.judge={score.judge}", ["score.critic"]),
+        (score.judge in ("recogniser", "committee", "winged"), f"score.judge={score.judge}", ["score.critic"]),
         (
             config.pretrained is not None and score.judge == "auto",
             f"pretrained={config.pretrained}, whose committee scores",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,7 @@ def _pegasi(session: Session, way: str, count: int) -> list[Source]:
             "batches": run.model.batches_done,
             "ask": way,
             "seed": session.settings.seed,
+            "settings": {"pegasus": asdict(session.settings.pegasus), "search": asdict(session.settings.search)},
         }
         sources.append(Source(f"{run.name} {way}", images, about))
     return sources

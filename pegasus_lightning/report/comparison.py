@@ -28,7 +28,19 @@ BASELINE = "adversarial_vae"  # default
 MINUS = "\u2212"
 OWN = (RECONSTRUCTIONS, PRIOR)  # sets that a model makes, even if there is only one model
 # Columns shown by default.
-MAIN: tuple[str, ...] = ("recognised", "kid", "density", "coverage", "memorised", "variety", "linearity")
+MAIN: tuple[str, ...] = (
+    "recognised",
+    "winged",
+    "panel_winged",
+    "panel_nothing",
+    "panel_realism",
+    "kid",
+    "density",
+    "coverage",
+    "memorised",
+    "variety",
+    "linearity",
+)
 MAIN += ("psnr", "ssim", "excess_bce", "largest_step", "relative_midpoint", "line_distance", "line_smoothness")
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, flat, read_status
 from pegasus_lightning.runs.gallery import Gallery, read_gallery
-from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_scorecard
+from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_scorecard, with_panel
 from pegasus_lightning.utils.errors import UserError
 
 LOG_LINES, LOG_WIDTH = 15, 300  # lines of train.log that are shown, and their longest length
@@ -125,7 +125,7 @@ def _cards(folder: Path, problems: list[str]) -> dict[str, tuple[Path, Scorecard
     paths = folder.glob(f"evaluation/*/{FILE}")
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True):
         try:
-            card = read_scorecard(path)
+            card = with_panel(read_scorecard(path), folder)
             cards.setdefault(card.key, (path, card))
         except UserError as error:
             problems.append(str(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,16 @@ class Measure(NamedTuple):
 MEASURES = {
     "recognised": Measure("both seen", "higher", ".1%", "Share in which the recogniser sees both classes."),
     "recognised_selecting": Measure("by selector", "", ".1%", "The same by the recogniser that selects, or guides."),
+    "winged": Measure(
+        "winged", "higher", ".1%", "Share in which the winged judge sees limbs of the second class on the first."
+    ),
+    "panel_winged": Measure(
+        "panel: W", "higher", ".0%", "Share that a blind panel calls winged; intervals over pictures."
+    ),
+    "panel_first": Measure("panel: first", "", ".0%", "Share that it calls the first class, laden or not."),
+    "panel_second": Measure("panel: second", "", ".0%", "Share that it calls the second class."),
+    "panel_nothing": Measure("panel: nothing", "lower", ".0%", "Share in which it recognises nothing."),
+    "panel_realism": Measure("panel: realism", "higher", ".1f", "Realism, 1 (not at all) to 5 (a photograph)."),
     "chimera": Measure("2 min p", "higher", ".3f", "Twice the smaller of both probabilities, 0 to 2, on average."),
     "p_first": Measure("p first", "", ".2f", "Mean probability of the first class."),
     "p_second": Measure("p second", "", ".2f", "Mean probability of the second class."),
@@ -145,6 +155,30 @@ def read_scorecard(path: Path) -> Scorecard:
         return Scorecard(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a scorecard ({type(error).__name__}): evaluate the run again.") from error
+
+
+# The letters of a panel (`panel.letters`) whose shares make each figure.
+PANEL_FIGURES = {"panel_winged": "W", "panel_second": "B", "panel_nothing": "N", "panel_realism": "realism"}
+
+
+def with_panel(card: Scorecard, run: Path) -> Scorecard:
+    """Return a scorecard with what the newest panel in a run's folder says of such pegasi; itself without one.
+
+    A panel counts if it asked the same weights in the same way. A record that cannot be read is passed over.
+    """
+    for path in sorted((run / PANEL_FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            record = json.loads(path.read_text())
+            asked = record["settings"]
+            same = record["batches"] == card.batches and all(card.settings[part] == asked[part] for part in asked)
+            row = record["rows"][record["pegasi"]]
+            figures = {name: Figure(**row[letter]) for name, letter in PANEL_FIGURES.items()}
+            figures["panel_first"] = Figure(row["H"]["value"] + row["R"]["value"], math.nan, math.nan)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if same:
+            return replace(card, rows=card.rows | {PEGASI: card.rows[PEGASI] | figures})
+    return card
 
 
 def is_outdated(path: Path) -> bool:
