@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from headless import CHROMIUM, MISSING, Browser
 from omegaconf import OmegaConf
 from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
@@ -136,3 +137,13 @@ def assert_gradients() -> Callable[..., None]:
             torch.testing.assert_close(step.gradients[f"{name}.{key}"], gradient, rtol=1e-3, atol=1e-5, msg=key)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Headless Chromium without network."""
+    if CHROMIUM is None:
+        pytest.skip(MISSING)
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
