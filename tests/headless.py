@@ -76,6 +76,11 @@ class Browser:
         while self._message().get("method") != "Page.loadEventFired":
             pass
 
+    def reload(self) -> None:
+        self.call("Page.reload")
+        while self._message().get("method") != "Page.loadEventFired":
+            pass
+
     def run(self, script: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer

@@ -93,12 +93,12 @@ def _read_ratings(path: Path, key: dict[str, Any]) -> dict[int, tuple[int, float
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows, columns = list(reader), reader.fieldnames or ()
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})."
         ) from error
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+    if missing := [name for name in COLUMNS if name not in columns]:
         raise UserError(f"{path} has no column {listing(missing)}: its first line must be {','.join(COLUMNS)}.")
     found: dict[int, tuple[int, float]] = {}
     for line, row in enumerate(rows, 2):
@@ -249,7 +249,9 @@ def _draw_votes(answers: Answers, sources: np.ndarray, key: Path) -> None:
     rows, captions = [], []
     for count, number in sorted(Counter(votes.tolist()).items(), reverse=True):
         own = np.flatnonzero(votes == count)
-        order = own[np.argsort(-np.nan_to_num(np.nanmean(answers.realism[:, own], 0)), kind="stable")][:SHOWN]
+        given = ~np.isnan(answers.realism[:, own])
+        realism = np.nan_to_num(answers.realism[:, own]).sum(0) / np.maximum(given.sum(0), 1)
+        order = own[np.argsort(-realism, kind="stable")][:SHOWN]
         row = torch.full((SHOWN, *images.shape[1:]), 250, dtype=torch.uint8)
         row[: len(order)] = images[order.copy()]
         rows.append(row)

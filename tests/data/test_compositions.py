@@ -62,7 +62,7 @@ def test_the_limb_stands_on_the_back_and_the_rest_of_the_picture_stays(parts: co
         assert abs(root - middle) < 0.25 * (columns.max() - columns.min())
         head = columns[rows <= rows.min() + 1].float().mean()
         towards_tail += int((limb[:, 1].float().mean() - root) * (head - middle) < 0)
-    assert towards_tail >= 36  # the second limb, which is turned further up, may outweigh the first
+    assert towards_tail >= 32  # the second limb, which is turned further up, may outweigh the first
 
 
 def test_compositions_depend_on_the_seed_alone_and_use_all_parts_equally(parts: compositions.Parts) -> None:

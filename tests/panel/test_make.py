@@ -1,0 +1,145 @@
+"""Tests of `panel make`: sources, shuffling, and what raters can see."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pegasus_lightning.panel.letters import meanings
+from pegasus_lightning.panel.make import make
+from pegasus_lightning.panel.settings import MAKE, validate_make
+from pegasus_lightning.utils.errors import UserError
+
+CONTROLS = ["real horse", "real bird", "compositions", "compositions without a limb", "pixel average", "CutMix"]
+
+
+def test_all_sources_are_there_and_the_key_says_where_each_picture_is_from(panel: Path, key: dict[str, Any]) -> None:
+    assert list(key["sources"]) == ["verysecretsource", *CONTROLS]
+    counts = Counter(picture["source"] for picture in key["pictures"])
+    assert counts == dict.fromkeys(["verysecretsource", *CONTROLS], 4)
+    images = np.load(panel / "images.npz")["images"]
+    greys = {p["index"]: images[p["number"] - 1] for p in key["pictures"] if p["source"] == "verysecretsource"}
+    assert [int(greys[i].mean()) for i in range(4)] == [100, 101, 102, 103]
+    sources = [picture["source"] for picture in key["pictures"]]
+    assert sum(a != b for a, b in itertools.pairwise(sources)) > 15  # shuffled
+
+
+def test_raters_see_nothing_of_the_sources(panel: Path, key: dict[str, Any]) -> None:
+    files = sorted(path.name for path in (panel / "raters").iterdir())
+    assert files == ["panel.html", "ratings.csv", "sheet-01.png"]
+    for name in ("panel.html", "ratings.csv"):
+        text = (panel / "raters" / name).read_text()
+        assert key["panel"] in text
+        for source in key["sources"]:
+            assert source not in text
+        assert "://" not in text
+    with Image.open(panel / "raters" / "sheet-01.png") as sheet:
+        assert not sheet.info
+    rows = (panel / "raters" / "ratings.csv").read_text().splitlines()
+    assert rows[0] == "panel,number,letter,realism"
+    assert rows[1:] == [f"{key['panel']},{number},," for number in range(1, 29)]
+
+
+def test_the_hash_is_of_pictures_and_order(
+    panel: Path, key: dict[str, Any], photographs: Path, own: Path, tmp_path: Path
+) -> None:
+    data = ["data=image_folder", f"data.root={photographs}", f"data.cache={tmp_path / 'cache'}"]
+    found = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        make(MAKE.compose([f"images=['{own}']", "count=4", f"seed={seed}", f"out='{folder}'"]), data)
+        found.append(json.loads((folder / "key.json").read_text())["panel"])
+    assert found[0] == key["panel"] != found[1]
+
+
+def test_ways_of_asking_a_model_reconstructions_and_a_folder_of_pictures(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((32, 32, 3), 10 * i, np.uint8)).save(folder / f"{i}.png")
+    ask = '["search=none","search=best_of search.pairs=4 search.ratios=2 pegasus.pairs=random score.judge=critic"]'
+    overrides = ["pretrained=pegasus", f"images=['{folder}']", "count=4", f"ask={ask}", "gpus=0"]
+    data = ["data=image_folder", f"data.root={photographs}", f"data.cache={tmp_path / 'cache'}"]
+    made = make(MAKE.compose([*overrides, f"out='{tmp_path / 'out'}'"]), data)
+    key = json.loads((made / "key.json").read_text())
+    best = "pegasus search=best_of search.pairs=4 search.ratios=2 pegasus.pairs=random score.judge=critic"
+    expected = ["pictures", "pegasus search=none", best, *CONTROLS[:4], "reconstructions of horse"]
+    assert list(key["sources"]) == [*expected, "reconstructions of bird", *CONTROLS[4:]]
+    assert key["sources"][best]["settings"]["search"]["pairs"] == 4
+    images = np.load(made / "images.npz")["images"]
+    of = {(p["source"], p["index"]): images[p["number"] - 1] for p in key["pictures"]}
+    assert not any(
+        np.array_equal(of["pegasus search=none", i], of[best, k]) for i in range(4) for k in range(4)
+    )  # another seed
+
+
+def test_meanings_name_the_classes() -> None:
+    assert meanings(("horse", "bird"))["W"] == "winged horse: it has wings where they would grow"
+    assert meanings(("cat", "ship"))["W"] == "cat with parts of a ship: it has parts of a ship where they would grow"
+    assert list(meanings(("cat", "ship"))) == ["H", "R", "W", "B", "O", "N"]
+
+
+REFUSALS = [
+    (["count=4"], "A panel of what"),
+    (["images=['{own}']", "count=3"], "count=3 is out of range: it must be at least 4"),
+    (["images=['{own}']", "count=7"], "has 6 pictures: a panel of count=7"),
+    (["images=['{own}']", "count=4", "split=tests"], "Did you mean 'test'"),
+    (["images=['{own}','{own}']", "count=4"], "Two sources are called 'verysecretsource'"),
+    (["images=['nowhere.npz']", "count=4"], "neither a folder of pictures nor an .npz file"),
+    (["pretrained=pegasus", "count=4", "ask=['seed=3']"], "a way of asking is made of"),
+    (["pretrained=pegasus", "count=4", "ask=['search=none','search=none']"], "one way twice"),
+    (["pretrained=pegasus", "run=['x']", "count=4"], "leave one of them out"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSALS)
+def test_wrong_input_is_refused_in_a_sentence_and_nothing_is_written(
+    overrides: list[str], message: str, photographs: Path, own: Path, tmp_path: Path
+) -> None:
+    texts = [text.replace("{own}", str(own)) for text in overrides]
+    data = ["data=image_folder", f"data.root={photographs}", f"data.cache={tmp_path / 'cache'}"]
+    config = MAKE.compose([*texts, f"out='{tmp_path / 'out'}'"])
+    with pytest.raises(UserError, match=message):
+        validate_make(config)
+        make(config, data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_controls_need_photographs(own: Path, tmp_path: Path) -> None:
+    for overrides in (["pretrained=pegasus"], [f"images=['{own}']"]):
+        with pytest.raises(UserError, match="needs photographs as controls: add for example data=image_folder"):
+            make(MAKE.compose([*overrides, "count=4", "gpus=0", f"out='{tmp_path / 'out'}'"]), [])
+
+
+def test_an_array_that_is_no_pictures_is_refused(tmp_path: Path) -> None:
+    for name, content in (("floats", {"images": np.zeros((9, 3, 32, 32))}), ("other", {"pictures": np.zeros(3)})):
+        np.savez(tmp_path / f"{name}.npz", **content)
+        with pytest.raises(UserError, match=r"uint8 \(N, 3, 32, 32\)|no array `images`"):
+            make(MAKE.compose([f"images=['{tmp_path / name}.npz']", "count=4"]), [])
+
+
+def test_the_command_line_says_what_it_takes(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pegasus_lightning.panel", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    for arguments, said in (
+        ((), "make or score?"),
+        (("mkae",), "Did you mean 'make'?"),
+        (("make",), "A panel of what?"),
+    ):
+        found = run(*arguments)
+        assert found.returncode == 2 and said in found.stderr and not found.stdout
+    assert run("make", "--help").returncode == 0
+    found = run("score", "key=nowhere/key.json", "ratings=a.csv")
+    assert found.returncode == 2 and "There is no key" in found.stderr
+    assert not list(tmp_path.iterdir())
