@@ -111,6 +111,10 @@ class RecogniserStore:
         with _locked(lessons.path, self.say):
             return self._load(lessons, recipe) or self._train(lessons, recipe)
 
+    def test_images(self, data: Any, recipe: RecogniserConfig) -> Kinds:
+        """Return the pictures of the test split that a recogniser is measured on."""
+        return self._lessons(data, recipe).examine()
+
     def committee(self, data: Any, architectures: Sequence[str], *, images: int | None = None) -> StoredRecogniser:
         """Return the recognisers that guide a model on a source (see `guiding_recipe`), as one `Committee`.
 
