@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.data.module import in_mixed_order, load_split
-from pegasus_lightning.generate.pretrained import PRETRAINED, open_pretrained
+from pegasus_lightning.generate.pretrained import PRETRAINED, classes_of_pretrained, open_pretrained
 from pegasus_lightning.generate.scores import CriticScore, Recognise
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers import winged
@@ -87,13 +87,18 @@ def winged_store(store: RecogniserStore, classes: Sequence[str]) -> RecogniserSt
     """Return a store whose winged judges know reconstructions of the models in the package that know the classes."""
     models: dict[str, Callable[[Tensor], Tensor]] = {}
     for name, digest in PRETRAINED.items():
-        model = open_pretrained(name, store.device).run.model
-        if [*model.hparams["classes"]] == [*classes]:
-            models[digest] = partial(_reconstruct, model)
+        if classes_of_pretrained(name) == [*classes]:
+            models[digest] = partial(_reconstruct, name, store.device)
     return replace(store, reconstruct=models)
 
 
-def _reconstruct(model: TwoPlayerModel, images: Tensor) -> Tensor:
+@lru_cache(maxsize=1)
+def _pretrained_model(name: str, device: torch.device | str) -> TwoPlayerModel:
+    return open_pretrained(name, device).run.model
+
+
+def _reconstruct(name: str, device: torch.device | str, images: Tensor) -> Tensor:
+    model = _pretrained_model(name, device)
     with torch.no_grad(), model.inference():
         return model.reconstruct(as_float(images).to(model.device)).cpu()
 

@@ -102,6 +102,15 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
     return sha256(path)
 
 
+def classes_of_pretrained(name: str) -> list[str]:
+    """Return the classes of a model of the package, from the head of its file; none if there is no such file."""
+    try:
+        with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+            return list(json.loads((file.metadata() or {})["classes"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return []
+
+
 def open_pretrained(name: str, device: torch.device | str = "cpu") -> PretrainedModel:
     """Return a model of the package. Raise UserError if none has that name, or its file is missing or corrupt."""
     if name not in PRETRAINED:

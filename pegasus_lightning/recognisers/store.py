@@ -45,7 +45,7 @@ from pegasus_lightning.utils.files import sha256, write_atomically, write_json
 # Raise it when the same recipe and images train to another recogniser: older files are then ignored.
 RECIPE_VERSION = 1
 WINGED_VERSION = 1  # likewise, when the pictures that winged judges learn from change
-HELD_COMPOSITIONS, TEST_COMPOSITIONS = 800, 2000
+TRAIN_COMPOSITIONS, HELD_COMPOSITIONS, TEST_COMPOSITIONS = 4000, 800, 2000
 CPU_SECONDS_AN_IMAGE = 0.0035  # of one core
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class RecogniserStore:
         def learn() -> tuple[Kinds, Kinds]:
             own = options | {"third": recipe.third, "others": _others(data, "train")}
             held = winged.winged_kinds(images, held_out=True, size=HELD_COMPOSITIONS, **own)
-            return winged.winged_kinds(images, **own), held
+            return winged.winged_kinds(images, size=TRAIN_COMPOSITIONS, **own), held
 
         def examine() -> Kinds:
             edges = [edge for edge in EDGES if edge not in winged.EDGES_OF[recipe.third or 0]]

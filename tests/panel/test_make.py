@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pegasus_lightning.panel.__main__ import main
 from pegasus_lightning.panel.letters import meanings
 from pegasus_lightning.panel.make import make
 from pegasus_lightning.panel.settings import MAKE, validate_make
@@ -127,19 +127,28 @@ def test_an_array_that_is_no_pictures_is_refused(tmp_path: Path) -> None:
             make(MAKE.compose([f"images=['{tmp_path / name}.npz']", "count=4"]), [])
 
 
-def test_the_command_line_says_what_it_takes(tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pegasus_lightning.panel", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+def test_the_command_line_says_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
 
-    for arguments, said in (
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["panel", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.err or said.out
+
+    for arguments, text in (
         ((), "make or score?"),
         (("mkae",), "Did you mean 'make'?"),
         (("make",), "A panel of what?"),
+        (("make", "pretrained=pegasus", "cuont=3"), "Did you mean 'count'?"),
+        (("score", "key=nowhere/key.json", "ratings=a.csv"), "There is no key"),
+        (("score", "key=a", "ratings=a", "data=silhouettes"), "leave data out"),
     ):
-        found = run(*arguments)
-        assert found.returncode == 2 and said in found.stderr and not found.stdout
-    assert run("make", "--help").returncode == 0
-    found = run("score", "key=nowhere/key.json", "ratings=a.csv")
-    assert found.returncode == 2 and "There is no key" in found.stderr
+        code, said = run(*arguments)
+        assert code == 2 and text in said and "Traceback" not in said
+    assert run("make", "--help")[0] == 0 and run("--help")[0] == 0
+    assert "count: 30" in run("make", "pretrained=pegasus", "--cfg", "job")[1]
     assert not list(tmp_path.iterdir())

@@ -108,8 +108,8 @@ def test_too_few_photographs_are_refused(tmp_path: Path) -> None:
 def test_a_winged_judge_is_trained_once_measured_on_other_edges_and_kept(
     photographs: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "HELD_COMPOSITIONS", 40)
-    monkeypatch.setattr(store_module, "TEST_COMPOSITIONS", 40)
+    for part in ("TRAIN", "HELD", "TEST"):
+        monkeypatch.setattr(store_module, f"{part}_COMPOSITIONS", 40)
     edges: list[str] = []
     real = winged.compose
 
