@@ -38,9 +38,9 @@ from pegasus_lightning.generate.settings import PegasusConfig
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.committee import Committee
-from pegasus_lightning.recognisers.network import Recogniser
+from pegasus_lightning.recognisers.network import REPORTS, Recogniser
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
-from pegasus_lightning.recognisers.training import RecogniserConfig, independent_recipe, standard_recipe
+from pegasus_lightning.recognisers.training import RecogniserConfig, independent_recipe, standard_recipe, winged_recipe
 from pegasus_lightning.runs.checkpoints import load_model, save_atomically
 from pegasus_lightning.runs.scorecards import (
     FILE,
@@ -267,7 +267,8 @@ def test_the_scorecard_says_what_was_measured_and_how(evaluated: Evaluated, mode
 def test_every_row_has_its_measures(evaluated: Evaluated) -> None:
     for row, figures in evaluated.card.rows.items():
         wanted = set(MEASURES) - {"linearity", "parent_distance", "inception_fid", "inception_kid"}
-        wanted -= {"recognised_selecting"}  # no selecting recogniser
+        wanted -= {"recognised_selecting", "winged"}  # no selecting recogniser, no winged judge,
+        wanted = {name for name in wanted if not name.startswith("panel_")}  # no panel
         wanted |= {"linearity"} if row == "pegasi" else set()
         wanted |= {"parent_distance"} if row in ("pegasi", "pixel average", "CutMix") else set()
         assert figures.keys() == wanted, row
@@ -957,7 +958,7 @@ def test_what_runs_that_differ_in_their_seed_alone_have_in_common() -> None:
 def bare_benchmark(**attributes: Any) -> Benchmark:
     """A benchmark without data, with these attributes alone."""
     benchmark = object.__new__(Benchmark)
-    vars(benchmark).update({"inception": None, "selector": None} | attributes)
+    vars(benchmark).update({"inception": None, "selector": None, "winged": None} | attributes)
     return benchmark
 
 
@@ -998,3 +999,47 @@ def test_the_selecting_recognisers_share_by_hand() -> None:
     strict = torch.sigmoid(torch.tensor(0.45)).item()  # levels above .65: images 1 and 7
     assert measured(images, strict)["recognised_selecting"].value == 2 / 8
     assert measured(images, strict, selector=None) == {}
+
+
+def test_the_winged_share_is_that_of_the_judges_second_output() -> None:
+    levels = torch.tensor([0.1, 0.4, 0.6, 0.9, 0.95])
+    images = torch.zeros(5, 3, 32, 32)
+    images[:, 0] = 1  # the first class is in all of them
+    images[:, 1] = levels[:, None, None]
+
+    class ByGreen(nn.Module):
+        def probabilities(self, images: Tensor) -> Tensor:
+            return images[:, :2].mean((2, 3))
+
+    metrics = SimpleNamespace(measure=lambda *_: SimpleNamespace(figures={}))
+    benchmark = bare_benchmark(
+        device=torch.device("cpu"), image_set_metrics=metrics, winged=StoredRecogniser(ByGreen(), Path("w.pt"), {})
+    )
+    for threshold, hits in ((0.5, 3), (0.92, 1)):
+        benchmark.settings = EvaluateConfig(threshold=threshold)
+        for given in (images, (255 * images).byte()):
+            assert benchmark._measure(given).figures["winged"].value == hits / 5
+
+
+def test_a_winged_judge_reports_if_it_is_asked_for_or_trained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
+
+    def get(store: RecogniserStore, data: Any, recipe: Any) -> StoredRecogniser:
+        asked.append(("get", recipe))
+        return stored("colours-0a.pt" if recipe.third is None else "winged-0c.pt")
+
+    def find(store: RecogniserStore, data: Any, recipe: Any) -> None:
+        asked.append(("find", recipe))
+
+    monkeypatch.setattr(RecogniserStore, "get", get)
+    monkeypatch.setattr(RecogniserStore, "find", find)
+    plain = evaluate_run(run)
+    assert ("find", winged_recipe(REPORTS, 2)) in asked and "winged" not in plain.rows["pegasi"]
+    card = evaluate_run(run, "winged=true")
+    assert ("get", winged_recipe(REPORTS, 2)) in asked
+    assert card.recognisers["winged"]["file"] == "winged-0c.pt" and card.key != plain.key
+    assert all("winged" in figures for figures in card.rows.values())
+    asked.clear()
+    assert evaluate_run(run, "winged=false").key == plain.key
+    assert not [recipe for _, recipe in asked if recipe.third is not None]

@@ -16,9 +16,10 @@ from pegasus_lightning.data.module import in_mixed_order
 from pegasus_lightning.data.settings import data_settings
 from pegasus_lightning.generate import judge as module
 from pegasus_lightning.generate.judge import Selector, open_selector
-from pegasus_lightning.recognisers.network import SELECTS
+from pegasus_lightning.generate.pretrained import PRETRAINED, open_pretrained
+from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
-from pegasus_lightning.recognisers.training import standard_recipe
+from pegasus_lightning.recognisers.training import standard_recipe, winged_recipe
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.tensors import to_float
 
@@ -169,3 +170,33 @@ def test_the_committee_that_guides_scores_if_the_settings_say_so(asked: list[Any
     assert realism is None  # the model's critic gives it
     opened("committee", guide={"architectures": ["plain"], "images": 900})  # the models' own
     assert asked == [("committee", ("plain", "averaging"), None), ("committee", ["plain"], 900)]
+
+
+def test_winged_judges_select_and_others_guide(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[dict[str, Any]] = []
+
+    def guides(store: RecogniserStore, data: Any, architectures: Any) -> StoredRecogniser:
+        asked.append(("winged_guides", architectures))
+        return STORED
+
+    def get(store: RecogniserStore, data: Any, recipe: Any) -> StoredRecogniser:
+        known.append(dict(store.reconstruct))
+        asked.append(("get", recipe))
+        return STORED
+
+    monkeypatch.setattr(RecogniserStore, "winged_guides", guides)
+    monkeypatch.setattr(RecogniserStore, "get", get)
+    images = torch.rand(3, 3, 32, 32)
+    for guided, wanted in ((False, ("get", winged_recipe(SELECTS, 1))), (True, ("winged_guides", COMMITTEE))):
+        logits, realism = opened("winged", guided=guided).recognise(images)
+        assert asked.pop() == wanted
+        torch.testing.assert_close(logits, ByPlace()(images))
+        assert realism is None  # the model's critic gives it
+    assert list(known[0]) == list(PRETRAINED.values())  # horses and birds: the package's model knows them
+    (reconstruct,) = known[0].values()
+    model = open_pretrained("pegasus").run.model
+    with torch.no_grad(), model.inference():
+        torch.testing.assert_close(reconstruct(images), model.reconstruct(images))
+    other = data_settings(None, ["data=silhouettes", "data.classes=[bird,horse]"])
+    open_selector("winged", other, STORE)
+    assert known[1] == {}

@@ -15,6 +15,7 @@ from pegasus_lightning.runs.scorecards import (
     FILE,
     MEASURES,
     MODEL_MEASURES,
+    PANEL_FOLDER,
     PEGASI,
     VERSION,
     Figure,
@@ -28,6 +29,7 @@ from pegasus_lightning.runs.scorecards import (
     newest_scorecard,
     over_seeds,
     read_scorecard,
+    with_panel,
     write_scorecard,
 )
 from pegasus_lightning.utils.errors import UserError
@@ -350,3 +352,34 @@ def test_every_measure_can_be_written_and_told() -> None:
         assert measure.meaning.endswith("."), name
     for measures in (MEASURES, MODEL_MEASURES):  # no two columns of a table share a head
         assert len({measure.title for measure in measures.values()}) == len(measures)
+
+
+def test_what_a_panel_said_of_the_same_pegasi_stands_in_the_scorecard(tmp_path: Path) -> None:
+    settings = {"pegasus": {"pairs": "colour"}, "search": {"method": "none"}, "count": 2000}
+    plain = card(settings=settings)
+    assert with_panel(plain, tmp_path) == plain
+    shares = {letter: {"value": i / 10, "low": i / 20, "high": i / 5} for i, letter in enumerate("HRWBON")}
+    row = shares | {"realism": {"value": 2.5, "low": 2.0, "high": 3.0}, "pictures": 30}
+    asked = {"pegasus": settings["pegasus"], "search": settings["search"]}
+    record = {"batches": 1200, "settings": asked, "pegasi": "mine", "rows": {"mine": row}}
+    folder = tmp_path / PANEL_FOLDER
+    folder.mkdir()
+
+    def write(name: str, time: int, **changes: Any) -> None:
+        (folder / name).write_text(json.dumps(record | changes))
+        os.utime(folder / name, (time, time))
+
+    write("a.json", 1, rows={"mine": row | {"W": {"value": 0.9, "low": 0.8, "high": 1.0}}})
+    write("b.json", 2)
+    write("c.json", 3, batches=1000)  # of other weights
+    write("d.json", 4, settings=asked | {"search": {"method": "guided"}})  # asked in another way
+    write("e.json", 5, pegasi="nobody")
+    (folder / "f.json").write_text("{")
+    found = with_panel(plain, tmp_path).rows[PEGASI]
+    assert found["panel_winged"] == Figure(0.2, 0.1, 0.4)
+    assert found["panel_second"] == Figure(0.3, 0.15, 0.6)
+    assert found["panel_nothing"] == Figure(0.5, 0.25, 1.0)
+    assert found["panel_realism"] == Figure(2.5, 2.0, 3.0)
+    assert found["panel_first"].value == pytest.approx(0.1) and math.isnan(found["panel_first"].low)
+    assert found["recognised"] == plain.rows[PEGASI]["recognised"]
+    assert set(found) <= set(MEASURES)
