@@ -146,20 +146,20 @@ class RecogniserStore:
             return _Lessons(
                 _place(folder, recipe, kinds), kinds.classes, lambda: (kinds, None), lambda: load_kinds(data, "test")
             )
-        images = load_split(data, "train")
+        images, others = load_split(data, "train"), _others(data, "train")
         classes = (images.classes[0], winged.chimera_name(images.classes))
-        path = _winged_place(folder, recipe, images, classes, self.reconstruct)
+        path = _winged_place(folder, recipe, images, others, self.reconstruct)
         options: dict[str, Any] = {"seed": recipe.seed, "reconstruct": [*self.reconstruct.values()]}
 
         def learn() -> tuple[Kinds, Kinds]:
-            own = options | {"third": recipe.third, "others": _others(data, "train")}
+            own = options | {"third": recipe.third, "others": others}
             held = winged.winged_kinds(images, held_out=True, size=HELD_COMPOSITIONS, **own)
             return winged.winged_kinds(images, size=TRAIN_COMPOSITIONS, **own), held
 
         def examine() -> Kinds:
             edges = [edge for edge in EDGES if edge not in winged.EDGES_OF[recipe.third or 0]]
-            test, others = load_split(data, "test"), _others(data, "test")
-            return winged.winged_kinds(test, edges=edges, size=TEST_COMPOSITIONS, others=others, **options)
+            own = options | {"edges": edges, "others": _others(data, "test")}
+            return winged.winged_kinds(load_split(data, "test"), size=TEST_COMPOSITIONS, **own)
 
         return _Lessons(path, classes, learn, examine)
 
@@ -252,12 +252,12 @@ def _place(folder: Path, recipe: RecogniserConfig, kinds: Kinds) -> Path:
 
 
 def _winged_place(
-    folder: Path, recipe: RecogniserConfig, images: ImageSet, classes: Sequence[str], models: Iterable[str]
+    folder: Path, recipe: RecogniserConfig, images: ImageSet, others: Tensor | None, models: Iterable[str]
 ) -> Path:
     """Return the same for a winged judge; the hash is of what its pictures are made from."""
-    content = [WINGED_VERSION, RECIPE_VERSION, _identity(recipe), [*classes], sorted(models), sha256(LIST)]
+    content = [WINGED_VERSION, RECIPE_VERSION, _identity(recipe), [*images.classes], sorted(models), sha256(LIST)]
     digest = hashlib.sha256(json.dumps(content).encode())
-    for values in (images.images, images.labels):
+    for values in (images.images, images.labels, *([] if others is None else [others])):
         digest.update(values.contiguous().numpy().data.cast("B"))
     return folder / f"{_stem(recipe, images.classes)}-{digest.hexdigest()[:8]}.pt"
 

@@ -72,7 +72,7 @@ def winged_recipe(architecture: str, third: int, seed: int = 0) -> RecogniserCon
     hide the limb, and large shifts are left out.
     """
     policy = ("brightness", "saturation", "contrast")
-    adversarial = 2 / 255 if third == GUIDES else 0.0
+    adversarial = 1 / 255 if third == GUIDES else 0.0
     return RecogniserConfig(
         architecture, seed, epochs=10, most=100_000, augmentation=policy, adversarial=adversarial, third=third
     )

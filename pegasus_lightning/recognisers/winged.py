@@ -19,7 +19,7 @@ from pegasus_lightning.utils.tensors import IMAGE_SIZE, as_float, in_batches, to
 
 # Bodies, donors and edges are split three ways, so that no judge knows the pictures that another one learned from.
 GUIDES, SELECTS, REPORTS = 0, 1, 2
-EDGES_OF = {GUIDES: ("soft", "diffuse"), SELECTS: ("blurred", "sharp"), REPORTS: ("hard", "thin")}
+EDGES_OF = {GUIDES: ("sharp", "thin"), SELECTS: ("soft", "blurred"), REPORTS: ("hard", "diffuse")}
 HELD_OUT = 5  # every fifth body and donor of a third is kept for the calibration
 RANKS = (32, 64, 128, 256)  # numbers of principal components that reconstruct
 SOFTENED = 1 / 3  # share of all pictures that are made smaller and larger again, so that blur gives nothing away
