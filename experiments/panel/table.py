@@ -85,6 +85,7 @@ def main(place: str, arguments: list[str]) -> None:
         (f"all {len(sources)} pictures", np.ones(len(sources), bool)),
         (f"without real images, {made.sum()}", made),
         (f"pegasi and compositions, with and without wings, {models.sum()}", models),
+        ("compositions, 30", sources == "compositions"),
     ):
         print(f"| {title} | " + " | ".join(interval(values[own], votes[own]) for values in found.values()) + " |")
 

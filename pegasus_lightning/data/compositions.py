@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
+from tqdm import tqdm
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.cutouts import PLAIN, Limbs, Silhouettes, cut_limbs, fingerprints, limb_axes, silhouettes
@@ -182,7 +183,8 @@ def compose(
 
     The limb's root lies a little inside the body, its tip points up and towards the tail. Often a second, darker one
     stands behind the body. A body whose limb would leave the image is made smaller; its own ground, blurred and with
-    the animal taken out, is continued around it. Half of the pictures are mirrored.
+    the animal taken out, is continued around it. Half of the pictures are mirrored. A progress bar appears on a terminal
+    after two seconds.
 
     Args:
         edge: of the limb. soft: as it was cut out; blurred, diffuse: blurred over 3 and 5 pixels; sharp: a steeper
@@ -194,7 +196,8 @@ def compose(
     draws = torch.rand(count, 12, generator=generator(seed, Stream.PAIRS, 2))
     grounds = torch.from_numpy(np.stack([_ground(i, m) for i, m in zip(bodies.images, bodies.masks, strict=True)]))
     made = []
-    for part in torch.arange(count).split(AT_A_TIME):
+    parts = torch.arange(count).split(AT_A_TIME)
+    for part in tqdm(parts, desc="composing", unit="batch", delay=2.0, disable=None, leave=False):
         own, other = first[part], second[part]
         made.append(_compose(bodies.take(own), grounds[own], _edged(limbs.take(other), edge), draws[part], place))
     images, without, masks, moved = (torch.cat(values) for values in zip(*made, strict=True))
