@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pegasus_lightning.panel.letters import COLUMNS, LETTERS, REALISM, WINGED
 from pegasus_lightning.panel.settings import PanelScoreConfig
+from pegasus_lightning.runs.places import digest
 from pegasus_lightning.runs.scorecards import CONFIDENCE, PANEL_FOLDER, Figure
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError, listing
@@ -69,7 +70,7 @@ def score(config: DictConfig) -> dict[str, Any]:
     for name, about in key["sources"].items():
         if about.get("run") and name in rows and Path(about["run"]).is_dir():
             record = about | {"panel": key["panel"], "raters": len(answers.raters), "rows": rows, "pegasi": name}
-            write_json(Path(about["run"]) / PANEL_FOLDER / f"{key['panel']}-{len(name)}.json", record)
+            write_json(Path(about["run"]) / PANEL_FOLDER / f"{key['panel']}-{digest(name)}.json", record)
     print(f"  {place.with_name('score.json')}", flush=True)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from pegasus_lightning.panel.letters import LETTERS
 from pegasus_lightning.panel.score import agreement, mean_interval, score, share_interval
 from pegasus_lightning.panel.settings import SCORE, validate_score
+from pegasus_lightning.runs.scorecards import PEGASI, Scorecard, with_panel
 from pegasus_lightning.utils.errors import UserError
 
 
@@ -134,3 +136,22 @@ def test_files_that_are_missing_or_named_twice_and_keys_that_are_none(copy: Path
     (copy / "key.json").write_text(json.dumps({"panel": "x", "pictures": []}))
     with pytest.raises(UserError, match="is not the key of a panel"):
         run(copy, tmp_path / "a.csv")
+
+
+def test_a_runs_folder_keeps_what_is_said_of_its_pegasi(copy: Path, key: dict[str, Any], tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    settings = {"pegasus": {"pairs": "colour"}, "search": {"method": "none"}}
+    about = {"run": str(run_folder), "batches": 7, "ask": "search=none", "settings": settings}
+    own, other = key["sources"] | {"compositions": about}, about | {"settings": settings | {"search": {"method": "x"}}}
+    (copy / "key.json").write_text(json.dumps(key | {"sources": own | {"real bird": other}}))
+    winged = {p["number"]: "W" if p["source"] == "compositions" else "B" for p in key["pictures"]}
+    run(copy, write(tmp_path / "a.csv", key["panel"], {number: (letter, "3") for number, letter in winged.items()}))
+    assert len(list((run_folder / "panel").iterdir())) == 2
+    card = Scorecard(
+        "r", "r", "r", 0, 7, ["horse", "bird"], "k", settings, {}, {}, {PEGASI: {}}, {PEGASI: 64}, {}
+    )  # of the same weights, asked in the same way
+    found = with_panel(card, run_folder).rows[PEGASI]
+    assert found["panel_winged"].value == 1 and found["panel_second"].value == 0
+    asked_otherwise = dataclasses.replace(card, settings=settings | {"search": {"method": "x"}})
+    assert with_panel(asked_otherwise, run_folder).rows[PEGASI]["panel_second"].value == 1
