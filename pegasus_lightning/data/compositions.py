@@ -183,7 +183,7 @@ def compose(
 
     The limb's root lies a little inside the body, its tip points up and towards the tail. Often a second, darker one
     stands behind the body. A body whose limb would leave the image is made smaller; its own ground, blurred and with
-    the animal taken out, is continued around it. Half of the pictures are mirrored. A progress bar appears on a terminal
+    the animal taken out, is continued around it. Half of the pictures are mirrored. A terminal shows a progress bar
     after two seconds.
 
     Args:

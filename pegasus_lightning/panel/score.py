@@ -70,7 +70,9 @@ def score(config: DictConfig) -> dict[str, Any]:
     for name, about in key["sources"].items():
         if about.get("run") and name in rows and Path(about["run"]).is_dir():
             record = about | {"panel": key["panel"], "raters": len(answers.raters), "rows": rows, "pegasi": name}
-            write_json(Path(about["run"]) / PANEL_FOLDER / f"{key['panel']}-{digest(name)}.json", record)
+            folder = Path(about["run"]) / PANEL_FOLDER
+            folder.mkdir(exist_ok=True)
+            write_json(folder / f"{key['panel']}-{digest(name)}.json", record)
     print(f"  {place.with_name('score.json')}", flush=True)
     return result
 
