@@ -26,6 +26,7 @@ from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
 
 LIST = Path(__file__).with_name("winged.csv")
 SAME = 2.0  # largest mean difference of the fingerprints of one photograph in two encodings, of 255
+MIN_LISTED_BODIES, MIN_LISTED_LIMBS = 15, 5  # with fewer, silhouettes give more variety
 BODY_AREAS, DONOR_AREAS = (150, 480), (50, 520)  # pixels of a silhouette that can be used
 MIN_BODY_WIDTH = 20
 EDGES = ("soft", "diffuse", "blurred", "sharp", "hard", "thin")
@@ -87,27 +88,20 @@ class Parts:
     bodies: Bodies
     limbs: Limbs
     laden: Tensor  # int64 (n,): photographs of the first class with a rider or load, by the list; empty without it
-    listed: bool  # whether bodies and limbs were found by the list
-
-    def third(self, number: int) -> Parts:
-        """Return every third body and donor, from `number` (0, 1 or 2) on: three sets without a common photograph."""
-        donors = self.limbs.donors.unique()[number::3]
-        own = torch.nonzero(torch.isin(self.limbs.donors, donors)).flatten()
-        bodies = self.bodies.take(torch.arange(number, len(self.bodies), 3))
-        return Parts(bodies, self.limbs.take(own), self.laden[number::3], self.listed)
 
 
 def find_parts(data: ImageSet) -> Parts:
     """Return the bodies of the first class and the limbs of the second. Raise UserError if there are none.
 
-    Photographs on the list are used if there are any of both classes; otherwise, all with a usable silhouette.
+    Photographs on the list are used if there are enough of both classes; otherwise, all with a usable silhouette.
     """
     images = [data.images[data.of_class(label)] for label in (0, 1)]
     marks = _read_list()
     bodies_found, bodies_marks = _find(images[0], [mark for mark in marks if mark["role"] in ("body", "laden")])
     donors_found, donors_marks = _find(images[1], [mark for mark in marks if mark["role"] == "limb"])
     usable = [i for i, mark in enumerate(bodies_marks) if mark["role"] == "body"]
-    if usable and donors_marks:
+    laden = bodies_found[[i for i, mark in enumerate(bodies_marks) if mark["role"] == "laden"]]
+    if len(usable) >= MIN_LISTED_BODIES and len(donors_marks) >= MIN_LISTED_LIMBS:
         own = bodies_found[torch.tensor(usable)]
         shapes = silhouettes(images[0][own])
         facing = torch.tensor([1.0 if bodies_marks[i]["facing"] == "right" else -1.0 for i in usable])
@@ -116,8 +110,7 @@ def find_parts(data: ImageSet) -> Parts:
         axes = torch.tensor([[float(mark[kind]) for kind in kinds] for mark in donors_marks], dtype=torch.float64)
         donors, place = donors_found.unique(return_inverse=True)
         cut = cut_limbs(images[1][donors], silhouettes(images[1][donors]), axes, place)
-        laden = [i for i, mark in enumerate(bodies_marks) if mark["role"] == "laden"]
-        return Parts(bodies, Limbs(cut.pixels, cut.roots, cut.tips, donors_found), bodies_found[laden], True)
+        return Parts(bodies, Limbs(cut.pixels, cut.roots, cut.tips, donors_found), laden)
     first, second = data.classes[:2]
     bodies = find_bodies(images[0])
     limbs = find_limbs(images[1])
@@ -126,7 +119,7 @@ def find_parts(data: ImageSet) -> Parts:
             raise UserError(
                 f"No {name} can be cut out: compositions need photographs of {name} alone on a plain ground."
             )
-    return Parts(bodies, limbs, torch.zeros(0, dtype=torch.int64), False)
+    return Parts(bodies, limbs, laden)
 
 
 def find_bodies(images: Tensor) -> Bodies:

@@ -42,7 +42,7 @@ class Silhouettes:
         place = torch.arange(1, columns.shape[1] + 1)
         last = (columns * place).amax(1)
         first = (columns * place.flip(0)).amax(1)
-        return (last + first - columns.shape[1] - 1 + 1).clamp_min(0) * columns.any(1)
+        return (last + first - columns.shape[1]) * columns.any(1)
 
 
 def silhouettes(images: Tensor) -> Silhouettes:

@@ -74,7 +74,6 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
         else:
             benchmark = benchmark or Benchmark(session, reports, inception, winged_judge)
             card, gallery = benchmark.measure(run, key, identity)
-            card = card if run.folder is None else with_panel(card, run.folder)
             with whole_folder(folder) as staged:
                 write_scorecard(staged / FILE, card)
                 with open(staged / GALLERY, "wb") as file:
@@ -82,7 +81,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
             cards.append(card)
         if run.folder is not None and settings.out is None:
             _log(run.folder, cards[-1])
-        print(console_table(cards[-1]))
+        print(console_table(cards[-1] if run.folder is None else with_panel(cards[-1], run.folder)))
         print(f"  {folder / FILE}\n", flush=True)
     if len(cards) > 1:
         print(comparison_table(cards), flush=True)

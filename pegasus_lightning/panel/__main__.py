@@ -59,7 +59,8 @@ def _score(config: DictConfig, data_overrides: list[str]) -> None:
 def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
-    part = next((text for text in arguments if "=" not in text and not text.startswith("-")), None)
+    words = [text for text in arguments if "=" not in text and not text.startswith("-")]
+    part = next((text for text in words if text in PARTS), words[0] if words else None)
     if part in PARTS:
         arguments.remove(part)
         program, work = (MAKE, _make) if part == "make" else (SCORE, _score)

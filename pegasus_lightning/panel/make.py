@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from pegasus_lightning.data.compositions import compose, find_parts
@@ -25,18 +27,20 @@ from pegasus_lightning.generate.settings import GENERATE, GenerateConfig
 from pegasus_lightning.generate.settings import validate as validate_generate
 from pegasus_lightning.panel.letters import COLUMNS
 from pegasus_lightning.panel.page import render, sheets
+from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelMakeConfig
 from pegasus_lightning.runs.places import check_writable
 from pegasus_lightning.utils.compose import typed
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.errors import UserError, check_at_most
 from pegasus_lightning.utils.files import whole_folder, write_json, write_text
 from pegasus_lightning.utils.image_grid import save_png
 from pegasus_lightning.utils.program import quote_paths
 from pegasus_lightning.utils.randomness import Stream, generator
-from pegasus_lightning.utils.tensors import IMAGE_SIZE, in_batches, to_float
+from pegasus_lightning.utils.tensors import in_batches, to_float
 
 KEY, RATERS, PAGE, SHEETS = "key.json", "raters", "panel.html", "sheet"
-RESULTS = {KEY, RATERS, "images.npz", "score.json", "votes.png", "score.txt"}
+MAX_ALL = 10_000  # pictures of all sources
+NO_PHOTOGRAPHS = "A panel needs photographs as controls: add for example data=image_folder data.root=FOLDER."
 
 
 @dataclass(frozen=True)
@@ -51,29 +55,43 @@ class Source:
 def make(config: DictConfig, data_overrides: Sequence[str]) -> Path:
     """Make a panel for a validated `PanelMakeConfig`. Return its folder.
 
-    Raise UserError, before anything is written, if a source is missing or has too few pictures.
+    Raise UserError, before anything is written, if a source is missing or has too few pictures, or the folder holds
+    something already.
     """
     settings = typed(config, PanelMakeConfig)
-    sources = [_own(place, settings.count, settings.seed) for place in settings.images]
+    if settings.out is not None:
+        _check_new(Path(settings.out).expanduser())
     ways = settings.ask if settings.run or settings.pretrained else []
     # Each way has a seed of its own: the same mixes would be seen twice.
-    asked = [_asked(settings, way, settings.seed + i, data_overrides) for i, way in enumerate(ways)]
-    sources += [source for session, way in asked for source in _pegasi(session, way, settings.count)]
-    if asked:
-        classes = asked[0][0].parents.classes
-        sources += _controls(asked[0][0], settings)
-    else:
+    asked = {way: _asked(settings, way, settings.seed + i, data_overrides) for i, way in enumerate(ways)}
+    sources = [_own(place, settings.count, settings.seed) for place in settings.images]
+    controls: list[Source] = []
+    classes: tuple[str, str] | None = None
+    for way, generating in asked.items():
+        session = open_session(generating, data_overrides, "pictures from")
+        if session.data is None:
+            raise UserError(NO_PHOTOGRAPHS)
+        if classes is None:
+            classes, controls = session.parents.classes, _controls(session, settings)
+            names = [f"{run.name} {each}" for each in asked for run in session.runs]
+            _check_names([*(source.name for source in [*sources, *controls]), *names])
+        sources += _pegasi(session, way, settings.count)
+    if classes is None:
         classes, controls = _controls_without_model(data_overrides, settings)
-        sources += controls
-    _check_names(sources)
+        _check_names([source.name for source in [*sources, *controls]])
+    return _write([*sources, *controls], classes, settings)
+
+
+def _write(sources: Sequence[Source], classes: tuple[str, str], settings: PanelMakeConfig) -> Path:
     images = torch.cat([source.images for source in sources])
+    check_at_most("The number of all pictures", len(images), MAX_ALL)
     origin = [(i, k) for i, source in enumerate(sources) for k in range(len(source.images))]
     order = torch.randperm(len(images), generator=generator(settings.seed, Stream.ORDER)).tolist()
     images = images[order]
     content = json.dumps([[*classes], [sources[origin[i][0]].name for i in order]])
     digest = hashlib.sha256(content.encode() + images.numpy().tobytes()).hexdigest()[:12]
     folder = Path(settings.out).expanduser() if settings.out else Path("panels") / digest[:8]
-    check_writable(folder, "out=FOLDER", ours=RESULTS)
+    _check_new(folder)
     key = {
         "panel": digest,
         "classes": [*classes],
@@ -92,11 +110,18 @@ def make(config: DictConfig, data_overrides: Sequence[str]) -> Path:
         rows = [",".join(COLUMNS), *(f"{digest},{number},," for number in range(1, len(images) + 1))]
         write_text(raters / "ratings.csv", "\n".join(rows) + "\n")
         write_json(staged / KEY, key)
-        with open(staged / "images.npz", "wb") as file:
+        with open(staged / PICTURES, "wb") as file:
             np.savez_compressed(file, images=images.numpy())
     print(f"{len(images)} pictures of {len(sources)} sources: {', '.join(source.name for source in sources)}")
     print(f"  {folder / RATERS}: for the raters, who must not see {folder / KEY}", flush=True)
     return folder
+
+
+def _check_new(folder: Path) -> None:
+    """Raise UserError if a panel would replace something, such as another one with its raters' answers."""
+    check_writable(folder, "out=FOLDER")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds something already: remove it, or name another folder with out=FOLDER.")
 
 
 def _own(place: str, count: int, seed: int) -> Source:
@@ -110,16 +135,9 @@ def _own(place: str, count: int, seed: int) -> Source:
         return Source(path.name or str(path), images)
     if path.suffix != ".npz" or not path.is_file():
         raise UserError(f"images={place} is neither a folder of pictures nor an .npz file.")
-    try:
-        with np.load(path) as content:
-            array = content["images"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} has no array `images` ({type(error).__name__}).") from error
-    if array.dtype != np.uint8 or array.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
-        raise UserError(f"`images` in {path} must be uint8 (N, 3, 32, 32), not {array.dtype} {array.shape}.")
-    _enough(str(path), len(array), count)
-    name = path.parent.name if path.stem == "pegasi" else path.stem
-    return Source(name, torch.from_numpy(array[:count].copy()))
+    images = read_pictures(path)
+    _enough(str(path), len(images), count)
+    return Source(path.parent.name if path.stem == "pegasi" else path.stem, images[:count])
 
 
 def _enough(place: str, have: int, count: int) -> None:
@@ -127,26 +145,26 @@ def _enough(place: str, have: int, count: int) -> None:
         raise UserError(f"{place} has {have} pictures: a panel of count={count} takes as many of each source.")
 
 
-def _asked(settings: PanelMakeConfig, way: str, seed: int, data_overrides: Sequence[str]) -> tuple[Session, str]:
-    """Return the open session of `generate` for one way of asking, all of it checked."""
+def _asked(settings: PanelMakeConfig, way: str, seed: int, data_overrides: Sequence[str]) -> GenerateConfig:
+    """Return the settings of `generate` for one way of asking, validated."""
     own = [f"run={run}" for run in settings.run] if settings.run else [f"pretrained={settings.pretrained}"]
     own += [f"count={settings.count}", f"seed={seed}", f"split={settings.split}"]
     own += [f"gpus={settings.gpus}"] if settings.gpus is not None else []
     own += [f"recognisers={settings.recognisers}"] if settings.recognisers else []
     typed_in = way.split()
     for text in typed_in:
-        key = text.partition("=")[0]
-        if key.split(".")[0] not in ("search", "pegasus", "score"):
+        if text.partition("=")[0].split(".")[0] not in ("search", "pegasus", "score"):
             raise UserError(f"ask={way}: a way of asking is made of search=, pegasus. and score. settings, not {text}.")
     overrides = quote_paths([*own, *typed_in])
-    GENERATE.check_overrides(overrides)
-    config = GENERATE.compose(overrides)
-    GENERATE.check_read(config, [t for t in typed_in if t.startswith("search=")], overrides, data_overrides)
+    try:
+        GENERATE.check_overrides(overrides)
+        config = GENERATE.compose(overrides)
+        chosen = [text for text in typed_in if text.startswith("search=")]
+        GENERATE.check_read(config, chosen, overrides, data_overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"ask={way}: {GENERATE.explain(error, typed_in)}") from error
     validate_generate(config)
-    session = open_session(typed(config, GenerateConfig), data_overrides, "pictures from")
-    if session.data is None:
-        raise UserError("A panel needs photographs as controls: add for example data=image_folder data.root=FOLDER.")
-    return session, way
+    return typed(config, GenerateConfig)
 
 
 def _pegasi(session: Session, way: str, count: int) -> list[Source]:
@@ -158,12 +176,16 @@ def _pegasi(session: Session, way: str, count: int) -> list[Source]:
             pegasi = sample(sampler, count, sampler.score(selector.recognise if selector else None))
         images = _bytes(pegasi.mixes.images)
         _enough(f"{run.name}, asked {way}", len(images), count)
+        asked: dict[str, Any] = {"pegasus": asdict(session.settings.pegasus), "search": asdict(session.settings.search)}
+        if session.settings.search.method != "none":
+            asked |= {"count": count, "score": asdict(session.settings.score)}
         about = {
             "run": None if run.folder is None else str(run.folder),
             "batches": run.model.batches_done,
             "ask": way,
             "seed": session.settings.seed,
-            "settings": {"pegasus": asdict(session.settings.pegasus), "search": asdict(session.settings.search)},
+            "settings": asked,
+            "parents": session.origin,
         }
         sources.append(Source(f"{run.name} {way}", images, about))
     return sources
@@ -191,7 +213,7 @@ def _controls_without_model(
 ) -> tuple[tuple[str, str], list[Source]]:
     config = data_settings(None, data_overrides)
     if config is None:
-        raise UserError("A panel needs photographs as controls: add for example data=image_folder data.root=FOLDER.")
+        raise UserError(NO_PHOTOGRAPHS)
     validate_data(config)
     data = in_mixed_order(load_split(config, settings.split))
     first, second = (data.images[data.of_class(label)][-settings.count :] for label in (0, 1))
@@ -219,8 +241,7 @@ def _of_photographs(data: Any, settings: PanelMakeConfig) -> list[Source]:
     return [*found, Source("compositions", made.images[:count]), without]
 
 
-def _check_names(sources: Sequence[Source]) -> None:
-    names = [source.name for source in sources]
+def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"Two sources are called '{name}': rename a folder or file, or name one of them only.")

@@ -56,14 +56,14 @@ def _atlas(images: Tensor) -> str:
 
 def sheets(images: Tensor, panel: str, classes: Sequence[str]) -> Iterator[np.ndarray]:
     """Yield contact sheets (H, W, 3) uint8 of the pictures, enlarged smoothly, each with its number above it."""
-    large = F.interpolate(images.float() / 255, scale_factor=SHEET_SCALE, mode="bicubic", antialias=True).clamp(0, 1)
-    cells = torch.from_numpy(np.stack([_numbered(image, number) for number, image in enumerate(to_uint8(large), 1)]))
     said = "   ".join(f"{letter} {meaning}." for letter, meaning in meanings(classes).items())
     per_sheet = SHEET_ROWS * SHEET_COLUMNS
     for start in range(0, len(images), per_sheet):
-        part = cells[start : start + per_sheet].permute(0, 3, 1, 2)
+        part = images[start : start + per_sheet].float() / 255
+        large = F.interpolate(part, scale_factor=SHEET_SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+        cells = [_numbered(image, number) for number, image in enumerate(to_uint8(large), start + 1)]
         yield image_grid(
-            part,
+            torch.from_numpy(np.stack(cells)).permute(0, 3, 1, 2),
             columns=min(SHEET_COLUMNS, len(part)),
             scale=1,
             gap=6,

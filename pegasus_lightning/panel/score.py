@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.panel.letters import COLUMNS, LETTERS, REALISM, WINGED
+from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelScoreConfig
 from pegasus_lightning.runs.places import digest
 from pegasus_lightning.runs.scorecards import CONFIDENCE, PANEL_FOLDER, Figure
@@ -49,6 +49,7 @@ def score(config: DictConfig) -> dict[str, Any]:
     files = [Path(name).expanduser() for name in settings.ratings]
     answers = _join([_read_ratings(file, key) for file in files], files, len(key["pictures"]))
     sources = np.array([picture["source"] for picture in key["pictures"]])
+    images = _images_of(place, len(sources))
     rows = {name: _row(answers, sources == name, settings.seed) for name in key["sources"]}
     rows = {name: row for name, row in rows.items() if row}
     result = {
@@ -66,7 +67,8 @@ def score(config: DictConfig) -> dict[str, Any]:
     print(text)
     write_json(place.with_name("score.json"), result)
     write_text(place.with_name("score.txt"), text + "\n")
-    _draw_votes(answers, sources, place)
+    if images is not None:
+        save_png(votes_grid(answers, images), place.with_name("votes.png"))
     for name, about in key["sources"].items():
         if about.get("run") and name in rows and Path(about["run"]).is_dir():
             record = about | {"panel": key["panel"], "raters": len(answers.raters), "rows": rows, "pegasi": name}
@@ -82,11 +84,13 @@ def _read_key(path: Path) -> dict[str, Any]:
         key: dict[str, Any] = json.loads(path.read_text())
         if not key["panel"] or not key["pictures"] or {p["source"] for p in key["pictures"]} - set(key["sources"]):
             raise ValueError("incomplete")
+        if len(key["classes"]) != 2 or not all(isinstance(about, dict) for about in key["sources"].values()):
+            raise ValueError("incomplete")
         if [picture["number"] for picture in key["pictures"]] != list(range(1, len(key["pictures"]) + 1)):
             raise ValueError("numbers")
     except FileNotFoundError as error:
         raise UserError(f"There is no key {path}: `panel make` wrote it beside raters/, as key.json.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the key of a panel ({type(error).__name__}).") from error
     return key
 
@@ -163,8 +167,8 @@ def share_interval(votes: np.ndarray, seed: int = 0) -> Figure:
     """Return the mean of the pictures' votes (N,), each a share of the raters, and its 95 % interval.
 
     A percentile bootstrap over the pictures, to which one with no vote and one with all votes are added, so that a
-    share of 0 has an interval too (as Agresti & Coull 1998 do). The raters are taken as they are: other raters differ
-    by more.
+    share of 0 has an interval too. (Agresti & Coull 1998 add two of each to a binomial share.) The raters are taken as
+    they are: other raters differ by more.
     """
     low, high = _bootstrap(np.concatenate([votes, [0.0, 1.0]]), seed)
     mean = float(votes.mean())
@@ -239,25 +243,29 @@ def _cell(figure: dict[str, float], style: str) -> str:
     return f"{format(figure['value'], style)} ({low}-{high})"
 
 
-def _draw_votes(answers: Answers, sources: np.ndarray, key: Path) -> None:
-    """Write votes.png: the pictures by the number of raters who call them winged, and real beside that."""
-    place = key.with_name("images.npz")
+def _images_of(key: Path, count: int) -> Tensor | None:
+    """Return the pictures beside the key; None if they are not there."""
+    place = key.with_name(PICTURES)
     if not place.is_file():
-        return
-    with np.load(place) as content:
-        images = torch.from_numpy(content["images"])
-    if len(images) != len(sources):
+        return None
+    images = read_pictures(place)
+    if len(images) != count:
         raise UserError(f"{place} is of another panel than {key}.")
+    return images
+
+
+def votes_grid(answers: Answers, images: Tensor) -> np.ndarray:
+    """Return the rated pictures by the number of raters who call them winged, the most realistic first."""
+    rated = (answers.letters >= 0).any(0)
     votes = (answers.letters == LETTERS.index(WINGED)).sum(0)
+    given = ~np.isnan(answers.realism)
+    realism = np.nan_to_num(answers.realism).sum(0) / np.maximum(given.sum(0), 1)
     rows, captions = [], []
-    for count, number in sorted(Counter(votes.tolist()).items(), reverse=True):
-        own = np.flatnonzero(votes == count)
-        given = ~np.isnan(answers.realism[:, own])
-        realism = np.nan_to_num(answers.realism[:, own]).sum(0) / np.maximum(given.sum(0), 1)
-        order = own[np.argsort(-realism, kind="stable")][:SHOWN]
+    for count in sorted(set(votes[rated].tolist()), reverse=True):
+        own = np.flatnonzero(rated & (votes == count))
+        order = own[np.argsort(-realism[own], kind="stable")][:SHOWN]
         row = torch.full((SHOWN, *images.shape[1:]), 250, dtype=torch.uint8)
         row[: len(order)] = images[order.copy()]
         rows.append(row)
-        captions.append(f"W by {count} of {len(answers.raters)}: {number} pictures")
-    grid = image_grid(torch.stack(rows), row_captions=captions, footer="Of each number the most realistic ones.")
-    save_png(grid, key.with_name("votes.png"))
+        captions.append(f"W by {count} of {len(answers.raters)}: {len(own)} pictures")
+    return image_grid(torch.stack(rows), row_captions=captions, footer="Of each number the most realistic ones.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +72,19 @@ def validate_score(config: DictConfig) -> None:
     check_seed(config.seed)
 
 
+def unread_make(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
+    """Return the settings of a `PanelMakeConfig` that do not affect a panel, with their reasons."""
+    if config.run or config.pretrained is not None:
+        return {}
+    return dict.fromkeys(["ask", "gpus", "recognisers"], "images= alone, which no model makes")
+
+
 MAKE = Program(
-    "python -m pegasus_lightning.panel make", "panel_make", (), lambda: {"schema/panel_make": PanelMakeConfig}
+    "python -m pegasus_lightning.panel make",
+    "panel_make",
+    (),
+    lambda: {"schema/panel_make": PanelMakeConfig},
+    unread_make,
 )
 SCORE = Program(
     "python -m pegasus_lightning.panel score", "panel_score", (), lambda: {"schema/panel_score": PanelScoreConfig}

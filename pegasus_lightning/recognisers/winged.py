@@ -11,16 +11,18 @@ from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.compositions import EDGES, Bodies, Parts, compose, find_parts
+from pegasus_lightning.data.controls import cutmix, pixel_average
 from pegasus_lightning.data.cutouts import Limbs
 from pegasus_lightning.data.kinds import Kinds
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, as_float, in_batches, to_float
 
-# Bodies, donors and edges are split three ways, so that no judge knows the pictures that another one learned from.
+# Photographs (by their index in the class) and edges are split three ways, so that no judge knows the photographs that
+# another one learned from.
 GUIDES, SELECTS, REPORTS = 0, 1, 2
 EDGES_OF = {GUIDES: ("sharp", "thin"), SELECTS: ("soft", "blurred"), REPORTS: ("hard", "diffuse")}
-HELD_OUT = 5  # every fifth body and donor of a third is kept for the calibration
+HELD_OUT = 5  # every fifth photograph of a third is kept for the calibration
 RANKS = (32, 64, 128, 256)  # numbers of principal components that reconstruct
 SOFTENED = 1 / 3  # share of all pictures that are made smaller and larger again, so that blur gives nothing away
 
@@ -48,17 +50,17 @@ def winged_kinds(
     Both outputs are of the picture: an animal of the first class; one that carries a limb of the second. The kinds,
     with their share of `size`:
 
-        the first class  3/4  half of them composed without a limb
-        chimera          1
-        laden            1/8  photographs with a rider or load, by the list
-        load             1/4  a rider drawn on it
-        patch            3/4  of another photograph, in the limb's place, with its edges
-        beside           3/8  a limb in front of the head, under the belly or behind the tail
-        the second class 3/8
-        pixel average    1/5
-        CutMix           1/5
-        others           3/8
-        reconstructions  3/4  of all but chimeras
+        the first class    3/4  half of them composed without a limb
+        chimera            1
+        laden photographs  1/8  with a rider or load, by the list
+        drawn rider        1/4
+        patch on the back  3/4  of another photograph, in the limb's place, with its edges
+        limb elsewhere     3/8  in front of the head, under the belly or behind the tail
+        the second class   3/8
+        pixel average      1/5
+        CutMix             1/5
+        other classes      3/8
+        reconstructions    3/4  of all but chimeras
 
     Args:
         data: photographs of the two classes.
@@ -72,37 +74,39 @@ def winged_kinds(
         UserError: too few photographs to compose.
     """
     parts = find_parts(data)
-    wanted = slice(None) if third is None else slice(third, None, 3)
-    first, second = (data.images[data.of_class(label)][wanted] for label in (0, 1))
-    others = None if others is None else others[wanted]
+    first, second = (data.images[data.of_class(label)] for label in (0, 1))
+    laden = first[_own(parts.laden, third, held_out)]
     if third is not None:
-        parts = _part(parts.third(third), held_out)
-        first, second = (_every(images, held_out) for images in (first, second))
-        others = None if others is None else _every(others, held_out)
+        donors = parts.limbs.donors
+        limbs = parts.limbs.take(torch.nonzero(torch.isin(donors, _own(donors, third, held_out))).flatten())
+        bodies = torch.nonzero(torch.isin(parts.bodies.owners, _own(parts.bodies.owners, third, held_out))).flatten()
+        parts = Parts(parts.bodies.take(bodies), limbs, parts.laden)
+        first, second = (images[_own(torch.arange(len(images)), third, held_out)] for images in (first, second))
+        others = None if others is None else others[_own(torch.arange(len(others)), third, held_out)]
     _check(parts, data.classes)
     edges = tuple(edges or (EDGES if third is None else EDGES_OF[third]))
-    laden = data.images[data.of_class(0)][parts.laden]
     names = data.classes[:2]
 
     made: dict[str, tuple[Tensor, tuple[float, float]]] = {}
     composed = _composed(parts.bodies, parts.limbs, size, seed, edges)
-    made[names[0]] = (_some(torch.cat([composed[1][: size // 2], first]), 3 * size // 4, seed), (1, 0))
+    half = 3 * size // 8
+    made[names[0]] = (torch.cat([_some(composed[1], half, seed), _some(first, half, seed)]), (1, 0))
     made[chimera_name(names)] = (composed[0], (1, 1))
     if len(laden):
-        made["laden"] = (_some(laden, size // 8, seed), (1, 0))
+        made["laden photographs"] = (_some(laden, size // 8, seed), (1, 0))
     loads = _loads(size // 4, seed)
-    made["load"] = (_composed(parts.bodies, loads, size // 4, seed + 1, edges, "top")[0], (1, 0))
+    made["drawn rider"] = (_composed(parts.bodies, loads, size // 4, seed + 1, edges, "top")[0], (1, 0))
     foreign = torch.cat([first, others] if others is not None else [first])
     patches = _patches(_some(foreign, 3 * size // 4, seed + 2), seed)
-    made["patch"] = (_composed(parts.bodies, patches, 3 * size // 4, seed + 2, edges, "top")[0], (1, 0))
-    made["beside"] = (_composed(parts.bodies, parts.limbs, 3 * size // 8, seed + 3, edges, "beside")[0], (1, 0))
+    made["patch on the back"] = (_composed(parts.bodies, patches, 3 * size // 4, seed + 2, edges, "top")[0], (1, 0))
+    made["limb elsewhere"] = (_composed(parts.bodies, parts.limbs, 3 * size // 8, seed + 3, edges, "beside")[0], (1, 0))
     made[names[1]] = (_some(second, 3 * size // 8, seed), (0, 0))
     made["pixel average"], made["CutMix"] = (
         (images, (0.5, 0))
         for images in _blends(_some(first, size // 5, seed + 4), _some(second, size // 5, seed + 4), seed)
     )
     if others is not None:
-        made["others"] = (_some(others, 3 * size // 8, seed), (0, 0))
+        made["other classes"] = (_some(others, 3 * size // 8, seed), (0, 0))
     images, kinds, targets = _gathered(made)
     alike = torch.nonzero(kinds != 1).flatten()
     chosen = alike[_order(len(alike), seed)][: 3 * size // 4]
@@ -114,17 +118,12 @@ def winged_kinds(
     return Kinds(images, kinds, (*made, "reconstructions"), torch.cat([targets, kept]))
 
 
-def _part(parts: Parts, held_out: bool) -> Parts:
-    donors = _every(parts.limbs.donors.unique(), held_out)
-    own = torch.nonzero(torch.isin(parts.limbs.donors, donors)).flatten()
-    bodies = parts.bodies.take(_every(torch.arange(len(parts.bodies)), held_out))
-    return Parts(bodies, parts.limbs.take(own), _every(parts.laden, held_out), parts.listed)
-
-
-def _every(values: Tensor, held_out: bool) -> Tensor:
-    """Return every fifth of the values, or all others."""
-    chosen = torch.arange(len(values)) % HELD_OUT == HELD_OUT - 1
-    return values[chosen if held_out else ~chosen]
+def _own(photographs: Tensor, third: int | None, held_out: bool) -> Tensor:
+    """Return those of a class's photographs, named by their index, that belong to a third, or to what it holds out."""
+    if third is None:
+        return photographs
+    kept_back = photographs // 3 % HELD_OUT == HELD_OUT - 1
+    return photographs[(photographs % 3 == third) & (kept_back if held_out else ~kept_back)]
 
 
 def _check(parts: Parts, classes: Sequence[str]) -> None:
@@ -161,15 +160,9 @@ def _order(length: int, seed: int) -> Tensor:
 
 def _blends(first: Tensor, second: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Return pixel averages and CutMix pictures of pairs, at ratios from .3 to .7."""
-    count = len(first)
-    source = generator(seed, Stream.RATIOS)
-    ratios = (0.3 + 0.4 * torch.rand(count, generator=source))[:, None, None, None]
-    average = _bytes(torch.lerp(to_float(first), to_float(second), ratios))
-    sides = (ratios.flatten().sqrt() * IMAGE_SIZE).round()
-    corners = (torch.rand(count, 2, generator=source) * (IMAGE_SIZE - sides + 1)[:, None]).floor()
-    line = torch.arange(IMAGE_SIZE)
-    rows, columns = ((line >= c[:, None]) & (line < (c + sides)[:, None]) for c in corners.unbind(1))
-    return average, torch.where((rows[:, :, None] & columns[:, None, :])[:, None], second, first)
+    ratios = 0.3 + 0.4 * torch.rand(len(first), generator=generator(seed, Stream.RATIOS))
+    pairs = to_float(first), to_float(second)
+    return _bytes(pixel_average(*pairs, ratios)), _bytes(cutmix(*pairs, ratios, seed))
 
 
 def _patches(images: Tensor, seed: int) -> Limbs:

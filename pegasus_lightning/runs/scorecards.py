@@ -164,13 +164,15 @@ PANEL_FIGURES = {"panel_winged": "W", "panel_second": "B", "panel_nothing": "N",
 def with_panel(card: Scorecard, run: Path) -> Scorecard:
     """Return a scorecard with what the newest panel in a run's folder says of such pegasi; itself without one.
 
-    A panel counts if it asked the same weights in the same way. A record that cannot be read is passed over.
+    A panel counts if it asked the same weights in the same way, with the same parents; after a search also for as many
+    pegasi. The newest is the one scored last. A record that cannot be read is passed over.
     """
     for path in sorted((run / PANEL_FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             record = json.loads(path.read_text())
             asked = record["settings"]
-            same = record["batches"] == card.batches and all(card.settings[part] == asked[part] for part in asked)
+            same = record["batches"] == card.batches and record["parents"] == card.parents
+            same &= all(card.settings[part] == asked[part] for part in asked)
             row = record["rows"][record["pegasi"]]
             figures = {name: Figure(**row[letter]) for name, letter in PANEL_FIGURES.items()}
             figures["panel_first"] = Figure(row["H"]["value"] + row["R"]["value"], math.nan, math.nan)

@@ -120,7 +120,19 @@ def test_controls_need_photographs(own: Path, tmp_path: Path) -> None:
             make(MAKE.compose([*overrides, "count=4", "gpus=0", f"out='{tmp_path / 'out'}'"]), [])
 
 
-def test_an_array_that_is_no_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_panel_replaces_nothing(panel: Path, photographs: Path, own: Path, tmp_path: Path) -> None:
+    data = ["data=image_folder", f"data.root={photographs}", f"data.cache={tmp_path / 'cache'}"]
+    before = {path: path.read_bytes() for path in panel.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds something already: remove it, or name another folder"):
+        make(MAKE.compose([f"images=['{own}']", "count=4", "seed=7", f"out='{panel}'"]), data)
+    assert {path: path.read_bytes() for path in panel.rglob("*") if path.is_file()} == before
+
+
+def test_an_array_that_is_no_pictures_is_refused(tmp_path: Path, own: Path) -> None:
+    for name, content in (("cut", own.read_bytes()[:99]), ("empty", b""), ("text", b"pictures")):
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(UserError, match="no array `images`"):
+            make(MAKE.compose([f"images=['{tmp_path / name}.npz']", "count=4"]), [])
     for name, content in (("floats", {"images": np.zeros((9, 3, 32, 32))}), ("other", {"pictures": np.zeros(3)})):
         np.savez(tmp_path / f"{name}.npz", **content)
         with pytest.raises(UserError, match=r"uint8 \(N, 3, 32, 32\)|no array `images`"):
@@ -146,9 +158,11 @@ def test_the_command_line_says_what_it_takes(
         (("make", "pretrained=pegasus", "cuont=3"), "Did you mean 'count'?"),
         (("score", "key=nowhere/key.json", "ratings=a.csv"), "There is no key"),
         (("score", "key=a", "ratings=a", "data=silhouettes"), "leave data out"),
+        (("make", "images=a.npz", 'ask=["search=guided"]'), "means nothing with images= alone"),
+        (("make", "pretrained=pegasus", 'ask=["pegasus.piars=random"]'), "Did you mean 'pegasus.pairs'"),
     ):
         code, said = run(*arguments)
         assert code == 2 and text in said and "Traceback" not in said
     assert run("make", "--help")[0] == 0 and run("--help")[0] == 0
-    assert "count: 30" in run("make", "pretrained=pegasus", "--cfg", "job")[1]
+    assert "count: 30" in run("--cfg", "job", "make", "pretrained=pegasus")[1]
     assert not list(tmp_path.iterdir())

@@ -82,6 +82,34 @@ def test_a_click_does_what_a_key_does(browser: Browser, page: Path) -> None:
     assert answers(browser) == []
 
 
+def test_another_rater_starts_anew(browser: Browser, page: Path) -> None:
+    browser.press("H")
+    browser.press("3")
+    browser.run("confirm = () => false")
+    browser.run("document.getElementById('anew').click()")
+    assert len(answers(browser)) == 1  # it asks first
+    browser.run("confirm = () => true")
+    browser.run("document.getElementById('anew').click()")
+    assert answers(browser) == []
+    browser.reload()
+    assert answers(browser) == []
+
+
+def test_the_download_is_the_answers(browser: Browser, page: Path) -> None:
+    browser.press("B")
+    browser.press("2")
+    browser.run(
+        "window.saved = []; HTMLAnchorElement.prototype.click = function () {"
+        " saved.push([this.download, fetch ? this.href.slice(0, 5) : '']); };"
+        " window.blobs = []; const make = URL.createObjectURL; URL.createObjectURL = (blob) => { blobs.push(blob);"
+        " return make.call(URL, blob); };"
+    )
+    browser.run("document.getElementById('download').click()")
+    assert browser.run("saved[0][1]") == "blob:"
+    assert browser.run("saved[0][0]") == browser.run("`ratings-${panel.panel}.csv`")
+    assert browser.run("blobs[0].text()") == browser.run("csv()")
+
+
 def test_the_picture_that_is_shown_is_the_one_that_is_rated(browser: Browser, tmp_path: Path) -> None:
     greys = (torch.arange(40) * 6).byte()[:, None, None, None].expand(40, 3, 32, 32)
     path = tmp_path / "panel.html"

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pegasus_lightning.panel.letters import LETTERS
-from pegasus_lightning.panel.score import agreement, mean_interval, score, share_interval
+from pegasus_lightning.panel.score import Answers, agreement, mean_interval, score, share_interval, votes_grid
 from pegasus_lightning.panel.settings import SCORE, validate_score
 from pegasus_lightning.runs.scorecards import PEGASI, Scorecard, with_panel
 from pegasus_lightning.utils.errors import UserError
@@ -133,16 +134,45 @@ def test_files_that_are_missing_or_named_twice_and_keys_that_are_none(copy: Path
         run(copy, tmp_path / "a.csv", tmp_path / "a.csv")
     with pytest.raises(UserError, match="Whose ratings"):
         run(copy)
-    (copy / "key.json").write_text(json.dumps({"panel": "x", "pictures": []}))
-    with pytest.raises(UserError, match="is not the key of a panel"):
-        run(copy, tmp_path / "a.csv")
+    whole = json.loads((copy / "key.json").read_text())
+    for broken in ({"panel": "x", "pictures": []}, whole | {"classes": ["horse"]}, whole | {"sources": ["real bird"]}):
+        (copy / "key.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match="is not the key of a panel"):
+            run(copy, tmp_path / "a.csv")
+
+
+def test_pictures_that_are_broken_or_of_another_panel_are_refused_before_anything_is_written(
+    copy: Path, key: dict[str, Any], tmp_path: Path
+) -> None:
+    file = write(tmp_path / "a.csv", key["panel"], {1: ("H", "3")})
+    whole = (copy / "images.npz").read_bytes()
+    for content, message in ((whole[:100], "no array `images`"), (b"", "no array `images`")):
+        (copy / "images.npz").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            run(copy, file)
+    np.savez(copy / "images.npz", images=np.zeros((3, 3, 32, 32), np.uint8))
+    with pytest.raises(UserError, match="is of another panel than"):
+        run(copy, file)
+    assert not (copy / "score.json").exists()
+
+
+def test_pictures_that_nobody_rated_are_in_no_row_of_the_votes() -> None:
+    letters = np.array([[LETTERS.index("W"), LETTERS.index("H"), -1, LETTERS.index("W")]] * 2)
+    letters[1, 3] = LETTERS.index("B")
+    realism = np.array([[1.0, 2, np.nan, 5]] * 2)
+    greys = (torch.arange(4) * 60).byte()[:, None, None, None].expand(4, 3, 32, 32)
+    grid = votes_grid(Answers(["a", "b"], letters, realism), greys)
+    found = set(np.unique(grid[:, :, 0]).tolist())
+    assert {0, 60, 180} <= found  # the third, 120, was not rated
+    rows = [np.flatnonzero((grid == shade).all((1, 2)) | (grid == shade).all(2).any(1)) for shade in (0, 180, 60)]
+    assert rows[0].mean() < rows[1].mean() < rows[2].mean()  # two votes, one, none
 
 
 def test_a_runs_folder_keeps_what_is_said_of_its_pegasi(copy: Path, key: dict[str, Any], tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     run_folder.mkdir()
     settings = {"pegasus": {"pairs": "colour"}, "search": {"method": "none"}}
-    about = {"run": str(run_folder), "batches": 7, "ask": "search=none", "settings": settings}
+    about = {"run": str(run_folder), "batches": 7, "ask": "search=none", "settings": settings, "parents": {}}
     own, other = key["sources"] | {"compositions": about}, about | {"settings": settings | {"search": {"method": "x"}}}
     (copy / "key.json").write_text(json.dumps(key | {"sources": own | {"real bird": other}}))
     winged = {p["number"]: "W" if p["source"] == "compositions" else "B" for p in key["pictures"]}

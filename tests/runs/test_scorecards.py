@@ -361,7 +361,7 @@ def test_what_a_panel_said_of_the_same_pegasi_stands_in_the_scorecard(tmp_path: 
     shares = {letter: {"value": i / 10, "low": i / 20, "high": i / 5} for i, letter in enumerate("HRWBON")}
     row = shares | {"realism": {"value": 2.5, "low": 2.0, "high": 3.0}, "pictures": 30}
     asked = {"pegasus": settings["pegasus"], "search": settings["search"]}
-    record = {"batches": 1200, "settings": asked, "pegasi": "mine", "rows": {"mine": row}}
+    record = {"batches": 1200, "parents": plain.parents, "settings": asked, "pegasi": "mine", "rows": {"mine": row}}
     folder = tmp_path / PANEL_FOLDER
     folder.mkdir()
 
@@ -374,6 +374,8 @@ def test_what_a_panel_said_of_the_same_pegasi_stands_in_the_scorecard(tmp_path: 
     write("c.json", 3, batches=1000)  # of other weights
     write("d.json", 4, settings=asked | {"search": {"method": "guided"}})  # asked in another way
     write("e.json", 5, pegasi="nobody")
+    write("g.json", 6, parents={"source": "cifar10", "split": "train"})
+    write("h.json", 7, settings=asked | {"count": 30})  # the best of as many are better
     (folder / "f.json").write_text("{")
     found = with_panel(plain, tmp_path).rows[PEGASI]
     assert found["panel_winged"] == Figure(0.2, 0.1, 0.4)
