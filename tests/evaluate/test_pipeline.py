@@ -1043,3 +1043,20 @@ def test_a_winged_judge_reports_if_it_is_asked_for_or_trained(run: Path, monkeyp
     asked.clear()
     assert evaluate_run(run, "winged=false").key == plain.key
     assert not [recipe for _, recipe in asked if recipe.third is not None]
+
+
+def test_what_a_panel_said_is_printed_and_not_written_into_the_scorecard(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Benchmark, "_of_model", no_model)
+    card = evaluate_run(run)
+    assert "panel: W" not in capsys.readouterr().out
+    asked = {part: card.settings[part] for part in ("pegasus", "search")}
+    row = {letter: {"value": 0.125, "low": 0.0, "high": 0.25} for letter in ("H", "R", "W", "B", "N", "realism")}
+    record = {"batches": card.batches, "parents": card.parents, "settings": asked, "pegasi": "p", "rows": {"p": row}}
+    (run / "panel").mkdir()
+    (run / "panel" / "a.json").write_text(json.dumps(record))
+    again = evaluate_run(run)
+    said = capsys.readouterr().out
+    assert "Already judged" in said and "panel: W" in said and "12% ±12" in said
+    assert again == card

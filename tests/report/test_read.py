@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pegasus_lightning.report.read import config_difference, read_runs
-from pegasus_lightning.runs.scorecards import FILE, GALLERY
+from pegasus_lightning.runs.scorecards import FILE, GALLERY, PEGASI, Figure
 
 MakeRun = Callable[..., Path]
 
@@ -26,6 +27,19 @@ def test_a_run_is_read(tmp_path: Path, make_run: MakeRun) -> None:
     assert run.log == ["one line", "the last line"]
     assert run.problems == []
     assert run.gallery is not None and run.gallery.distances.tolist() == [0.123, 0.021, 0.2, 0.3]
+
+
+def test_what_a_panel_says_stands_in_the_runs_card(tmp_path: Path, make_run: MakeRun) -> None:
+    folder = make_run(tmp_path)
+    (before,) = read_runs([folder])
+    assert before.card is not None
+    row = {letter: {"value": 0.5, "low": 0.4, "high": 0.6} for letter in ("H", "R", "W", "B", "N", "realism")}
+    record = {"batches": before.card.batches, "parents": before.card.parents, "settings": {}}
+    (folder / "panel").mkdir()
+    (folder / "panel" / "a.json").write_text(json.dumps(record | {"pegasi": "p", "rows": {"p": row}}))
+    (after,) = read_runs([folder])
+    assert after.card is not None and after.card.rows[PEGASI]["panel_winged"] == Figure(0.5, 0.4, 0.6)
+    assert "panel_winged" not in before.card.rows[PEGASI]
 
 
 def test_names_come_from_the_folder_before_a_scorecard_gives_one(tmp_path: Path, make_run: MakeRun) -> None:
