@@ -4,8 +4,9 @@
 
 Test photographs; of the edges those that the judge did not learn. Columns: the kinds of pictures. Rows: the judges,
 with the area under the curve of compositions against all negatives, and the share of each kind that they call winged at
-a probability of .5. "decoded compositions" went through the code of `pretrained=pegasus`, which loses the wings. With
-pictures=FOLDER the worst mistakes are drawn there: they hold photographs, so they stay out of the repository.
+a probability of .5. "decoded compositions" went through the code of `pretrained=pegasus`, which loses many wings. "whole
+bird elsewhere" is a bird beside, under or at the head of a horse, which no judge learned. With pictures=FOLDER the worst
+mistakes are drawn there: they hold photographs, so they stay out of the repository.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.compositions import compose, find_parts
+from pegasus_lightning.data.cutouts import PLAIN, Silhouettes, cut_limbs, silhouettes, whole_axes
+from pegasus_lightning.data.module import load_split
 from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.generate.judge import winged_store
 from pegasus_lightning.generate.pretrained import open_pretrained
@@ -29,7 +34,7 @@ from pegasus_lightning.utils.tensors import in_batches, to_float
 
 JUDGES = [*((name, winged.GUIDES, "guides") for name in COMMITTEE), (SELECTS, winged.SELECTS, "selects")]
 JUDGES += [(REPORTS, winged.REPORTS, "reports")]
-SHOWN = 24
+SHOWN, BESIDE = 24, 1000
 
 
 def decoded(images: Tensor) -> Tensor:
@@ -39,11 +44,22 @@ def decoded(images: Tensor) -> Tensor:
         return in_batches(lambda part: model.reconstruct(to_float(part)), images)
 
 
+def whole_birds_beside(data: ImageSet) -> Tensor:
+    """Return horses with a whole bird in front of the head, under the belly or behind the tail."""
+    birds = data.images[data.of_class(1)]
+    shapes = silhouettes(birds)
+    alone = torch.nonzero((shapes.spreads < PLAIN) & (shapes.areas >= 50) & (shapes.areas <= 300)).flatten()
+    own = Silhouettes(shapes.masks[alone], shapes.distances[alone], shapes.spreads[alone])
+    axes, found = whole_axes(own)
+    return compose(find_parts(data).bodies, cut_limbs(birds[alone], own, axes, found), BESIDE, 0, place="beside").images
+
+
 def main(arguments: list[str]) -> None:
     own = dict(text.split("=", 1) for text in arguments if text.startswith(("recognisers=", "pictures=")))
     config = data_settings(None, [text for text in arguments if not text.startswith(("recognisers=", "pictures="))])
     assert config is not None
     validate_data(config)
+    beside = whole_birds_beside(load_split(config, "test"))
     plain = RecogniserStore(Path(own["recognisers"]) if "recognisers" in own else None)
     store = winged_store(plain, config.classes)
     for number, (architecture, third, part) in enumerate(JUDGES):
@@ -54,13 +70,23 @@ def main(arguments: list[str]) -> None:
         truth = test.targets[:, 1] > 0
         kinds = list(test.names)
         if number == 0:
-            print("| judge | area | compositions | decoded compositions | " + " | ".join(kinds[:1] + kinds[2:]) + " |")
-            print("| --- " * (len(kinds) + 3) + "|")
+            head = [
+                "judge",
+                "area",
+                "compositions",
+                "decoded compositions",
+                *kinds[:1],
+                *kinds[2:],
+                "whole bird elsewhere",
+            ]
+            print("| " + " | ".join(head) + " |")
+            print("| --- " * len(head) + "|")
         through = predict(judge.probabilities, decoded(test.images[truth]))[:, 1]
         shares = [(found[test.kinds == kind] > 0.5).float().mean().item() for kind in range(len(kinds))]
         cells = [f"{binary_auroc(found, truth.long()).item():.3f}", f"{shares[1]:.1%}"]
         cells += [f"{(through > 0.5).float().mean().item():.1%}"]
         cells += [f"{share:.1%}" for kind, share in enumerate(shares) if kind != 1]
+        cells += [f"{(predict(judge.probabilities, beside)[:, 1] > 0.5).float().mean().item():.1%}"]
         print(f"| {architecture}, {part} | " + " | ".join(cells) + " |", flush=True)
         if "pictures" in own:
             missed = torch.nonzero(truth).flatten()

@@ -189,6 +189,17 @@ def _limb_axis(mask: np.ndarray) -> list[float]:
         contact = np.argwhere(limb & meeting) + 0.5
         if limb.sum() >= MIN_LIMB and len(contact):
             return _axis(contact.mean(0), np.argwhere(limb) + 0.5)
+    return _whole_axis(mask)
+
+
+def whole_axes(shapes: Silhouettes) -> tuple[Tensor, Tensor]:
+    """Return axes (M, 5) of whole silhouettes and the silhouette (M,) of each, for `cut_limbs`."""
+    found = [index for index, mask in enumerate(shapes.masks) if mask.any()]
+    axes = [_whole_axis(shapes.masks[index].numpy()) for index in found]
+    return torch.tensor(axes, dtype=torch.float64).reshape(-1, 5), torch.tensor(found, dtype=torch.int64)
+
+
+def _whole_axis(mask: np.ndarray) -> list[float]:
     pixels = np.argwhere(mask) + 0.5
     lowest, highest = (pixels[pixels[:, 0] == end(pixels[:, 0])].mean(0) for end in (np.max, np.min))
     return _axis(lowest, pixels, tip=highest)
