@@ -4,9 +4,9 @@
 
 Test photographs; of the edges those that the judge did not learn. Columns: the kinds of pictures. Rows: the judges,
 with the area under the curve of compositions against all negatives, and the share of each kind that they call winged at
-a probability of .5. "decoded compositions" went through the code of `pretrained=pegasus`, which loses many wings. "whole
-bird elsewhere" is a bird beside, under or at the head of a horse, which no judge learned. With pictures=FOLDER the worst
-mistakes are drawn there: they hold photographs, so they stay out of the repository.
+a probability of .95. "decoded compositions" went through the code of `pretrained=pegasus`, which loses many wings.
+"whole bird elsewhere" is a bird beside, under or at the head of a horse, which no judge learned. With pictures=FOLDER
+the worst mistakes are drawn there: they hold photographs, so they stay out of the repository.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def main(arguments: list[str]) -> None:
             print("| " + " | ".join(head) + " |")
             print("| --- " * len(head) + "|")
         through = predict(judge.probabilities, decoded(test.images[truth]))[:, 1]
-        shares = [(found[test.kinds == kind] > 0.5).float().mean().item() for kind in range(len(kinds))]
+        shares = [(found[test.kinds == kind] > winged.THRESHOLD).float().mean().item() for kind in range(len(kinds))]
         cells = [f"{binary_auroc(found, truth.long()).item():.3f}", f"{shares[1]:.1%}"]
-        cells += [f"{(through > 0.5).float().mean().item():.1%}"]
+        cells += [f"{(through > winged.THRESHOLD).float().mean().item():.1%}"]
         cells += [f"{share:.1%}" for kind, share in enumerate(shares) if kind != 1]
-        cells += [f"{(predict(judge.probabilities, beside)[:, 1] > 0.5).float().mean().item():.1%}"]
+        cells += [f"{(predict(judge.probabilities, beside)[:, 1] > winged.THRESHOLD).float().mean().item():.1%}"]
         print(f"| {architecture}, {part} | " + " | ".join(cells) + " |", flush=True)
         if "pictures" in own:
             missed = torch.nonzero(truth).flatten()

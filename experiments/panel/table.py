@@ -3,7 +3,7 @@
     python experiments/panel/table.py FOLDER data=image_folder data.root=FOLDER [recognisers=FOLDER]
 
 FOLDER is that of `panel make` after `panel score`. Rows: its sources. Columns: the panel's share of W, and the share in
-which each recogniser sees both classes, or a winged judge sees wings (probability above .5). Below: Spearman's rank
+which each recogniser sees both classes (probabilities above .5), or a winged judge sees wings (.95). Below: Spearman's rank
 correlation of each recogniser with the number of raters who say W, over all pictures, and over those that no photograph
 was shown for (without real images), with a bootstrap interval over the pictures.
 """
@@ -72,7 +72,8 @@ def main(place: str, arguments: list[str]) -> None:
     print("| source | panel: W | " + " | ".join(found) + " |")
     print("| --- " * (len(found) + 2) + "|")
     for name, row in result["rows"].items():
-        cells = [f"{(values[sources == name] > 0.5).mean():.0%}" for values in found.values()]
+        limits = [winged.THRESHOLD if judge.startswith("winged") else 0.5 for judge in found]
+        cells = [f"{(v[sources == name] > limit).mean():.0%}" for v, limit in zip(found.values(), limits, strict=True)]
         share = row["W"]
         print(
             f"| {name} | {share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%}) | " + " | ".join(cells) + " |"

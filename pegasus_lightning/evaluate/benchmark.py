@@ -26,6 +26,7 @@ from pegasus_lightning.generate.session import Session
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.network import predict
 from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.recognisers.winged import THRESHOLD
 from pegasus_lightning.runs.folder import RunName, config_hash, machines_of, read_status
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
@@ -165,7 +166,7 @@ class Benchmark:
             seen = (logits.sigmoid() > self.settings.threshold).all(1)
             measurement.figures["recognised_selecting"] = share_figure(seen, parentage)
         if self.winged is not None:
-            carries = predict(self.winged.recogniser.probabilities, images, self.device)[:, 1] > self.settings.threshold
+            carries = predict(self.winged.recogniser.probabilities, images, self.device)[:, 1] > THRESHOLD
             measurement.figures["winged"] = share_figure(carries, parentage)
         if self.inception is not None and len(images) == self.settings.count:
             real = self.train.images[: len(images)]

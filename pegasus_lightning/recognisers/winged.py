@@ -21,7 +21,9 @@ from pegasus_lightning.utils.tensors import IMAGE_SIZE, as_float, in_batches, to
 # Photographs (by their index in the class) and edges are split three ways, so that no judge knows the photographs that
 # another one learned from.
 GUIDES, SELECTS, REPORTS = 0, 1, 2
-EDGES_OF = {GUIDES: ("sharp", "thin"), SELECTS: ("soft", "blurred"), REPORTS: ("hard", "diffuse")}
+EDGES_OF = {GUIDES: ("soft", "thin"), SELECTS: ("blurred", "sharp"), REPORTS: ("hard", "diffuse")}
+# A picture counts as winged beyond this probability. At .5 judges take a tenth of the patches with seams for wings.
+THRESHOLD = 0.95
 HELD_OUT = 5  # every fifth photograph of a third is kept for the calibration
 RANKS = (32, 64, 128, 256)  # numbers of principal components that reconstruct
 SOFTENED = 1 / 3  # share of all pictures that are made smaller and larger again, so that blur gives nothing away
