@@ -3,9 +3,9 @@
     python experiments/panel/table.py FOLDER data=image_folder data.root=FOLDER [recognisers=FOLDER]
 
 FOLDER is that of `panel make` after `panel score`. Rows: its sources. Columns: the panel's share of W, and the share in
-which each recogniser sees both classes (probabilities above .5), or a winged judge sees wings (.95). Below: Spearman's rank
-correlation of each recogniser with the number of raters who say W, over all pictures, and over those that no photograph
-was shown for (without real images), with a bootstrap interval over the pictures.
+which each recogniser sees both classes (probabilities above .5), or a winged judge sees wings (above .95). Below:
+Spearman's rank correlation of each recogniser with the number of raters who say W, over all pictures, without real
+images, and over some, with a bootstrap interval over the pictures.
 """
 
 from __future__ import annotations
