@@ -19,18 +19,9 @@ from pegasus_lightning.runs.scorecards import (
     over_seeds,
 )
 
+PANEL = ("panel_winged", "panel_first", "panel_second", "panel_nothing", "panel_realism")
 TABLES = (
-    (
-        "recognised",
-        "recognised_selecting",
-        "winged",
-        "panel_winged",
-        "panel_nothing",
-        "panel_realism",
-        "chimera",
-        "p_first",
-        "p_second",
-    )
+    ("recognised", "recognised_selecting", "winged", *PANEL, "chimera", "p_first", "p_second")
     + ("kid", "density", "coverage", "precision", "recall"),
     ("nearest_pixels", "nearest_features", "memorised", "variety", "variety_features", "parent_distance", "linearity"),
 )

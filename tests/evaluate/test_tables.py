@@ -61,7 +61,8 @@ def cells(table: str, heads: list[str]) -> dict[str, list[str]]:
 
 
 SETS = ["p cat", "p ship", "KID* ↓", "density ↑", "coverage ↑", "precision ↑", "recall ↑"]
-FIRST = ["both seen ↑", "by selector", "2 min p ↑", *SETS]
+PEOPLE = ["panel: W ↑", "panel: first", "panel: second", "panel: nothing ↓", "panel: realism ↑"]
+FIRST = ["both seen ↑", "by selector", "winged ↑", *PEOPLE, "2 min p ↑", *SETS]
 
 
 def test_a_runs_rows_stand_under_their_heads_with_half_their_interval() -> None:
@@ -71,19 +72,23 @@ def test_a_runs_rows_stand_under_their_heads_with_half_their_interval() -> None:
     assert [*rows] == ["pegasi (2,000)", "CutMix (64)"]
     # recognised .25, by the selector 1.5, then from .375 in steps of an eighth; half widths .012.
     assert rows["pegasi (2,000)"] == [
-        "25.0% ±1.2", "150.0% ±1.2", "0.375 ±0.012", "0.50 ±0.01", "0.62 ±0.01", "0.750 ±0.012",
+        "25.0% ±1.2", "150.0% ±1.2", "25.0% ±1.2", "25% ±1", "25% ±1", "25% ±1", "25% ±1", "0.2 ±0.0",
+        "0.375 ±0.012", "0.50 ±0.01", "0.62 ±0.01", "0.750 ±0.012",
         "0.88 ±0.01", "1.00 ±0.01", "1.12 ±0.01", "1.25 ±0.01",
     ]  # fmt: skip
-    assert rows["CutMix (64)"][5] == "-"  # undefined
+    assert rows["CutMix (64)"][11] == "-"  # undefined
 
 
-def test_without_a_recogniser_that_selects_there_is_no_column_of_it() -> None:
+def test_without_a_selecting_recogniser_a_winged_judge_or_a_panel_there_is_no_column_of_it() -> None:
     plain = card()
     for figures in plain.rows.values():
-        del figures["recognised_selecting"]
+        for name in [
+            name for name in figures if name in ("recognised_selecting", "winged") or name.startswith("panel")
+        ]:
+            del figures[name]
     table = console_table(plain)
-    assert "by selector" not in table
-    rows = cells(table, [head for head in FIRST if head != "by selector"])
+    assert not any(head in table for head in ("by selector", "winged", "panel"))
+    rows = cells(table, ["both seen ↑", "2 min p ↑", *SETS])
     assert rows["pegasi (2,000)"][:2] == ["25.0% ±1.2", "0.375 ±0.012"]
     assert rows["pegasi (2,000)"][-1] == "1.25 ±0.01"
 

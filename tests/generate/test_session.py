@@ -15,7 +15,7 @@ from pegasus_lightning.generate import session
 from pegasus_lightning.generate.pairs import Pairs, Parents
 from pegasus_lightning.generate.pretrained import PretrainedModel
 from pegasus_lightning.generate.session import Session, _load_common, common_data, common_guide, images_of
-from pegasus_lightning.generate.settings import GenerateConfig, ScoreConfig
+from pegasus_lightning.generate.settings import GenerateConfig, ScoreConfig, SearchConfig
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.errors import UserError
@@ -122,9 +122,12 @@ def test_the_selector_gets_data_store_the_runs_guide_and_a_pretrained_models_com
     opened = session_of(GenerateConfig(score=ScoreConfig(judge="committee")), data=data)
     assert opened.selector == opened.selector == "selector"  # opened once
     guide = {"architectures": ["plain"], "images": 9}
-    assert calls == [("committee", data, opened.store, {"guide": guide, "own": None})]
+    assert calls == [("committee", data, opened.store, {"guided": False, "guide": guide, "own": None})]
     committee: Any = object()
     pretrained = PretrainedModel(opened.runs[0], committee, [])
     assert session_of(GenerateConfig(), pretrained=pretrained).selector == "selector"
     assert calls[1][:2] == ("auto", None)
+    search = SearchConfig(method="guided")
+    assert session_of(GenerateConfig(search=search), data=data).selector == "selector"
+    assert calls[2][3]["guided"] is True
     assert calls[1][3]["own"] == StoredRecogniser(committee, Path("runs/vae"), {})
