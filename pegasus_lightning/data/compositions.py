@@ -39,11 +39,8 @@ SIZE = (0.55, 0.75)  # length of the limb over the silhouette's width
 ANGLE = (40.0, 75.0)  # of the limb above the horizontal, towards the tail, degrees
 UPRIGHT = (70.0, 110.0)  # the same of what stands on the back, such as a rider
 TINT = (0.0, 0.6)  # share of the way from the limb's mean colour to the body's
-FAR_SHARE, FAR_ANGLE, FAR_SHADE = (
-    0.6,
-    (15.0, 30.0),
-    0.75,
-)  # of the second limb, behind the body: how often, turned, dark
+FAR_SHARE = 0.6  # of compositions with a second limb, behind the body;
+FAR_ANGLE, FAR_SHADE = (15.0, 30.0), 0.75  # by how many degrees it is turned up, and its brightness
 GROUND_BLUR = 7  # side of the box filter, in pixels, of the ground that continues a photograph
 MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
 MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
@@ -184,7 +181,12 @@ def compose(
             alpha; hard: alpha is 0 or 1; thin: half as wide.
         place: back, as above; top: upright on the back, and alone; beside: in front of the head, under the belly or
             behind the tail, as it was photographed.
+
+    Raises:
+        ValueError: another edge or place.
     """
+    if edge not in EDGES or place not in PLACES:
+        raise ValueError(f"edge is one of {EDGES} and place of {PLACES}, not {edge} and {place}")
     first, second = _in_turn(len(bodies), count, seed, 0), _in_turn(len(limbs), count, seed, 1)
     draws = torch.rand(count, 12, generator=generator(seed, Stream.PAIRS, 2))
     grounds = torch.from_numpy(np.stack([_ground(i, m) for i, m in zip(bodies.images, bodies.masks, strict=True)]))

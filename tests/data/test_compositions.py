@@ -118,6 +118,12 @@ def test_edges_differ_in_alpha_alone_or_blur(parts: compositions.Parts) -> None:
     torch.testing.assert_close(blurred[0, :, 10, 16], middle.mean((1, 2)))
 
 
+def test_unknown_edges_and_places_are_refused(parts: compositions.Parts) -> None:
+    for options in ({"edge": "torn"}, {"place": "under"}):
+        with pytest.raises(ValueError, match="edge is one of"):
+            compose(parts.bodies, parts.limbs, 1, 0, **options)
+
+
 def test_photographs_on_the_list_are_found_in_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     horses = [body(1, 12 + i, tuple(rng.integers(0, 80, 3))) for i in range(4)]
