@@ -20,7 +20,8 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     presets = {f"pegasus_lightning/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert presets
     assert presets <= inside
-    assert {"pegasus_lightning/pretrained/pegasus.safetensors", "pegasus_lightning/pretrained/pegasus.md"} <= inside
+    files = ["pretrained/pegasus.safetensors", "pretrained/pegasus.md", "data/winged.csv", "panel/page.html.jinja"]
+    assert {f"pegasus_lightning/{name}" for name in files} <= inside
 
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)
