@@ -369,13 +369,14 @@ def test_what_a_panel_said_of_the_same_pegasi_stands_in_the_scorecard(tmp_path: 
         (folder / name).write_text(json.dumps(record | changes))
         os.utime(folder / name, (time, time))
 
-    write("a.json", 1, rows={"mine": row | {"W": {"value": 0.9, "low": 0.8, "high": 1.0}}})
+    wrong: dict[str, Any] = {"rows": {"mine": row | {"W": {"value": 0.9, "low": 0.8, "high": 1.0}}}}
+    write("a.json", 1, **wrong)
     write("b.json", 2)
-    write("c.json", 3, batches=1000)  # of other weights
-    write("d.json", 4, settings=asked | {"search": {"method": "guided"}})  # asked in another way
+    write("c.json", 3, **wrong, batches=1000)  # of other weights
+    write("d.json", 4, **wrong, settings=asked | {"search": {"method": "guided"}})  # asked in another way
     write("e.json", 5, pegasi="nobody")
-    write("g.json", 6, parents={"source": "cifar10", "split": "train"})
-    write("h.json", 7, settings=asked | {"count": 30})  # the best of as many are better
+    write("g.json", 6, **wrong, parents={"source": "cifar10", "split": "train"})
+    write("h.json", 7, **wrong, settings=asked | {"count": 30})  # the best of as many are better
     (folder / "f.json").write_text("{")
     found = with_panel(plain, tmp_path).rows[PEGASI]
     assert found["panel_winged"] == Figure(0.2, 0.1, 0.4)
