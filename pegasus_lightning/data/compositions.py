@@ -189,12 +189,12 @@ def compose(
         raise ValueError(f"edge is one of {EDGES} and place of {PLACES}, not {edge} and {place}")
     first, second = _in_turn(len(bodies), count, seed, 0), _in_turn(len(limbs), count, seed, 1)
     draws = torch.rand(count, 12, generator=generator(seed, Stream.PAIRS, 2))
-    grounds = torch.from_numpy(np.stack([_ground(i, m) for i, m in zip(bodies.images, bodies.masks, strict=True)]))
+    grounds = grounds_of(bodies)
     made = []
     parts = torch.arange(count).split(AT_A_TIME)
     for part in tqdm(parts, desc="composing", unit="batch", delay=2.0, disable=None, leave=False):
-        own, other = first[part], second[part]
-        made.append(_compose(bodies.take(own), grounds[own], _edged(limbs.take(other), edge), draws[part], place))
+        own, other = bodies.take(first[part]), _edged(limbs.take(second[part]), edge)
+        made.append(put_together(own, grounds[first[part]], other, _drawn(own, draws[part], place), place))
     images, without, masks, moved = (torch.cat(values) for values in zip(*made, strict=True))
     return Compositions(images, without, masks, moved, first, second)
 
@@ -204,6 +204,11 @@ def _in_turn(length: int, count: int, seed: int, which: int) -> Tensor:
     source = generator(seed, Stream.ORDER, which)
     rounds = [torch.randperm(length, generator=source) for _ in range(-(-count // length))]
     return torch.cat(rounds)[:count]
+
+
+def grounds_of(bodies: Bodies) -> Tensor:
+    """Return the photographs' grounds, blurred and with the animals taken out, uint8 (N, 3, 32, 32)."""
+    return torch.from_numpy(np.stack([_ground(i, m) for i, m in zip(bodies.images, bodies.masks, strict=True)]))
 
 
 def _ground(image: Tensor, mask: Tensor) -> np.ndarray:
@@ -230,29 +235,79 @@ def _edged(limbs: Limbs, edge: str) -> Limbs:
     return Limbs(pixels, limbs.roots, limbs.tips, limbs.donors)
 
 
-def _compose(
-    bodies: Bodies, grounds: Tensor, limbs: Limbs, draws: Tensor, place: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images, bodies (uint8), masks (bool) and moved parts (uint8) of B compositions."""
+@dataclass(frozen=True)
+class Layout:
+    """How B compositions are put together. The fields are (B,), angles in radians."""
+
+    along: Tensor  # place on the back, from the tail, over the silhouette's width
+    size: Tensor  # length of the limb over the silhouette's width
+    angle: Tensor  # of the limb above the horizontal, towards the tail
+    flipped: Tensor  # -1: the limb's mirror image, 1: as it was cut out
+    far: Tensor  # bool: a second limb behind the body,
+    far_angle: Tensor  # turned up by this angle
+    colours: Tensor  # (B, 3) in [0, 1]: the limb's mean colour moves towards this one,
+    tint: Tensor  # by this share of the way
+    mirrored: Tensor  # bool: the whole picture
+    beside: Tensor  # int64: the place beside the body, of three
+
+
+def _drawn(bodies: Bodies, draws: Tensor, place: str) -> Layout:
+    """Return a layout from uniform draws (B, 12); see `compose`."""
 
     def drawn(column: int, limits: tuple[float, float]) -> Tensor:
         return limits[0] + (limits[1] - limits[0]) * draws[:, column]
 
+    return Layout(
+        along=drawn(0, ALONG),
+        size=drawn(1, SIZE),
+        angle=drawn(2, ANGLE if place == "back" else UPRIGHT).deg2rad(),
+        flipped=torch.where(draws[:, 4] < 0.5, -1.0, 1.0),
+        far=draws[:, 5] < (FAR_SHARE if place == "back" else 0),
+        far_angle=drawn(6, FAR_ANGLE).deg2rad(),
+        colours=mean_colours(to_float(bodies.images), bodies.masks),
+        tint=drawn(3, TINT),
+        mirrored=draws[:, 8] < 0.5,
+        beside=(draws[:, 7] * 3).long(),
+    )
+
+
+def mean_colours(images: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean colours (N, 3) of images (N, 3, H, W) inside masks (N, H, W)."""
+    return (images * masks[:, None]).sum((2, 3)) / masks.sum((1, 2)).clamp_min(1)[:, None]
+
+
+def limb_colours(limbs: Limbs) -> Tensor:
+    """Return the mean colours of limbs, (N, 3) in [0, 1]."""
+    return limbs.pixels[:, :3].sum((2, 3)) / limbs.pixels[:, 3:].sum((2, 3)).clamp_min(1e-6)
+
+
+def put_together(
+    bodies: Bodies, grounds: Tensor, limbs: Limbs, layout: Layout, place: str = "back", room: float | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images, bodies (uint8), masks (bool) and moved parts (uint8) of B compositions.
+
+    With `room` each photograph is scaled by it, with the middle of its lower edge fixed, and a limb that would leave
+    the image is made smaller. Without it a body is scaled where its limb would leave the image.
+    """
     side = float(IMAGE_SIZE)
     columns = bodies.masks.any(1)
     numbers = torch.arange(IMAGE_SIZE)
     left = columns.float().argmax(1).float()
     right = (columns * (numbers + 1)).amax(1).float()
     width = (right - left).clamp_min(1)
-    along = drawn(0, ALONG)
-    root_x = torch.where(bodies.facing > 0, left + along * width, right - along * width)
+    root_x = torch.where(bodies.facing > 0, left + layout.along * width, right - layout.along * width)
     tops = torch.where(columns, bodies.masks.float().argmax(1), IMAGE_SIZE).float()
     around = (root_x.long()[:, None] + torch.arange(-1, 2)).clamp(0, IMAGE_SIZE - 1)
     root_y = tops.gather(1, around).median(1).values
-    angle, length = drawn(2, ANGLE if place == "back" else UPRIGHT).deg2rad(), drawn(1, SIZE) * width
-    scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
+    angle, length = layout.angle, layout.size * width
     centre = (left + right) / 2
-    shifted = side / 2 + 0.6 * scale * (centre - side / 2)
+    if room is None:
+        scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
+        shifted = side / 2 + 0.6 * scale * (centre - side / 2)
+    else:
+        scale = torch.full_like(width, room)
+        length = torch.minimum(length, ((side - 1) / scale - side + root_y) / 0.85)
+        shifted = side / 2 + scale * (centre - side / 2)
 
     columns_out, rows_out = _positions()
     x = centre[:, None, None] + (columns_out - shifted[:, None, None]) / scale[:, None, None]
@@ -264,38 +319,33 @@ def _compose(
     masks = _pooled(_sample(bodies.masks[:, None].float(), x, y, "zeros", "bilinear"))
 
     spot_x, spot_y = shifted + scale * (root_x - centre), side - scale * (side - root_y)
-    means = limbs.pixels[:, :3].sum((2, 3)) / limbs.pixels[:, 3:].sum((2, 3)).clamp_min(1e-6)
-    body_means = (photographs * bodies.masks[:, None]).sum((2, 3)) / bodies.masks.sum((1, 2)).clamp_min(1)[:, None]
-    tint = (drawn(3, TINT)[:, None] * (body_means - means))[:, :, None, None]
-    flipped = torch.where(draws[:, 4] < 0.5, -1.0, 1.0)
+    tint = (layout.tint[:, None] * (layout.colours - limb_colours(limbs)))[:, :, None, None]
 
     def placed(x: Tensor, y: Tensor, angle: Tensor, shade: float) -> Tensor:
         """Return the limbs with their roots at (x, y), pointing up at `angle` towards the tail, (B, 4, 32, 32)."""
         axis = limbs.tips - limbs.roots
         shrink = (axis.norm(dim=1) / (length * scale)).clamp_min(1 / MAX_GROWTH)
         towards = torch.stack([-bodies.facing * angle.cos(), -angle.sin()], 1)
-        moved = _turned(limbs, towards, torch.stack([x, y], 1), shrink, flipped)
+        moved = _turned(limbs, towards, torch.stack([x, y], 1), shrink, layout.flipped)
         colour = torch.minimum((moved[:, :3] + tint * moved[:, 3:]).clamp_min(0), moved[:, 3:]) * shade
         return torch.cat([colour, moved[:, 3:]], 1)
 
     if place != "beside":
         near = placed(spot_x, spot_y + 2.2 * scale, angle, 1.0)
-        far_angle = angle + drawn(6, FAR_ANGLE).deg2rad()
-        far = placed(spot_x + 1.2 * bodies.facing, spot_y + 1.5, far_angle, FAR_SHADE)
-        far = far * ((draws[:, 5] < (FAR_SHARE if place == "back" else 0))[:, None, None, None] * (1 - masks))
+        far = placed(spot_x + 1.2 * bodies.facing, spot_y + 1.5, angle + layout.far_angle, FAR_SHADE)
+        far = far * (layout.far[:, None, None, None] * (1 - masks))
         moved = far * (1 - near[:, 3:]) + near
     else:
-        spots = torch.tensor([[0.55, -0.3], [0.0, 0.45], [-0.55, 0.0]])[(draws[:, 7] * 3).long()]
+        spots = torch.tensor([[0.55, -0.3], [0.0, 0.45], [-0.55, 0.0]])[layout.beside]
         axis = F.normalize(limbs.tips - limbs.roots, dim=1)
         middle = torch.stack([shifted, (spot_y + side) / 2], 1)
         offset = torch.stack([bodies.facing * spots[:, 0], spots[:, 1]], 1) * (width * scale)[:, None]
         span = (limbs.tips - limbs.roots).norm(dim=1).clamp_min(1e-6)
         start = (middle + offset).clamp(4, side - 4) - axis * (0.25 * width * scale)[:, None]
-        moved = _turned(limbs, axis, start, span / (0.5 * width * scale), torch.ones_like(flipped))
+        moved = _turned(limbs, axis, start, span / (0.5 * width * scale), torch.ones_like(width))
     images = without * (1 - moved[:, 3:]) + moved[:, :3]
-    mirrored = draws[:, 8] < 0.5
     whole = torch.cat([images, without, masks, moved], 1).clamp(0, 1)
-    whole = torch.where(mirrored[:, None, None, None], whole.flip(3), whole)
+    whole = torch.where(layout.mirrored[:, None, None, None], whole.flip(3), whole)
     pixels = (whole * 255).round().to(torch.uint8)
     return pixels[:, :3], pixels[:, 3:6], whole[:, 6] > 0.5, pixels[:, 7:]
 
