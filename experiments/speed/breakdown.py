@@ -107,7 +107,7 @@ def named_places() -> Iterator[None]:
         for owner, name, place in (
             (Committee, "logits", "guide"),
             (Committee, "distance", "guide"),
-            (TwoPlayerModel, "r1_penalty", "R1"),
+            (TwoPlayerModel, "gradient_penalty", "R1"),
             (two_player, "augment", "augmentation"),
             (pegasus, "augment", "augmentation"),
             (TwoPlayerModel, "_step_player", "optimizers and averages"),

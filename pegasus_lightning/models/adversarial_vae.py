@@ -32,7 +32,8 @@ class AdversarialVAE(TwoPlayerModel):
     autoencoder: BCE_sum(D(z), x) + KL(q(z|x) || N(0, I)) + BCE_sum(C(D(z)), 1)
     critic: BCE_sum(C(D(z)), 0) + BCE_sum(C(x), 1)
 
-    With `adversarial_loss=hinge`, hinge losses replace the three adversarial cross-entropies.
+    With `adversarial_loss=hinge`, hinge losses replace the three adversarial cross-entropies; with `relativistic`, the
+    losses of pairs of an image and its reconstruction.
     """
 
     Config = AdversarialVAEConfig
@@ -40,27 +41,30 @@ class AdversarialVAE(TwoPlayerModel):
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         step = super().forward_batch(images, labels)
         shown = {"reconstruction": self.augment_for_critic(step.reconstructions, 0)}
-        step.fakes = self.one_pass(shown, lambda outputs: self._fake_term(outputs["reconstruction"]).weighted)
+        step.fakes = self.one_pass(shown, lambda outputs: self._fake_term(outputs["reconstruction"], step).weighted)
+        step.real = self.critic(self.augment_for_critic(step.images, 2))
         return step
 
-    def _fake_term(self, outputs: Tensor) -> Term:
-        return Term(critic_loss_fake(outputs, self.config.adversarial_loss), self.config.weights.critic_fake)
+    def _fake_term(self, outputs: Tensor, step: Step) -> Term:
+        loss = critic_loss_fake(outputs, self.config.adversarial_loss, step.real)
+        return Term(loss, self.config.weights.critic_fake)
 
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:
         assert step.fakes is not None
-        adversarial = generator_loss(step.fakes.for_autoencoder["reconstruction"], self.config.adversarial_loss)
+        outputs = step.fakes.for_autoencoder["reconstruction"]
+        adversarial = generator_loss(outputs, self.config.adversarial_loss, step.real)
         return self.vae_terms(step) | {"adversarial": Term(adversarial, self.config.weights.adversarial)}
 
     def critic_losses(self, step: Step) -> dict[str, Term]:
         assert step.fakes is not None
+        assert step.real is not None
         weights, kind = self.config.weights, self.config.adversarial_loss
-        fake = step.fakes.for_critic["reconstruction"]
-        real = self.critic(self.augment_for_critic(step.images, 2))
+        fake, real = step.fakes.for_critic["reconstruction"], step.real
         self.log_mean("critic/fake", self.critic_probability(fake))
         self.log_mean("critic/real", self.critic_probability(real))
         return {
-            "fake": self._fake_term(fake),
-            "real": Term(critic_loss_real(real, kind), weights.critic_real),
+            "fake": self._fake_term(fake, step),
+            "real": Term(critic_loss_real(real, kind, fake), weights.critic_real),
         }
 
     def blind_critic_loss(self) -> float | None:

@@ -46,6 +46,12 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(predictions, targets.to(predictions.dtype), reduction="sum") / len(predictions)
 
 
+def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum of |predictions - targets| over an image, averaged over the batch."""
+    predictions = _float(predictions)
+    return F.l1_loss(predictions, targets.to(predictions.dtype), reduction="sum") / len(predictions)
+
+
 def label_cross_entropy(logits: Tensor, label: float) -> Tensor:
     """Return BCE_sum(C(.), label) for a critic's logits (B,) or (B, n); `label` is 1 for real, 0 for fake."""
     logits = _float(logits)
@@ -62,25 +68,53 @@ def hinge_fake(outputs: Tensor) -> Tensor:
     return F.relu(1 + _float(outputs)).mean()
 
 
-def critic_loss_real(outputs: Tensor, kind: str) -> Tensor:
-    """Return the critic's loss for outputs (B,) of real images: BCE(C(x), 1), or `hinge_real` for kind `hinge`."""
+def relativistic(winners: Tensor, losers: Tensor) -> Tensor:
+    """Return mean softplus(C(loser) - C(winner)) over pairs (Jolicoeur-Martineau 2019, arXiv 1807.00734, RpGAN).
+
+    Both are outputs (B,). The critic's winners are the real images, the autoencoder's are its fakes.
+    """
+    return F.softplus(_float(losers) - _float(winners)).mean()
+
+
+def critic_loss_real(outputs: Tensor, kind: str, fakes: Tensor | None = None) -> Tensor:
+    """Return the critic's loss for outputs (B,) of real images.
+
+    It is BCE(C(x), 1), `hinge_real` for kind `hinge`, or `relativistic` for that kind: `fakes` (B,) or (K, B) are then
+    the outputs of the fakes that each image is paired with, and get no gradient.
+    """
+    if kind == "relativistic":
+        assert fakes is not None
+        return relativistic(outputs, fakes.detach())
     return hinge_real(outputs) if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
 
-def critic_loss_fake(outputs: Tensor, kind: str) -> Tensor:
-    """Return the critic's loss for outputs (B,) of fakes: BCE(C(x~), 0), or `hinge_fake` for kind `hinge`."""
+def critic_loss_fake(outputs: Tensor, kind: str, real: Tensor | None = None) -> Tensor:
+    """Return the critic's loss for outputs (B,) of fakes: BCE(C(x~), 0), `hinge_fake`, or `relativistic`.
+
+    `real` (B,) are the outputs of the images that the fakes are paired with; they get no gradient. With it, the two
+    losses of the critic have equal values, and together the gradient of one relativistic loss.
+    """
+    if kind == "relativistic":
+        assert real is not None
+        return relativistic(real.detach(), outputs)
     return hinge_fake(outputs) if kind == "hinge" else label_cross_entropy(outputs, 0.0)
 
 
-def generator_loss(outputs: Tensor, kind: str) -> Tensor:
-    """Return the autoencoder's loss for outputs (B,) of its fakes: BCE(C(x~), 1), or -mean C(x~) for kind `hinge`."""
+def generator_loss(outputs: Tensor, kind: str, real: Tensor | None = None) -> Tensor:
+    """Return the autoencoder's loss for outputs (B,) of its fakes: BCE(C(x~), 1), -mean C(x~) for kind `hinge`, or
+    `relativistic` with the outputs `real` (B,) of the images that the fakes are paired with.
+    """
+    if kind == "relativistic":
+        assert real is not None
+        return relativistic(outputs, real.detach())
     return -_float(outputs).mean() if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
 
 def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
     """Return R1, 1/2 E ||grad_x C(x)||^2 over real images (Mescheder et al. 2018, arXiv 1801.04406, eq. 9, no gamma).
 
-    `outputs` (B,) are the critic's for `images` (B, 3, H, W), which require gradients.
+    Over fakes it is R2 (their eq. 10). `outputs` (B,) are the critic's for `images` (B, 3, H, W), which require
+    gradients.
     """
     (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
     return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
@@ -156,5 +190,10 @@ def blind_cross_entropy(real: float, fake: float) -> float:
 
 
 def blind_loss(kind: str, real: float, fake: float) -> float:
-    """Return `blind_cross_entropy`, or for kind `hinge` 2 min(real, fake), attained at a constant output of 1 or -1."""
+    """Return the smallest loss of a critic with a constant output: `blind_cross_entropy` for kind `bce`.
+
+    For `hinge` it is 2 min(real, fake), at an output of 1 or -1; for `relativistic` (real + fake) ln 2, at any.
+    """
+    if kind == "relativistic":
+        return (real + fake) * math.log(2)
     return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)

@@ -37,11 +37,21 @@ def _normalise_and_activate(channels: int, batch_norm: bool) -> list[nn.Module]:
     return [*norm, nn.LeakyReLU(SLOPE, inplace=True)]
 
 
-def widths(config: NetworksConfig, channels: int | None = None) -> list[int]:
-    """Return the channels after each convolution, [c, 2c, 4c, ...]; c is `channels`, by default config.channels."""
-    if not MIN_CONV_LAYERS <= config.conv_layers <= MAX_CONV_LAYERS:
-        raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {config.conv_layers}")
-    return [(channels or config.channels) * 2**layer for layer in range(config.conv_layers)]
+def widths(config: NetworksConfig) -> list[int]:
+    """Return the channels after each convolution of the encoder, [c, 2c, 4c, ...]."""
+    return _doubled(config.channels, config.conv_layers)
+
+
+def critic_widths(config: NetworksConfig) -> list[int]:
+    """Return `widths` of the critic, which may have its own channels and number of convolutions."""
+    layers = config.conv_layers if config.critic_layers is None else config.critic_layers
+    return _doubled(config.critic_channels or config.channels, layers)
+
+
+def _doubled(channels: int, layers: int) -> list[int]:
+    if not MIN_CONV_LAYERS <= layers <= MAX_CONV_LAYERS:
+        raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {layers}")
+    return [channels * 2**layer for layer in range(layers)]
 
 
 def final_side(config: NetworksConfig) -> int:
@@ -90,6 +100,7 @@ def map_layers(sizes: list[int], *, spectral: bool) -> list[nn.Module]:
 class Encoder(nn.Module):
     """Images (B, 3, 32, 32) to mean and log-variance of q(z|x), each (B, latent_dim), by two heads of equal structure.
 
+    Convolutions of stride 2 and any residual blocks come first.
     The heads are fully connected or, for a spatial latent, convolutional: the code is then a flattened map
     (latent_dim / S^2, S, S). A `deterministic` encoder has no second head; its log-variances are zeros, which its
     posterior ignores.
@@ -99,6 +110,7 @@ class Encoder(nn.Module):
         super().__init__()
         spectral = config.spectral_norm == "all"
         self.convolutions = convolutions(config, widths(config), batch_norm=config.batch_norm, spectral=spectral)
+        self.convolutions.extend(residual_blocks(config))
         self.mean = self._head(config, spectral)
         self.log_variance = None if deterministic else self._head(config, spectral)
 
@@ -121,26 +133,34 @@ class Encoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """(B, inputs, S, S) to (B, outputs, 2S, 2S): a skip connection plus two 3 x 3 convolutions (He et al. 2016).
+    """A skip connection plus two 3 x 3 convolutions (He et al. 2016), (B, inputs, S, S) to (B, outputs, 2S, 2S).
 
     The first convolution precedes the nearest-neighbour upsampling, at a quarter of the cost. The second follows it and
-    smooths the steps (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    smooths the steps (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). Without upsampling the side and
+    the channels stay, and the skip connection is the identity.
     """
 
-    def __init__(self, inputs: int, outputs: int, config: NetworksConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, config: NetworksConfig, *, upsample: bool = True) -> None:
         super().__init__()
         spectral = config.spectral_norm == "all"
         first = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=not config.batch_norm)
-        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip has a bias
+        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip or the next block has one
+        doubled: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if upsample else []
         layers = [*_normalise_and_activate(inputs, config.batch_norm), _maybe_spectral(first, spectral)]
-        layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_normalise_and_activate(outputs, config.batch_norm)]
+        layers += [*doubled, *_normalise_and_activate(outputs, config.batch_norm)]
         self.main = nn.Sequential(*layers, _maybe_spectral(second, spectral))
-        skip = _maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=1), spectral)
-        self.skip = nn.Sequential(skip, nn.Upsample(scale_factor=2, mode="nearest"))
+        skip = [_maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=1), spectral)] if upsample else []
+        self.skip = nn.Sequential(*skip, *doubled)
 
     def forward(self, maps: Tensor) -> Tensor:
         # Without BatchNorm the main path begins with an in-place activation, which would alter the input of the skip.
         return self.skip(maps) + self.main(maps if isinstance(self.main[0], nn.BatchNorm2d) else maps.clone())
+
+
+def residual_blocks(config: NetworksConfig) -> list[nn.Module]:
+    """Return `config.residual_blocks` blocks at the smallest map, for the end of the encoder or the decoder's start."""
+    channels = widths(config)[-1]
+    return [ResidualBlock(channels, channels, config, upsample=False) for _ in range(config.residual_blocks)]
 
 
 class Decoder(nn.Module):
@@ -162,7 +182,8 @@ class Decoder(nn.Module):
             sizes = [config.latent_dim, *[config.fc_width] * (config.fc_layers - 1), channels * side * side]
             self.fully_connected = fully_connected(sizes, spectral=spectral)
         layers = residual_layers(config) if config.decoder == "residual" else plain_layers(config)
-        self.convolutions = nn.Sequential(nn.Unflatten(1, (channels, side, side)), *layers)
+        blocks = residual_blocks(config)
+        self.convolutions = nn.Sequential(nn.Unflatten(1, (channels, side, side)), *blocks, *layers)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.convolutions(self.fully_connected(codes))
@@ -206,19 +227,25 @@ def _upsample(inputs: int, outputs: int, config: NetworksConfig, *, bias: bool) 
 class Critic(nn.Module):
     """Images (B, 3, 32, 32) to one real number per image, (B,): a logit, or ACAI's coefficient.
 
-    `features` is an encoder without heads; its output is the penultimate layer (VAE/GAN's C_l). `last` is a
-    convolution to one channel. The output is the mean of its map, a single pixel with 3 or more convolutions.
+    `features` is an encoder without heads, of `critic_layers` convolutions; its output is the penultimate layer
+    (VAE/GAN's C_l). `last` is a convolution to one channel. The output is the mean of its map, a single pixel with 3
+    or more convolutions. With `critic_patches` the mean of a second map is added, one value a place of the map before
+    the last convolution of stride 2: the critic then judges patches and the whole (PatchGAN: Isola et al. 2017).
     """
 
     def __init__(self, config: NetworksConfig) -> None:
         super().__init__()
         spectral = config.spectral_norm in ("critic", "all")
-        channels_of = widths(config, config.critic_channels)
+        channels_of = critic_widths(config)
         self.features = convolutions(
             config, channels_of, batch_norm=config.critic_batch_norm, spectral=spectral, stem=config.critic_stem
         )
-        last = Convolution(channels_of[-1], 1, kernel_size=min(4, final_side(config)))
+        last = Convolution(channels_of[-1], 1, kernel_size=min(4, IMAGE_SIZE // 2 ** len(channels_of)))
         self.last = _maybe_spectral(last, spectral)
+        self.patches: nn.Module | None = None
+        if config.critic_patches:
+            patches = Convolution(channels_of[-2], 1, kernel_size=3, padding=1)
+            self.patches = _maybe_spectral(patches, spectral)
         if config.critic_start == "he" and not spectral:  # spectral norm sets the size of the weights
             # PyTorch's default initialisation shrinks activations at each layer. Without normalisation, a critic of
             # real and fake then learns nothing for hundreds of batches. ACAI's critic predicts a small coefficient and
@@ -228,11 +255,18 @@ class Critic(nn.Module):
                     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.score(self.features(images))
+        return self.with_features(images)[1]
 
-    def score(self, features: Tensor) -> Tensor:
-        """Return the output (B,), float32, for penultimate features (B, C, S, S)."""
-        return self.last(features).flatten(1).float().mean(1)
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the penultimate features (B, C, S, S) and the output (B,), float32."""
+        if self.patches is None:
+            features = self.features(images)
+            return features, self.last(features).flatten(1).float().mean(1)
+        middle = max(index for index, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d))
+        maps = self.features[:middle](images)
+        features = self.features[middle:](maps)
+        patches, whole = (part.flatten(1).float().mean(1) for part in (self.patches(maps), self.last(features)))
+        return features, patches + whole
 
 
 @contextmanager

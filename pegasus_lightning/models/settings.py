@@ -13,6 +13,7 @@ from pegasus_lightning.utils.errors import (
     UserError,
     check_above,
     check_at_least,
+    check_at_most,
     check_choice,
     check_fixed,
     check_fraction,
@@ -25,11 +26,11 @@ UPSAMPLING = ("transposed", "nearest")
 DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
 CRITIC_STARTS = ("default", "he")
-ADVERSARIAL_LOSSES = ("bce", "hinge")
+ADVERSARIAL_LOSSES = ("bce", "hinge", "relativistic")
 MIX_PAIRS = ("random", "alike")
 GUIDES = ("plain", "averaging")  # of recognisers.network.ARCHITECTURES, without the reporting one
 DEFAULT_TASK = "real from fake"
-RECONSTRUCTION = ("bce", "mse")
+RECONSTRUCTION = ("bce", "mse", "l1")
 MIN_CONV_LAYERS = 2
 MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth one would leave a single pixel
 
@@ -43,6 +44,7 @@ class NetworksConfig:
     conv_layers: int = 3  # kernel 4, stride 2: each halves the side of the maps
     fc_layers: int = 1  # of each head, and of the decoder's input
     fc_width: int = 512  # of hidden layers, if fc_layers > 1
+    residual_blocks: int = 0  # at the smallest map: after the encoder's convolutions, before the decoder's
     batch_norm: bool = True  # in encoder and decoder
     critic_batch_norm: bool = True
     spectral_norm: str = "none"
@@ -50,8 +52,10 @@ class NetworksConfig:
     decoder: str = "plain"  # plain: the encoder reversed; residual: residual blocks with nearest upsampling
     latent: str = "flat"  # flat: a vector; spatial: a map of latent_dim / side^2 channels
     critic_channels: int | None = None  # of the critic's first convolution; null: the encoder's
+    critic_layers: int | None = None  # convolutions of the critic; null: the encoder's
     critic_start: str = "default"  # initial weights of the critic: default (PyTorch's) or he (He et al. 2015)
     critic_stem: bool = False  # a 3 x 3 convolution at full resolution, half as wide, before the critic
+    critic_patches: bool = False  # the critic also judges patches; VAE/GAN's features are those of the whole
 
 
 @dataclass
@@ -73,14 +77,15 @@ class ModelConfig:
     networks: NetworksConfig = field(default_factory=NetworksConfig)
     autoencoder_optimizer: AdamConfig = field(default_factory=AdamConfig)
     critic_optimizer: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-4, beta1=0.5))
-    reconstruction: str = "bce"  # pixel term: bce or mse, summed over an image
+    reconstruction: str = "bce"  # pixel term: bce, mse or l1, summed over an image
     sample_codes: bool = True  # false: the code is the posterior mean, as in a plain autoencoder
     # EMA decay of encoder, decoder and mixing weights; the average is used for inference; null: no average
     ema_decay: float | None = None
     critic_augmentation: list[str] = field(default_factory=list)  # of the critic's inputs: names of OPERATIONS
-    adversarial_loss: str = "bce"  # bce (non-saturating) or hinge
+    adversarial_loss: str = "bce"  # bce (non-saturating), hinge or relativistic (real and fake in pairs)
     adaptive_adversarial: bool = False  # scale adversarial terms to the gradient of the other terms
     r1: float = 0.0  # gamma of the critic's gradient penalty on real images
+    r2: float = 0.0  # the same on fakes
     weights: Any = MISSING
 
 
@@ -93,6 +98,9 @@ def validate_model(model: Any) -> None:
             f"model.networks.conv_layers={networks.conv_layers} is not possible: each convolution halves the side, "
             f"so {IMAGE_SIZE}x{IMAGE_SIZE} images allow {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS} of them."
         )
+    check_at_least("model.networks.critic_layers", networks.critic_layers, MIN_CONV_LAYERS)
+    check_at_most("model.networks.critic_layers", networks.critic_layers, MAX_CONV_LAYERS)
+    check_not_negative("model.networks.residual_blocks", networks.residual_blocks)
     for key in ("latent_dim", "channels", "fc_layers", "fc_width", "critic_channels"):
         check_at_least(f"model.networks.{key}", networks[key], 1)
     check_choice("model.networks.spectral_norm", networks.spectral_norm, SPECTRAL_NORM)
@@ -112,6 +120,7 @@ def validate_model(model: Any) -> None:
     for name in model.critic_augmentation:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
+    check_not_negative("model.r2", model.r2)
     if "mix_pairs" in model:
         _validate_mixes(model)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
@@ -146,9 +155,10 @@ def _check_spectral_norm(networks: Any, has_critic: bool) -> None:
 
 
 CRITIC_ONLY = (
-    *("r1", "adversarial_loss", "adaptive_adversarial", "critic_augmentation"),
+    *("r1", "r2", "adversarial_loss", "adaptive_adversarial", "critic_augmentation"),
     *(f"critic_optimizer.{adam.name}" for adam in fields(AdamConfig)),
     *(f"networks.{name}" for name in ("critic_batch_norm", "critic_channels", "critic_start", "critic_stem")),
+    *(f"networks.{name}" for name in ("critic_layers", "critic_patches")),
 )
 
 
@@ -210,6 +220,11 @@ def _unread_of_mixes(model: Any) -> list[tuple[Any, str, Iterable[str]]]:
 
 def _validate_mixes(model: Any) -> None:
     """Check the fields that model=pegasus adds."""
+    if model.adversarial_loss == "relativistic":
+        raise UserError(
+            "model.adversarial_loss=relativistic compares a fake with its image, and a mix of model=pegasus has two: "
+            "say bce or hinge."
+        )
     check_choice("model.mix_pairs", model.mix_pairs, MIX_PAIRS)
     ratio = list(model.mix_ratio)
     if len(ratio) != 2 or not 0 <= ratio[0] <= ratio[1] <= 1:

@@ -45,6 +45,7 @@ class Step:
     labels: Tensor | None = None  # (B,), 0 the first class, 1 the second
     extra_images: dict[str, Tensor] = field(default_factory=dict)  # other decoded images that a variant uses, by name
     ratios: Tensor | None = None  # mixing ratios of the mixes among them, (M,)
+    real: Tensor | None = None  # the critic's outputs for real images, where both players need them
     fakes: OnePass | None = None  # the critic's outputs for fakes, where one pass serves both players
 
     @cached_property
@@ -159,10 +160,11 @@ class TwoPlayerModel(Autoencoder):
         return terms
 
     def pixel_term(self, step: Step) -> Tensor:
-        """Return the unweighted reconstruction error an image: BCE_sum(D(z), x), or the summed squared error."""
+        """Return the unweighted error an image: BCE_sum(D(z), x), or the summed squared or absolute error."""
         if self.config.reconstruction == "bce":
             return losses.binary_cross_entropy(step.logits, step.images)
-        return losses.squared_error(step.reconstructions, step.images)
+        error = losses.absolute_error if self.config.reconstruction == "l1" else losses.squared_error
+        return error(step.reconstructions, step.images)
 
     def kl_term(self, step: Step) -> Tensor:
         """Return the unweighted KL(q(z|x) || N(0, I)), in nats an image."""
@@ -196,11 +198,11 @@ class TwoPlayerModel(Autoencoder):
             critic_terms = self.critic_losses(step)
             logged |= self._logged("critic_loss", critic_terms)
             penalties: list[Tensor] = []
-            if self.config.r1 and self.batches_done % R1_EVERY == 0:
-                penalty = Term(self.r1_penalty(images), self.config.r1)
-                logged |= self._logged("critic_penalty", {"r1": penalty})
+            if (self.config.r1 or self.config.r2) and self.batches_done % R1_EVERY == 0:
+                penalty_terms = self.critic_penalties(step)
+                logged |= self._logged("critic_penalty", penalty_terms)
                 # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
-                penalties.append(R1_EVERY * penalty.weighted)
+                penalties += [R1_EVERY * term.weighted for term in penalty_terms.values()]
             others[0].zero_grad()
             total = torch.stack([*(term.weighted for term in critic_terms.values()), *penalties]).sum()
             self.manual_backward(total, inputs=self.critic_parameters)
@@ -216,8 +218,14 @@ class TwoPlayerModel(Autoencoder):
         if measure_norms or self.trainer.is_last_batch:
             self._log_averages()
 
-    def r1_penalty(self, images: Tensor) -> Tensor:
-        """Return the unweighted gradient penalty of the critic at real images (B, 3, 32, 32), augmented."""
+    def critic_penalties(self, step: Step) -> dict[str, Term]:
+        """Return the gradient penalties that have a weight: `r1` at the real images, `r2` at the reconstructions."""
+        at = {"r1": step.images, "r2": step.reconstructions}
+        weights = {"r1": self.config.r1, "r2": self.config.r2}
+        return {name: Term(self.gradient_penalty(at[name]), weight) for name, weight in weights.items() if weight}
+
+    def gradient_penalty(self, images: Tensor) -> Tensor:
+        """Return the unweighted gradient penalty of the critic at images (B, 3, 32, 32), augmented."""
         images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
         # `forward` stays eager under trainer.compile: a compiled network cannot be differentiated twice.
         return losses.gradient_penalty(self.critic.forward(images), images)

@@ -59,14 +59,13 @@ class VAEGAN(TwoPlayerModel):
         step.extra_images["noise"] = samples
         kind = self.config.adversarial_loss
         with torch.no_grad():
-            real_features = self.critic.features(self.augment_for_critic(step.images, 0))
-        features = self.critic.features(self.augment_for_critic(step.reconstructions, 0))
+            real_features, real = self.critic.with_features(self.augment_for_critic(step.images, 0))
+        features, outputs = self.critic.with_features(self.augment_for_critic(step.reconstructions, 0))
         noise = self.critic(self.augment_for_critic(samples, 1))
-        real = generator_loss(self.critic.score(features), kind)
         return self.vae_terms(step, pixels=weights.reconstruction > 0) | {
             "feature": Term(feature_distance(real_features, features), weights.feature),
-            "adversarial_reconstruction": Term(real, weights.adversarial_reconstruction),
-            "adversarial_noise": Term(generator_loss(noise, kind), weights.adversarial_noise),
+            "adversarial_reconstruction": Term(generator_loss(outputs, kind, real), weights.adversarial_reconstruction),
+            "adversarial_noise": Term(generator_loss(noise, kind, real), weights.adversarial_noise),
         }
 
     def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
@@ -90,15 +89,15 @@ class VAEGAN(TwoPlayerModel):
         self.log_mean("critic/real", self.critic_probability(outputs["real"]))
         self.log_mean("critic/fake", self.critic_probability(outputs["reconstruction"]))
         self.log_mean("critic/noise", self.critic_probability(outputs["noise"]))
-        kind = self.config.adversarial_loss
+        kind, real = self.config.adversarial_loss, outputs["real"]
+        shares = {"reconstruction": weights.critic_reconstruction, "noise": weights.critic_noise}
         return {
-            "real": Term(critic_loss_real(outputs["real"], kind), weights.critic_real),
-            "reconstruction": Term(critic_loss_fake(outputs["reconstruction"], kind), weights.critic_reconstruction),
-            "noise": Term(critic_loss_fake(outputs["noise"], kind), weights.critic_noise),
+            "real": Term(critic_loss_real(real, kind, torch.stack([outputs[k] for k in shares])), weights.critic_real),
+            **{name: Term(critic_loss_fake(outputs[name], kind, real), share) for name, share in shares.items()},
         }
 
     def blind_critic_loss(self) -> float | None:
-        """Return 3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake; 2 for hinge losses."""
+        """Return 3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake; see `blind_loss` for others."""
         weights = self.config.weights
         fake = weights.critic_reconstruction + weights.critic_noise
         return blind_loss(self.config.adversarial_loss, weights.critic_real, fake)

@@ -33,6 +33,13 @@ NOT_IDENTITY = {
     + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
 }
+# Settings of models that came after the first runs were named: at these values they do not make another run either.
+ADDED = {
+    ("r2",): 0.0,
+    ("networks", "residual_blocks"): 0,
+    ("networks", "critic_layers"): None,
+    ("networks", "critic_patches"): False,
+}
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
 
 log = logging.getLogger(__name__)
@@ -45,6 +52,12 @@ def config_hash(config: dict[str, Any]) -> str:
         section = identity[group] if group else identity
         for key in keys:
             section.pop(key, None)
+    for (*groups, key), value in ADDED.items():
+        section = identity.get("model", {})
+        for group in groups:
+            section = section.get(group, {})
+        if key in section and section[key] == value:
+            del section[key]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -96,9 +96,9 @@ def check_at_least(key: str, value: float | None, low: float) -> None:
         raise UserError(f"{key}={value} is out of range: it must be at least {low}.")
 
 
-def check_at_most(key: str, value: float, high: float) -> None:
-    """Raise UserError unless the value is at most `high`."""
-    if not value <= high:
+def check_at_most(key: str, value: float | None, high: float) -> None:
+    """Raise UserError unless the value is null or at most `high`."""
+    if value is not None and not value <= high:
         raise UserError(f"{key}={value} is out of range: it must be at most {high}.")
 
 

@@ -128,6 +128,19 @@ def test_what_the_critic_and_the_autoencoder_minimise_by_hand(kind: str) -> None
     assert losses.generator_loss(outputs, kind).item() == pytest.approx(passing, rel=1e-6)
 
 
+def test_relativistic_losses_compare_the_images_of_a_pair_by_hand() -> None:
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0])
+    # softplus(x) = ln(1 + e^x) of -1.5 and 2 for the critic, of 1.5 and -2 for the autoencoder
+    critic, passing = (0.2014133 + 2.1269280) / 2, (1.7014133 + 0.1269280) / 2
+    assert losses.critic_loss_real(real, "relativistic", fake).item() == pytest.approx(critic, rel=1e-6)
+    assert losses.critic_loss_fake(fake, "relativistic", real).item() == pytest.approx(critic, rel=1e-6)
+    assert losses.generator_loss(fake, "relativistic", real).item() == pytest.approx(passing, rel=1e-6)
+    # A real image that is paired with several fakes: the mean over all pairs.
+    several = torch.stack([fake, torch.tensor([3.0, -2.0])])  # differences of 1 and -1: 1.3132617 and 0.3132617
+    wanted = (0.2014133 + 2.1269280 + 1.3132617 + 0.3132617) / 4
+    assert losses.critic_loss_real(real, "relativistic", several).item() == pytest.approx(wanted, rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["bce", "hinge"])
 def test_the_two_players_pull_a_fakes_output_in_opposite_ways(kind: str) -> None:
     outputs = torch.tensor([0.3, -0.2], requires_grad=True)

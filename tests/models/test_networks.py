@@ -82,6 +82,51 @@ def test_an_impossible_depth_is_refused(network: type[nn.Module], depth: int) ->
         network(config(conv_layers=depth))
 
 
+def test_the_critic_has_a_depth_of_its_own() -> None:
+    critic = Critic(config(conv_layers=2, critic_layers=4, critic_channels=2))
+    assert critic.features(torch.rand(2, 3, 32, 32)).shape == (2, 16, 2, 2)
+    assert critic(torch.rand(2, 3, 32, 32)).shape == (2,)
+    assert Encoder(config(conv_layers=2, critic_layers=4)).convolutions(torch.rand(2, 3, 32, 32)).shape == (2, 8, 8, 8)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_patches_are_judged_before_the_last_convolution(batch_norm: bool) -> None:
+    """The patches' share of the output is the mean of a 3 x 3 convolution of the 8 x 8 map, by hand."""
+    critic = Critic(config(critic_patches=True, critic_batch_norm=batch_norm)).eval()
+    images, maps = torch.rand(2, 3, 32, 32), None
+    for layer in list(critic.features)[: 6 if batch_norm else 4]:
+        maps = layer(images if maps is None else maps)
+    assert maps.shape == (2, 8, 8, 8)
+    with torch.no_grad():
+        before = critic(images)
+        critic.patches.bias += 0.25
+        torch.testing.assert_close(critic(images), before + 0.25)
+        critic.patches.bias -= 0.25
+        whole = critic.last(critic.features(images)).flatten(1).mean(1)
+        patches = functional.conv2d(maps, critic.patches.weight, critic.patches.bias, padding=1).mean((1, 2, 3))
+        torch.testing.assert_close(critic(images), whole + patches)
+    assert is_parametrized(Critic(config(critic_patches=True, critic_batch_norm=False, spectral_norm="all")).patches)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_residual_blocks_keep_the_shape_and_add_to_their_input(batch_norm: bool) -> None:
+    fields = config(conv_layers=2, residual_blocks=2, batch_norm=batch_norm)
+    plain = config(conv_layers=2, batch_norm=batch_norm)
+    encoder, decoder = Encoder(fields).eval(), Decoder(fields).eval()
+    images, codes = torch.rand(2, 3, 32, 32), torch.randn(2, 6)
+    for network, other, inputs in ((encoder, Encoder(plain).eval(), images), (decoder, Decoder(plain).eval(), codes)):
+        assert count(network, ResidualBlock) == 2
+        # A block with a last convolution of zeros is the identity: then the network is the one without blocks.
+        with torch.no_grad():
+            for block in network.modules():
+                if isinstance(block, ResidualBlock):
+                    block.main[-1].weight.zero_()
+        shared = {name: value for name, value in network.state_dict().items() if "main" not in name}
+        for key, value in zip(other.state_dict(), shared.values(), strict=True):
+            other.state_dict()[key].copy_(value)
+        torch.testing.assert_close(network(inputs), other(inputs))
+
+
 def test_a_deterministic_encoder_has_one_head() -> None:
     encoder = Encoder(config(fc_layers=2), deterministic=True)
     mean, log_variance = encoder(torch.rand(2, 3, 32, 32))
@@ -106,7 +151,7 @@ def test_the_critics_output_is_the_mean_of_its_last_map(depth: int) -> None:
     last = critic.last(features)
     assert last.shape[1:] == ((1, 5, 5) if depth == 2 else (1, 1, 1))
     torch.testing.assert_close(critic(images), last.mean(dim=(1, 2, 3)))
-    torch.testing.assert_close(critic.score(features), critic(images))
+    torch.testing.assert_close(critic.with_features(images), (features, critic(images)))
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "nearest"])

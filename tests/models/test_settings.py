@@ -21,6 +21,7 @@ MIXING = ("learned_mixing=false", "weights.guidance=0", "weights.layout=0", "wei
 # Another value of every field that can be unread.
 OTHER: dict[str, Any] = {
     "r1": 5.0,
+    "r2": 5.0,
     "adversarial_loss": "hinge",
     "critic_augmentation": ["cutout"],
     "critic_optimizer.lr": 0.1,
@@ -31,6 +32,8 @@ OTHER: dict[str, Any] = {
     "networks.critic_channels": 6,
     "networks.critic_start": "he",
     "networks.critic_stem": True,
+    "networks.critic_layers": 2,
+    "networks.critic_patches": True,
     "networks.spectral_norm": "none",
     "networks.fc_width": 9,
     "networks.upsampling": "nearest",

@@ -393,6 +393,37 @@ def test_hinge_losses_by_hand(name, tiny, images) -> None:
     assert [term.weighted.item() for term in critic.values()] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["adversarial_vae", "vae_gan"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_relativistic_losses_by_hand(name, batch_norm, tiny, fit, optimizer_steps, assert_gradients, images) -> None:
+    """Each image is paired with its own reconstruction, and in vae_gan with a sample too: softplus(loser - winner)."""
+    fakes = ("critic_fake",) if name == "adversarial_vae" else ("critic_reconstruction", "critic_noise")
+    weights = {"critic_real": 3.0, fakes[-1]: 2.0}
+    config = {"adversarial_loss": "relativistic", "weights": weights, "networks": {"critic_batch_norm": batch_norm}}
+    model, twin = tiny(name, config), tiny(name, config)
+    step = model.forward_batch(images)
+    terms = model.autoencoder_losses(step)
+    drawn = [step.reconstructions] if name == "adversarial_vae" else [step.reconstructions, step.extra_images["noise"]]
+    outputs, real = [model.critic(batch.detach()) for batch in drawn], model.critic(images)
+    passing = [(1 + (real - output).exp()).log().mean().item() for output in outputs]
+    adversarial = [term.weighted.item() for key, term in terms.items() if key.startswith("adversarial")]
+    assert adversarial == pytest.approx(passing, rel=1e-4)
+    losing = [(1 + (output - real).exp()).log().mean() for output in outputs]
+    critic = model.critic_losses(step)
+    assert critic.pop("real").weighted.item() == pytest.approx(3 * sum(losing).item() / len(losing), rel=1e-4)
+    wanted = [loss.item() for loss in losing]
+    wanted[-1] *= 2
+    assert [term.weighted.item() for term in critic.values()] == pytest.approx(wanted, rel=1e-4)
+    # The critic's gradient: that of each term, with the other side of its pairs held fixed.
+    steps = optimizer_steps(twin)
+    fit(twin, [images])
+    held = [output.detach() for output in outputs]
+    loss = 3 * sum((1 + (fake - real).exp()).log().mean() for fake in held) / len(held)
+    for fake, weight in zip(outputs, [*[1.0] * (len(outputs) - 1), 2.0], strict=True):
+        loss = loss + weight * (1 + (fake - real.detach()).exp()).log().mean()
+    assert_gradients(steps[-1], "critic", model.critic, loss)
+
+
 # Gradient penalty.
 
 
@@ -437,6 +468,21 @@ def test_the_penalty_is_taken_at_every_fourth_batch(tiny, fit, optimizer_steps, 
         found[gamma] = [of("critic", step.gradients) for step in steps if step.player == "critic"]
     alike = [same(*pair) for pair in zip(found[0.0], found[30.0], strict=True)]
     assert alike == [False, True, True, True] * 2 + [False, True]
+
+
+def test_the_second_penalty_is_taken_at_the_reconstructions(tiny, fit, images) -> None:
+    """R2 alone, and beside R1: each is logged under its own name, with its own value."""
+    (both,) = fit(tiny("adversarial_vae", {"r1": 2.0, "r2": 3.0}), [images])
+    (alone,) = fit(tiny("adversarial_vae", {"r2": 3.0}), [images])
+    assert "critic_penalty/r1" not in alone
+    twin = tiny("adversarial_vae")
+    drawn = twin.forward_batch(images).reconstructions
+    wanted = {name: penalty_by_hand(twin.critic, batch).item() for name, batch in (("r1", images), ("r2", drawn))}
+    assert wanted["r1"] != pytest.approx(wanted["r2"], rel=1e-3)
+    for name, value in wanted.items():
+        assert both[f"critic_penalty/{name}"] == pytest.approx(value, rel=1e-4)
+    assert alone["critic_penalty/r2"] == pytest.approx(wanted["r2"], rel=1e-4)
+    assert twin.critic_penalties(twin.forward_batch(images)) == {}
 
 
 @pytest.mark.parametrize("harmed", [0, 4])
@@ -664,6 +710,13 @@ def test_summed_squared_error_as_the_pixel_term(tiny, images) -> None:
     assert model.autoencoder_losses(step)["reconstruction"].value.item() == pytest.approx(error.item(), rel=1e-5)
 
 
+def test_summed_absolute_error_as_the_pixel_term(tiny, images) -> None:
+    model = tiny("vae", {"reconstruction": "l1"})
+    step = model.forward_batch(images)
+    error = (torch.sigmoid(step.logits) - images).abs().sum().item() / len(images)
+    assert model.autoencoder_losses(step)["reconstruction"].value.item() == pytest.approx(error, rel=1e-5)
+
+
 def test_the_registry_knows_the_variants_by_name_alone() -> None:
     for name, kind in MODELS.items():
         assert model_class(name) is kind
@@ -688,20 +741,19 @@ class Blind(nn.Module):
         super().__init__()
         self.output = output
 
-    def features(self, images: Tensor) -> Tensor:
-        return images
-
-    def score(self, features: Tensor) -> Tensor:
-        return torch.full((len(features),), self.output)
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, torch.full((len(images),), self.output)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.score(images)
+        return self.with_features(images)[1]
 
 
 @pytest.mark.parametrize("name", WITH_CRITIC)
 @pytest.mark.parametrize("weight", [1.0, 2.5])
-@pytest.mark.parametrize("kind", ["bce", "hinge"])
+@pytest.mark.parametrize("kind", ["bce", "hinge", "relativistic"])
 def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, kind, tiny) -> None:
+    if (name, kind) == ("pegasus", "relativistic"):
+        pytest.skip("refused by the settings")
     count = 4096
     first = next(key for key in vars(tiny(name).config.weights) if key.startswith("critic_"))
     model = tiny(name, {"weights": {first: weight}, "adversarial_loss": kind})
@@ -713,6 +765,7 @@ def test_the_blind_loss_is_the_least_of_all_blind_critics(name, weight, kind, ti
         model.critic = Blind(output)
         if name in ("adversarial_vae", "pegasus"):  # the forward pass runs the critic on the fakes
             step.fakes = OnePass(model.critic, {"reconstruction": step.reconstructions})
+            step.real = model.critic(step.images)
         else:
             model.autoencoder_losses(step)
         least = min(least, sum(term.weighted.item() for term in model.critic_losses(step).values()))
