@@ -282,13 +282,9 @@ def limb_colours(limbs: Limbs) -> Tensor:
 
 
 def put_together(
-    bodies: Bodies, grounds: Tensor, limbs: Limbs, layout: Layout, place: str = "back", room: float | None = None
+    bodies: Bodies, grounds: Tensor, limbs: Limbs, layout: Layout, place: str = "back"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images, bodies (uint8), masks (bool) and moved parts (uint8) of B compositions.
-
-    With `room` each photograph is scaled by it, with the middle of its lower edge fixed, and a limb that would leave
-    the image is made smaller. Without it a body is scaled where its limb would leave the image.
-    """
+    """Return images, bodies (uint8), masks (bool) and moved parts (uint8) of B compositions."""
     side = float(IMAGE_SIZE)
     columns = bodies.masks.any(1)
     numbers = torch.arange(IMAGE_SIZE)
@@ -301,13 +297,8 @@ def put_together(
     root_y = tops.gather(1, around).median(1).values
     angle, length = layout.angle, layout.size * width
     centre = (left + right) / 2
-    if room is None:
-        scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
-        shifted = side / 2 + 0.6 * scale * (centre - side / 2)
-    else:
-        scale = torch.full_like(width, room)
-        length = torch.minimum(length, ((side - 1) / scale - side + root_y) / 0.85)
-        shifted = side / 2 + scale * (centre - side / 2)
+    scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
+    shifted = side / 2 + 0.6 * scale * (centre - side / 2)
 
     columns_out, rows_out = _positions()
     x = centre[:, None, None] + (columns_out - shifted[:, None, None]) / scale[:, None, None]

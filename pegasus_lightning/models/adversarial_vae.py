@@ -41,12 +41,19 @@ class AdversarialVAE(TwoPlayerModel):
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         step = super().forward_batch(images, labels)
         shown = {"reconstruction": self.augment_for_critic(step.reconstructions, 0)}
-        step.fakes = self.one_pass(shown, lambda outputs: self._fake_term(outputs["reconstruction"], step).weighted)
-        step.real = self.critic(self.augment_for_critic(step.images, 2))
+        real: list[Tensor] = []  # not the step, which holds the pass: a cycle would keep each batch's memory
+        step.fakes = self.one_pass(shown, lambda outputs: self._fake_term(outputs["reconstruction"], *real).weighted)
+        if self.config.adversarial_loss == "relativistic":
+            step.real = self._real_outputs(step)
+            real.append(step.real.detach())
         return step
 
-    def _fake_term(self, outputs: Tensor, step: Step) -> Term:
-        loss = critic_loss_fake(outputs, self.config.adversarial_loss, step.real)
+    def _real_outputs(self, step: Step) -> Tensor:
+        outputs: Tensor = self.critic(self.augment_for_critic(step.images, 2))
+        return outputs
+
+    def _fake_term(self, outputs: Tensor, real: Tensor | None = None) -> Term:
+        loss = critic_loss_fake(outputs, self.config.adversarial_loss, real)
         return Term(loss, self.config.weights.critic_fake)
 
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:
@@ -57,14 +64,15 @@ class AdversarialVAE(TwoPlayerModel):
 
     def critic_losses(self, step: Step) -> dict[str, Term]:
         assert step.fakes is not None
-        assert step.real is not None
         weights, kind = self.config.weights, self.config.adversarial_loss
-        fake, real = step.fakes.for_critic["reconstruction"], step.real
+        fake = step.fakes.for_critic["reconstruction"]
+        real = self._real_outputs(step) if step.real is None else step.real
+        weight = weights.critic_fake if kind == "relativistic" else weights.critic_real  # one loss of both sides
         self.log_mean("critic/fake", self.critic_probability(fake))
         self.log_mean("critic/real", self.critic_probability(real))
         return {
-            "fake": self._fake_term(fake, step),
-            "real": Term(critic_loss_real(real, kind, fake), weights.critic_real),
+            "fake": self._fake_term(fake, real),
+            "real": Term(critic_loss_real(real, kind, fake), weight),
         }
 
     def blind_critic_loss(self) -> float | None:

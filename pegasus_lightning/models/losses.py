@@ -79,8 +79,8 @@ def relativistic(winners: Tensor, losers: Tensor) -> Tensor:
 def critic_loss_real(outputs: Tensor, kind: str, fakes: Tensor | None = None) -> Tensor:
     """Return the critic's loss for outputs (B,) of real images.
 
-    It is BCE(C(x), 1), `hinge_real` for kind `hinge`, or `relativistic` for that kind: `fakes` (B,) or (K, B) are then
-    the outputs of the fakes that each image is paired with, and get no gradient.
+    It is BCE(C(x), 1), `hinge_real` for kind `hinge`, or `relativistic` for that kind: `fakes` (B,) are then the
+    outputs of the fakes that the images are paired with, and get no gradient.
     """
     if kind == "relativistic":
         assert fakes is not None
@@ -91,8 +91,9 @@ def critic_loss_real(outputs: Tensor, kind: str, fakes: Tensor | None = None) ->
 def critic_loss_fake(outputs: Tensor, kind: str, real: Tensor | None = None) -> Tensor:
     """Return the critic's loss for outputs (B,) of fakes: BCE(C(x~), 0), `hinge_fake`, or `relativistic`.
 
-    `real` (B,) are the outputs of the images that the fakes are paired with; they get no gradient. With it, the two
-    losses of the critic have equal values, and together the gradient of one relativistic loss.
+    `real` (B,) are the outputs of the images that the fakes are paired with; they get no gradient. The critic's two
+    relativistic losses have equal values. At equal weights their gradients sum to that of one loss of both sides, which
+    an equal shift of all outputs does not change.
     """
     if kind == "relativistic":
         assert real is not None
@@ -192,8 +193,8 @@ def blind_cross_entropy(real: float, fake: float) -> float:
 def blind_loss(kind: str, real: float, fake: float) -> float:
     """Return the smallest loss of a critic with a constant output: `blind_cross_entropy` for kind `bce`.
 
-    For `hinge` it is 2 min(real, fake), at an output of 1 or -1; for `relativistic` (real + fake) ln 2, at any.
+    For `hinge` it is 2 min(real, fake), at an output of 1 or -1; for `relativistic` 2 fake ln 2, at any.
     """
     if kind == "relativistic":
-        return (real + fake) * math.log(2)
+        return 2 * fake * math.log(2)
     return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)

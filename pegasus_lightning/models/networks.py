@@ -50,7 +50,7 @@ def critic_widths(config: NetworksConfig) -> list[int]:
 
 def _doubled(channels: int, layers: int) -> list[int]:
     if not MIN_CONV_LAYERS <= layers <= MAX_CONV_LAYERS:
-        raise ValueError(f"conv_layers must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {layers}")
+        raise ValueError(f"the number of convolutions must be {MIN_CONV_LAYERS} to {MAX_CONV_LAYERS}, not {layers}")
     return [channels * 2**layer for layer in range(layers)]
 
 
@@ -144,17 +144,21 @@ class ResidualBlock(nn.Module):
         super().__init__()
         spectral = config.spectral_norm == "all"
         first = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=not config.batch_norm)
-        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)  # the skip or the next block has one
+        second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)
         doubled: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if upsample else []
         layers = [*_normalise_and_activate(inputs, config.batch_norm), _maybe_spectral(first, spectral)]
         layers += [*doubled, *_normalise_and_activate(outputs, config.batch_norm)]
         self.main = nn.Sequential(*layers, _maybe_spectral(second, spectral))
-        skip = [_maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=1), spectral)] if upsample else []
-        self.skip = nn.Sequential(*skip, *doubled)
+        self.skip: nn.Module | None = None
+        if upsample:
+            skip = _maybe_spectral(nn.Conv2d(inputs, outputs, kernel_size=1), spectral)
+            self.skip = nn.Sequential(skip, *doubled)
 
     def forward(self, maps: Tensor) -> Tensor:
         # Without BatchNorm the main path begins with an in-place activation, which would alter the input of the skip.
-        return self.skip(maps) + self.main(maps if isinstance(self.main[0], nn.BatchNorm2d) else maps.clone())
+        return (maps if self.skip is None else self.skip(maps)) + self.main(
+            maps if isinstance(self.main[0], nn.BatchNorm2d) else maps.clone()
+        )
 
 
 def residual_blocks(config: NetworksConfig) -> list[nn.Module]:
@@ -243,6 +247,7 @@ class Critic(nn.Module):
         last = Convolution(channels_of[-1], 1, kernel_size=min(4, IMAGE_SIZE // 2 ** len(channels_of)))
         self.last = _maybe_spectral(last, spectral)
         self.patches: nn.Module | None = None
+        self.last_convolution = max(i for i, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d))
         if config.critic_patches:
             patches = Convolution(channels_of[-2], 1, kernel_size=3, padding=1)
             self.patches = _maybe_spectral(patches, spectral)
@@ -262,9 +267,8 @@ class Critic(nn.Module):
         if self.patches is None:
             features = self.features(images)
             return features, self.last(features).flatten(1).float().mean(1)
-        middle = max(index for index, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d))
-        maps = self.features[:middle](images)
-        features = self.features[middle:](maps)
+        maps = self.features[: self.last_convolution](images)
+        features = self.features[self.last_convolution :](maps)
         patches, whole = (part.flatten(1).float().mean(1) for part in (self.patches(maps), self.last(features)))
         return features, patches + whole
 

@@ -85,7 +85,7 @@ class ModelConfig:
     adversarial_loss: str = "bce"  # bce (non-saturating), hinge or relativistic (real and fake in pairs)
     adaptive_adversarial: bool = False  # scale adversarial terms to the gradient of the other terms
     r1: float = 0.0  # gamma of the critic's gradient penalty on real images
-    r2: float = 0.0  # the same on fakes
+    r2: float = 0.0  # the same on reconstructions
     weights: Any = MISSING
 
 
@@ -181,6 +181,11 @@ def unread_settings(model: Any) -> dict[str, str]:
         (tells is None and networks.spectral_norm == "critic", no_critic, ["networks.spectral_norm"]),
         (tells != DEFAULT_TASK, other_critic, ["adversarial_loss", "adaptive_adversarial"]),
         (networks.spectral_norm != "none", normalised, ["networks.critic_start"]),
+        (
+            tells is not None and model.adversarial_loss == "relativistic",
+            "model.adversarial_loss=relativistic, whose pairs have the weights of their fakes",
+            ["weights.critic_real"],
+        ),
         (networks.fc_layers == 1, "model.networks.fc_layers=1", ["networks.fc_width"]),
         (networks.decoder == "residual", "model.networks.decoder=residual", ["networks.upsampling"]),
         (not weights.get("reconstruction", 1), "model.weights.reconstruction=0", ["reconstruction"]),

@@ -45,7 +45,7 @@ class Step:
     labels: Tensor | None = None  # (B,), 0 the first class, 1 the second
     extra_images: dict[str, Tensor] = field(default_factory=dict)  # other decoded images that a variant uses, by name
     ratios: Tensor | None = None  # mixing ratios of the mixes among them, (M,)
-    real: Tensor | None = None  # the critic's outputs for real images, where both players need them
+    real: Tensor | None = None  # the critic's outputs for real images, with a graph, where both players need them
     fakes: OnePass | None = None  # the critic's outputs for fakes, where one pass serves both players
 
     @cached_property
@@ -226,7 +226,7 @@ class TwoPlayerModel(Autoencoder):
 
     def gradient_penalty(self, images: Tensor) -> Tensor:
         """Return the unweighted gradient penalty of the critic at images (B, 3, 32, 32), augmented."""
-        images = self.augment_for_critic(images, PARTS - 1).detach().requires_grad_(True)
+        images = self.augment_for_critic(images, PARTS - 1).detach().float().requires_grad_(True)
         # `forward` stays eager under trainer.compile: a compiled network cannot be differentiated twice.
         return losses.gradient_penalty(self.critic.forward(images), images)
 

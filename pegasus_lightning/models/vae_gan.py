@@ -92,9 +92,17 @@ class VAEGAN(TwoPlayerModel):
         kind, real = self.config.adversarial_loss, outputs["real"]
         shares = {"reconstruction": weights.critic_reconstruction, "noise": weights.critic_noise}
         return {
-            "real": Term(critic_loss_real(real, kind, torch.stack([outputs[k] for k in shares])), weights.critic_real),
+            "real": self._real_term(outputs, shares),
             **{name: Term(critic_loss_fake(outputs[name], kind, real), share) for name, share in shares.items()},
         }
+
+    def _real_term(self, outputs: dict[str, Tensor], shares: dict[str, float]) -> Term:
+        """Return the critic's term of real images; a relativistic one has that of each kind of fakes, at its weight."""
+        kind = self.config.adversarial_loss
+        if kind != "relativistic":
+            return Term(critic_loss_real(outputs["real"], kind), self.config.weights.critic_real)
+        terms = [share * critic_loss_real(outputs["real"], kind, outputs[name]) for name, share in shares.items()]
+        return Term(torch.stack(terms).sum())
 
     def blind_critic_loss(self) -> float | None:
         """Return 3 ln 3 - 2 ln 2 at weights of 1: two of three images are fake; see `blind_loss` for others."""

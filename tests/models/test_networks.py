@@ -78,7 +78,7 @@ def test_shapes_and_layers_of_every_combination(
 @pytest.mark.parametrize("network", [Encoder, Decoder, Critic])
 @pytest.mark.parametrize("depth", [1, 5])
 def test_an_impossible_depth_is_refused(network: type[nn.Module], depth: int) -> None:
-    with pytest.raises(ValueError, match=f"conv_layers must be 2 to 4, not {depth}"):
+    with pytest.raises(ValueError, match=f"convolutions must be 2 to 4, not {depth}"):
         network(config(conv_layers=depth))
 
 

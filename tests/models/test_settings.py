@@ -34,6 +34,9 @@ OTHER: dict[str, Any] = {
     "networks.critic_stem": True,
     "networks.critic_layers": 2,
     "networks.critic_patches": True,
+    "networks.residual_blocks": 1,
+    "weights.critic_real": 3.0,
+    "weights.critic_noise": 3.0,
     "networks.spectral_norm": "none",
     "networks.fc_width": 9,
     "networks.upsampling": "nearest",
@@ -100,6 +103,8 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         ("pegasus", (*MIXING, "networks.batch_norm=false")),
         ("pegasus", ("weights.fake_mix=0", "weights.fake_chimera=0")),
         ("adversarial_vae", ("networks.spectral_norm=critic", "networks.critic_batch_norm=false")),
+        ("adversarial_vae", ("adversarial_loss=relativistic",)),
+        ("vae_gan", ("adversarial_loss=relativistic",)),
     ],
 )
 def test_what_is_not_read_changes_nothing(trained: Any, preset: str, settings: tuple[str, ...]) -> None:
@@ -122,6 +127,11 @@ def test_what_is_not_read_changes_nothing(trained: Any, preset: str, settings: t
         ("vae", (), "networks.upsampling"),
         ("vae_gan", ("weights.reconstruction=1",), "reconstruction"),
         ("acai", (), "weights.blend"),
+        ("vae", (), "networks.residual_blocks"),
+        ("vae_gan", (), "networks.critic_layers"),
+        ("adversarial_vae", (), "networks.critic_patches"),
+        ("acai", (), "r2"),
+        ("vae_gan", ("adversarial_loss=relativistic",), "weights.critic_noise"),
         ("pegasus", ("learned_mixing=false",), "margin"),
         ("pegasus", (), "weights.stay"),
         ("pegasus", MIXING, "mix_ratio"),  # BatchNorm of the decoder sees the mixes

@@ -629,6 +629,7 @@ def test_pegasus_in_two_processes_goes_on_to_the_weights_of_the_unbroken_run(tmp
 
 GUIDED = ["model.networks.latent_dim=16", "model.guide.architectures=[averaging]", "model.guide.images=64"]
 ADAPTIVE = ["model.adaptive_adversarial=true", "model.r1=0.1", "model.networks.critic_batch_norm=false"]
+ADAPTIVE += ["model.networks.critic_patches=true", "model.networks.residual_blocks=1"]
 PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 
 

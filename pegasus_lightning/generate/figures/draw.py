@@ -160,13 +160,16 @@ def network_plans(model: TwoPlayerModel) -> list[NetworkPlan]:
     if model.critic is None:
         return plans
     critic = plan("critic", model.critic, image)
-    if math.prod(critic.layers[-1].shape) > 1:
+    if len(critic.ends()) > 1:  # of patches and of the whole
+        critic = critic.then(Layer("Mean of each, sum", (1,), 0, follows=critic.ends()))
+    elif math.prod(critic.layers[-1].shape) > 1:
         critic = critic.then(Layer("Mean", (1,), 0))
     if not _reads_probability(model):
         told = getattr(model.config, "critic_tells", "one number")
         return [*plans, critic.then(output=f"{told}, no sigmoid")]
-    if model.config.adversarial_loss == "hinge":
-        return [*plans, critic.then(output="hinge score, no sigmoid")]
+    scores = {"hinge": "hinge score, no sigmoid", "relativistic": "score to compare in pairs, no sigmoid"}
+    if model.config.adversarial_loss in scores:
+        return [*plans, critic.then(output=scores[model.config.adversarial_loss])]
     return [*plans, critic.then(Layer("Sigmoid", (1,), 0), output="the probability of a real image")]
 
 

@@ -156,6 +156,7 @@ def test_codes_that_are_not_sampled_are_the_mean(tiny: Tiny) -> None:
         ("pegasus", {}, [LAST, "Sigmoid"], "the probability of a real image"),
         ("acai", {}, [LAST], "a coefficient, no sigmoid"),
         ("adversarial_vae", {"adversarial_loss": "hinge"}, [LAST], "hinge score, no sigmoid"),
+        ("vae_gan", {"adversarial_loss": "relativistic"}, [LAST], "score to compare in pairs, no sigmoid"),
         # Two convolutions leave 8 x 8 pixels, and the last convolution 5 x 5, of which the mean is taken.
         ("vae_gan", {"networks": {"conv_layers": 2}}, ["last: Conv 4x4, 8 -> 1", "Mean", "Sigmoid"], None),
         ("acai", {"networks": {"conv_layers": 2}}, ["last: Conv 4x4, 8 -> 1", "Mean"], None),
@@ -169,6 +170,13 @@ def test_the_critic_ends_in_what_is_read_of_it(
     assert [layer.name for layer in critic.layers[convolutions:]] == ending
     assert all(layer.shape == (1,) for layer in critic.layers[convolutions + 1 :])
     assert output in (critic.output, None)
+
+
+def test_patches_and_the_whole_are_branches_that_end_in_one_number(tiny: Tiny) -> None:
+    critic = network_plans(tiny("adversarial_vae", {"networks": {"critic_patches": True}}))[2]
+    names = [layer.name for layer in critic.layers]
+    assert names[3:] == ["patches: Conv 3x3, 8 -> 1", LAST, "Mean of each, sum", "Sigmoid"]
+    assert [layer.follows for layer in critic.layers[3:]] == [(1,), (2,), (3, 4), None]
 
 
 def test_a_model_without_a_critic_has_two_networks(tiny: Tiny) -> None:
