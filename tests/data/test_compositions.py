@@ -15,7 +15,16 @@ from torch import Tensor
 
 from pegasus_lightning.data import compositions
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import _edged, compose, find_bodies, find_limbs, find_parts
+from pegasus_lightning.data.compositions import (
+    Layout,
+    _edged,
+    compose,
+    find_bodies,
+    find_limbs,
+    find_parts,
+    grounds_of,
+    put_together,
+)
 from pegasus_lightning.data.cutouts import fingerprints
 from pegasus_lightning.utils.errors import UserError
 
@@ -122,6 +131,24 @@ def test_unknown_edges_and_places_are_refused(parts: compositions.Parts) -> None
     for options in ({"edge": "torn"}, {"place": "under"}):
         with pytest.raises(ValueError, match="edge is one of"):
             compose(parts.bodies, parts.limbs, 1, 0, **options)
+
+
+@pytest.mark.parametrize(
+    ("tint", "wanted"), [(0.0, (0.94, 0.94, 0.94)), (0.5, (0.57, 0.67, 0.77)), (1.0, (0.2, 0.4, 0.6))]
+)
+def test_the_limb_takes_the_colour_of_its_layout_by_hand(
+    parts: compositions.Parts, tint: float, wanted: tuple[float, float, float]
+) -> None:
+    """Feathers of .94, moved towards (.2, .4, .6) by a share; no second limb, not mirrored."""
+    one, no = torch.ones(1), torch.zeros(1, dtype=torch.bool)
+    bodies, limbs = parts.bodies.take(torch.tensor([0])), parts.limbs.take(torch.tensor([0]))
+    colours = torch.tensor([[0.2, 0.4, 0.6]])
+    layout = Layout(0.55 * one, 0.65 * one, one, one, no, 0 * one, colours, tint * one, no, no.long())
+    _, _, _, moved = put_together(bodies, grounds_of(bodies), limbs, layout)
+    opaque = moved[0, 3] > 250
+    assert opaque.sum() > 5
+    found = moved[0, :3, opaque].float().mean(1) / 255
+    torch.testing.assert_close(found, torch.tensor(wanted), rtol=0, atol=0.02)
 
 
 def test_photographs_on_the_list_are_found_in_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

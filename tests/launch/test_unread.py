@@ -84,6 +84,10 @@ SINGLE = [
     ),
     (["model.adaptive_adversarial=true", "model.weights.adversarial=0"], "means nothing with adversarial weights of 0"),
     (
+        ["model.adversarial_loss=relativistic", "model.weights.critic_real=3"],
+        "model.weights.critic_real=3 means nothing with model.adversarial_loss=relativistic, whose pairs have the",
+    ),
+    (
         ["model=pegasus", "model.learned_mixing=false", "model.weights.stay=1", "model.weights.chimera=1"],
         "model.weights.stay=1 and model.weights.chimera=1 mean nothing with model.learned_mixing=false: leave them",
     ),
