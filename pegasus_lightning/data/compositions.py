@@ -27,6 +27,8 @@ from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
 LIST = Path(__file__).with_name("winged.csv")
 SAME = 2.0  # largest mean difference of the fingerprints of one photograph in two encodings, of 255
 MIN_LISTED_BODIES, MIN_LISTED_LIMBS = 15, 5  # with fewer, silhouettes give more variety
+LIMBS = ("limb", "stock")  # roles of donors: stock marks clear shapes, which any chimera can have
+STOCK = 4  # number of such limbs without the list
 BODY_AREAS, DONOR_AREAS = (150, 480), (50, 520)  # pixels of a silhouette that can be used
 MIN_BODY_WIDTH = 20
 EDGES = ("soft", "diffuse", "blurred", "sharp", "hard", "thin")
@@ -43,6 +45,8 @@ FAR_SHARE = 0.6  # of compositions with a second limb, behind the body;
 FAR_ANGLE, FAR_SHADE = (15.0, 30.0), 0.75  # by how many degrees it is turned up, and its brightness
 GROUND_BLUR = 7  # side of the box filter, in pixels, of the ground that continues a photograph
 MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
+# With `room`, roots lie in the middle of squares of so many pixels, and limbs have one of these lengths:
+GRID, LENGTHS = 4.0, (13.0, 9.0, 6.0)
 MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
 
 
@@ -84,6 +88,7 @@ class Parts:
 
     bodies: Bodies
     limbs: Limbs
+    stock: Tensor  # int64 (n,): limbs that any chimera can have
     laden: Tensor  # int64 (n,): photographs of the first class with a rider or load, by the list; empty without it
 
 
@@ -95,7 +100,7 @@ def find_parts(data: ImageSet) -> Parts:
     images = [data.images[data.of_class(label)] for label in (0, 1)]
     marks = _read_list()
     bodies_found, bodies_marks = _find(images[0], [mark for mark in marks if mark["role"] in ("body", "laden")])
-    donors_found, donors_marks = _find(images[1], [mark for mark in marks if mark["role"] == "limb"])
+    donors_found, donors_marks = _find(images[1], [mark for mark in marks if mark["role"] in LIMBS])
     usable = [i for i, mark in enumerate(bodies_marks) if mark["role"] == "body"]
     laden = bodies_found[[i for i, mark in enumerate(bodies_marks) if mark["role"] == "laden"]]
     if len(usable) >= MIN_LISTED_BODIES and len(donors_marks) >= MIN_LISTED_LIMBS:
@@ -107,7 +112,9 @@ def find_parts(data: ImageSet) -> Parts:
         axes = torch.tensor([[float(mark[kind]) for kind in kinds] for mark in donors_marks], dtype=torch.float64)
         donors, place = donors_found.unique(return_inverse=True)
         cut = cut_limbs(images[1][donors], silhouettes(images[1][donors]), axes, place)
-        return Parts(bodies, Limbs(cut.pixels, cut.roots, cut.tips, donors_found), laden)
+        stock = torch.tensor([i for i, mark in enumerate(donors_marks) if mark["role"] == "stock"], dtype=torch.int64)
+        limbs = Limbs(cut.pixels, cut.roots, cut.tips, donors_found)
+        return Parts(bodies, limbs, stock if len(stock) else largest(limbs), laden)
     first, second = data.classes[:2]
     bodies = find_bodies(images[0])
     limbs = find_limbs(images[1])
@@ -116,7 +123,26 @@ def find_parts(data: ImageSet) -> Parts:
             raise UserError(
                 f"No {name} can be cut out: compositions need photographs of {name} alone on a plain ground."
             )
-    return Parts(bodies, limbs, laden)
+    return Parts(bodies, limbs, largest(limbs), laden)
+
+
+def largest(limbs: Limbs) -> Tensor:
+    """Return the indices (n,) of the STOCK limbs with the most pixels, or of all limbs."""
+    return limbs.pixels[:, 3].sum((1, 2)).argsort(descending=True, stable=True)[:STOCK]
+
+
+def fit_to_mix(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices (n,) of images uint8 (N, 3, 32, 32) of each class that make good chimeras.
+
+    They are the bodies and limbs on the list, and the donors that it marks as spread; without enough of them, those
+    with a usable silhouette.
+    """
+    marks = _read_list()
+    bodies, _ = _find(first, [mark for mark in marks if mark["role"] == "body"])
+    donors, _ = _find(second, [mark for mark in marks if mark["role"] in (*LIMBS, "spread")])
+    if len(bodies) < MIN_LISTED_BODIES or len(donors) < MIN_LISTED_LIMBS:
+        bodies, donors = find_bodies(first).owners, find_limbs(second).donors
+    return bodies.unique(), donors.unique()
 
 
 def find_bodies(images: Tensor) -> Bodies:
@@ -195,7 +221,7 @@ def compose(
     for part in tqdm(parts, desc="composing", unit="batch", delay=2.0, disable=None, leave=False):
         own, other = bodies.take(first[part]), _edged(limbs.take(second[part]), edge)
         made.append(put_together(own, grounds[first[part]], other, _drawn(own, draws[part], place), place))
-    images, without, masks, moved = (torch.cat(values) for values in zip(*made, strict=True))
+    images, without, masks, moved, _ = (torch.cat(values) for values in zip(*made, strict=True))
     return Compositions(images, without, masks, moved, first, second)
 
 
@@ -282,9 +308,14 @@ def limb_colours(limbs: Limbs) -> Tensor:
 
 
 def put_together(
-    bodies: Bodies, grounds: Tensor, limbs: Limbs, layout: Layout, place: str = "back"
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images, bodies (uint8), masks (bool) and moved parts (uint8) of B compositions."""
+    bodies: Bodies, grounds: Tensor, limbs: Limbs, layout: Layout, place: str = "back", room: float | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return images, bodies (uint8), masks (bool), moved parts (uint8) and roots (float, x and y) of B compositions.
+
+    With `room` each photograph is scaled by it, with the middle of its lower edge fixed; roots of limbs lie on a grid,
+    and their lengths are few, so that a network can learn them by heart. Without it the layout's `size` counts, and a
+    body is scaled where its limb would leave the image.
+    """
     side = float(IMAGE_SIZE)
     columns = bodies.masks.any(1)
     numbers = torch.arange(IMAGE_SIZE)
@@ -297,8 +328,14 @@ def put_together(
     root_y = tops.gather(1, around).median(1).values
     angle, length = layout.angle, layout.size * width
     centre = (left + right) / 2
-    scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
-    shifted = side / 2 + 0.6 * scale * (centre - side / 2)
+    if room is None:
+        scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
+        shifted = side / 2 + 0.6 * scale * (centre - side / 2)
+    else:
+        scale = torch.full_like(width, room)
+        fitting = torch.tensor(LENGTHS) <= (side - scale * (side - root_y))[:, None] / 0.85
+        length = torch.tensor(LENGTHS)[torch.where(fitting.any(1), fitting.int().argmax(1), len(LENGTHS) - 1)] / scale
+        shifted = side / 2 + scale * (centre - side / 2)
 
     columns_out, rows_out = _positions()
     x = centre[:, None, None] + (columns_out - shifted[:, None, None]) / scale[:, None, None]
@@ -310,6 +347,8 @@ def put_together(
     masks = _pooled(_sample(bodies.masks[:, None].float(), x, y, "zeros", "bilinear"))
 
     spot_x, spot_y = shifted + scale * (root_x - centre), side - scale * (side - root_y)
+    if room is not None:
+        spot_x, spot_y = (GRID * (spot / GRID).floor() + GRID / 2 for spot in (spot_x, spot_y))
     tint = (layout.tint[:, None] * (layout.colours - limb_colours(limbs)))[:, :, None, None]
 
     def placed(x: Tensor, y: Tensor, angle: Tensor, shade: float) -> Tensor:
@@ -338,7 +377,8 @@ def put_together(
     whole = torch.cat([images, without, masks, moved], 1).clamp(0, 1)
     whole = torch.where(layout.mirrored[:, None, None, None], whole.flip(3), whole)
     pixels = (whole * 255).round().to(torch.uint8)
-    return pixels[:, :3], pixels[:, 3:6], whole[:, 6] > 0.5, pixels[:, 7:]
+    roots = torch.stack([torch.where(layout.mirrored, side - spot_x, spot_x), spot_y], 1)
+    return pixels[:, :3], pixels[:, 3:6], whole[:, 6] > 0.5, pixels[:, 7:], roots
 
 
 def _turned(limbs: Limbs, towards: Tensor, spots: Tensor, shrink: Tensor, flipped: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import EDGES, Bodies, Parts, compose, find_parts
+from pegasus_lightning.data.compositions import EDGES, Bodies, Parts, compose, find_parts, largest
 from pegasus_lightning.data.controls import cutmix, pixel_average
 from pegasus_lightning.data.cutouts import Limbs
 from pegasus_lightning.data.kinds import Kinds
@@ -82,7 +82,7 @@ def winged_kinds(
         donors = parts.limbs.donors
         limbs = parts.limbs.take(torch.nonzero(torch.isin(donors, _own(donors, third, held_out))).flatten())
         bodies = torch.nonzero(torch.isin(parts.bodies.owners, _own(parts.bodies.owners, third, held_out))).flatten()
-        parts = Parts(parts.bodies.take(bodies), limbs, parts.laden)
+        parts = Parts(parts.bodies.take(bodies), limbs, largest(limbs), parts.laden)
         first, second = (images[_own(torch.arange(len(images)), third, held_out)] for images in (first, second))
         others = None if others is None else others[_own(torch.arange(len(others)), third, held_out)]
     _check(parts, data.classes)

@@ -28,6 +28,8 @@ class Stream(IntEnum):
     CODES = 10  # counter: candidate
     BOOTSTRAP = 11
     AUGMENTATION = 12  # counter: global batch
+    LESSONS = 13  # counter: global batch
+    MOVES = 14  # counter: global batch
 
 
 def derived_seed(seed: int, stream: Stream, counter: int = 0) -> int:

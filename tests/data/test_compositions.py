@@ -16,12 +16,14 @@ from torch import Tensor
 from pegasus_lightning.data import compositions
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.compositions import (
+    Bodies,
     Layout,
     _edged,
     compose,
     find_bodies,
     find_limbs,
     find_parts,
+    fit_to_mix,
     grounds_of,
     put_together,
 )
@@ -144,11 +146,28 @@ def test_the_limb_takes_the_colour_of_its_layout_by_hand(
     bodies, limbs = parts.bodies.take(torch.tensor([0])), parts.limbs.take(torch.tensor([0]))
     colours = torch.tensor([[0.2, 0.4, 0.6]])
     layout = Layout(0.55 * one, 0.65 * one, one, one, no, 0 * one, colours, tint * one, no, no.long())
-    _, _, _, moved = put_together(bodies, grounds_of(bodies), limbs, layout)
+    _, _, _, moved, _ = put_together(bodies, grounds_of(bodies), limbs, layout)
     opaque = moved[0, 3] > 250
     assert opaque.sum() > 5
     found = moved[0, :3, opaque].float().mean(1) / 255
     torch.testing.assert_close(found, torch.tensor(wanted), rtol=0, atol=0.02)
+
+
+def test_with_room_limbs_of_one_length_grow_from_a_grid_of_four_pixels(parts) -> None:
+    """At a scale of .8 the body's shift by 5 pixels moves the limb by 4, and smaller ones by 0 or 4."""
+    one, no = torch.ones(1), torch.zeros(1, dtype=torch.bool)
+    bodies, limbs = parts.bodies.take(torch.tensor([0])), parts.limbs.take(torch.tensor([0]))
+    layout = Layout(0.55 * one, one, one, one, no, 0 * one, torch.zeros(1, 3), 0 * one, no, no.long())
+    limbs_of = []
+    for shift in range(6):
+        moved = Bodies(bodies.images.roll(shift, 3), bodies.masks.roll(shift, 2), bodies.facing, bodies.owners)
+        limbs_of.append(put_together(moved, grounds_of(moved), limbs, layout, room=0.8)[3][0, 3])
+    kinds = {0: limbs_of[0], 4: limbs_of[0].roll(4, 1)}
+    steps = [next(by for by, kind in kinds.items() if torch.equal(kind, found)) for found in limbs_of]
+    assert (steps[0], steps[5]) == (0, 4)
+    assert steps == sorted(steps)
+    wide = Layout(0.55 * one, 3 * one, one, one, no, 0 * one, torch.zeros(1, 3), 0 * one, no, no.long())
+    assert torch.equal(put_together(bodies, grounds_of(bodies), limbs, wide, room=0.8)[3][0, 3], limbs_of[0])
 
 
 def test_photographs_on_the_list_are_found_in_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +177,7 @@ def test_photographs_on_the_list_are_found_in_another_encoding(tmp_path: Path, m
     rows = [("body", horses[2], "left", [""] * 5), ("laden", horses[0], "", [""] * 5)]
     rows += [("limb", birds[1], "", [16, 18, 16, 5, 4]), ("limb", birds[1], "", [12, 20, 20, 20, 3])]
     rows += [("body", np.full((3, 32, 32), 7, np.uint8), "right", [""] * 5)]  # of a photograph that is not there
+    rows += [("spread", birds[2], "", [""] * 5)]
     path = tmp_path / "winged.csv"
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
@@ -175,19 +195,26 @@ def test_photographs_on_the_list_are_found_in_another_encoding(tmp_path: Path, m
     assert found.laden.tolist() == [0]
     assert found.limbs.donors.tolist() == [1, 1]
     assert found.limbs.tips.tolist() == [[16, 5], [20, 20]]
+    first, second = (again.images[again.of_class(label)] for label in (0, 1))
+    fitting = [indices.tolist() for indices in fit_to_mix(first, second)]
+    assert fitting == [[2], [1, 2]]  # the body, and the birds with a limb or spread
+    monkeypatch.setattr(compositions, "MIN_LISTED_LIMBS", 4)
+    assert [indices.tolist() for indices in fit_to_mix(first, second)] == [[0, 1, 2, 3], [0, 1, 2]]
 
 
 def test_the_list_of_the_package_is_whole() -> None:
     with open(compositions.LIST, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["role"] for row in rows} == {"body", "laden", "limb"}
+    assert {row["role"] for row in rows} == {"body", "laden", "limb", "stock", "spread"}
     assert all(len(bytes.fromhex(row["fingerprint"])) == 48 for row in rows)
     assert all(row["facing"] in ("left", "right") for row in rows if row["role"] == "body")
     axes = [
-        [float(row[key]) for key in ("root_x", "root_y", "tip_x", "tip_y")] for row in rows if row["role"] == "limb"
+        [float(row[key]) for key in ("root_x", "root_y", "tip_x", "tip_y")]
+        for row in rows
+        if row["role"] in ("limb", "stock")
     ]
     assert all(0 <= value <= 32 for axis in axes for value in axis)
-    alone = [row["fingerprint"] for row in rows if row["role"] != "limb"]
+    alone = [row["fingerprint"] for row in rows if row["role"] in ("body", "laden")]
     assert len(set(alone)) == len(alone)  # no horse is both a body and laden
 
 

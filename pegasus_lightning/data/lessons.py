@@ -1,0 +1,156 @@
+"""Lessons in mixing: an image of each class, and the composition that their mix should look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.compositions import (
+    AT_A_TIME,
+    DONOR_AREAS,
+    GROUND_BLUR,
+    Bodies,
+    Layout,
+    find_parts,
+    grounds_of,
+    limb_colours,
+    mean_colours,
+    put_together,
+)
+from pegasus_lightning.data.cutouts import PLAIN, silhouettes
+from pegasus_lightning.utils.randomness import Stream, generator
+from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
+
+ROOM = 0.8  # scale of the first image in a lesson, so that its limb has room above it
+# The same two images always have the same target: a network that learns from several would learn their average.
+ALONG, ANGLE, FAR_ANGLE = 0.55, math.radians(57), math.radians(22)
+OWN_SHARE = 0.25  # of lessons whose second image has the limb itself
+BUSY_SHARE = 0.5  # of lessons whose first animal stands in front of another photograph
+SHIFT = 3  # pixels by which first images are shifted at most
+TINT = 0.8  # in the others: share of the way from the limb's colour to that of the second image
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """N lessons. The images are uint8 (N, 3, 32, 32)."""
+
+    first: Tensor
+    second: Tensor
+    targets: Tensor
+    moved: Tensor  # uint8 (N, 1, 32, 32): alpha of the limb in the target
+    roots: Tensor  # int64 (N, 2): x and y of the pixel of the target where the limb grows
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.first, self.second, self.targets, self.moved, self.roots))
+
+    def to(self, device: torch.device | str) -> Lessons:
+        """Return the lessons on a device."""
+        return Lessons(*(kind.to(device) for kind in self))
+
+
+def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
+    """Return `count` lessons, a function of the images and the seed. A progress bar appears after two seconds.
+
+    In a quarter of them the second image is the one that the limb was cut out of: a network learns to find the limb
+    there. In the others it is any image of the second class, and the limb is the one of the nearest mean colour among a
+    few (`Parts.stock`), tinted towards that image: the network learns to give a limb of that colour.
+
+    First images are shifted by a few pixels. Animals that can be cut out stand on a plain ground, so half of them are
+    put in front of an image of the second class: the network learns to find them on any ground. The limb's mirror image
+    is taken where that points its tip to the tail, so mirroring either image does not change the lesson but for
+    mirroring the first, which mirrors the target.
+
+    Raises:
+        UserError: there is nothing to cut out; see `find_parts`.
+    """
+    parts = find_parts(data)
+    bodies, limbs = parts.bodies, parts.limbs
+    second = data.images[data.of_class(1)]
+    colours, own_colours = _colours(second), limb_colours(limbs)
+
+    source = generator(seed, Stream.PAIRS, 4)
+    several = (bodies, limbs, second, second)
+    body, limb, other, behind = (torch.randint(len(some), (count,), generator=source) for some in several)
+    busy = torch.rand(count, generator=source) < BUSY_SHARE
+    own = torch.arange(count) < round(OWN_SHARE * count)
+    nearest = parts.stock[torch.cdist(colours, own_colours[parts.stock]).argmin(1)]
+    limb = torch.where(own, limb, nearest[other])
+    shown = torch.where(own, limbs.donors[limb], other)
+    wanted = torch.where(own[:, None], own_colours[limb], colours[other])
+    tint = torch.where(own, 0.0, TINT)
+    right, down = torch.randint(-SHIFT, SHIFT + 1, (2, count), generator=source)
+    grounds = grounds_of(bodies)
+
+    seen, targets, moved, roots = [], [], [], []
+    for part in tqdm(torch.arange(count).split(AT_A_TIME), desc="lessons", unit="batch", delay=2.0, disable=None):
+        ones, taken = bodies.take(body[part]), limbs.take(limb[part])
+        by = right[part], down[part]
+        images, masks, ground = (
+            _shifted(some, *by) for some in (ones.images, ones.masks[:, None], grounds[body[part]])
+        )
+        images, ground = _in_front(images, masks, ground, second[behind[part]], busy[part])
+        animals = Bodies(images, masks[:, 0], ones.facing, ones.owners)
+        whole = torch.ones(len(part))
+        towards_tip = (taken.tips - taken.roots)[:, 0] * -animals.facing
+        layout = Layout(
+            along=ALONG * whole,
+            size=whole,
+            angle=ANGLE * whole,
+            flipped=torch.where(towards_tip >= 0, 1.0, -1.0),
+            far=whole.bool(),
+            far_angle=FAR_ANGLE * whole,
+            colours=wanted[part],
+            tint=tint[part],
+            mirrored=~whole.bool(),
+            beside=torch.zeros(len(part), dtype=torch.int64),
+        )
+        images, _, _, limb_pixels, spots = put_together(animals, ground, taken, layout, room=ROOM)
+        seen.append(animals.images)
+        targets.append(images)
+        moved.append(limb_pixels[:, 3:])
+        roots.append(spots.long().clamp(0, IMAGE_SIZE - 1))
+    return Lessons(torch.cat(seen), second[shown], *map(torch.cat, (targets, moved, roots)))
+
+
+def _colours(images: Tensor) -> Tensor:
+    """Return the mean colours (N, 3) of what images uint8 (N, 3, H, W) show: of the silhouette on a plain ground, else
+    of the middle."""
+    shapes = silhouettes(images)
+    plain = (shapes.spreads < PLAIN) & (shapes.areas >= DONOR_AREAS[0]) & (shapes.areas <= DONOR_AREAS[1])
+    middle = torch.zeros_like(shapes.masks)
+    middle[:, 10:22, 10:22] = True
+    return mean_colours(to_float(images), torch.where(plain[:, None, None], shapes.masks, middle))
+
+
+def _in_front(images: Tensor, masks: Tensor, grounds: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images and their grounds; where `chosen` (B,) is true, what the mask covers is in front of another image.
+
+    Images, grounds and others are uint8 (B, 3, H, W), masks bool (B, 1, H, W).
+    """
+    alpha = torch.where(chosen[:, None, None, None], _blurred(masks.float(), 3), 1.0)
+    put = alpha * images + (1 - alpha) * others
+    new = torch.where(chosen[:, None, None, None], _blurred(others.float(), GROUND_BLUR), grounds)
+    return put.round().to(torch.uint8), new.round().to(torch.uint8)
+
+
+def _blurred(images: Tensor, size: int) -> Tensor:
+    """Return the means over squares of `size` pixels, without what lies outside."""
+    return F.avg_pool2d(images, size, stride=1, padding=size // 2, count_include_pad=False)
+
+
+def _shifted(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Return images (B, C, H, W), shifted by so many pixels, (B,) each; the border is repeated."""
+    height, width = images.shape[2:]
+    rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1)[:, None, :, None].expand(images.shape)
+    columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1)[:, None, None].expand(images.shape)
+    return images.gather(2, rows).gather(3, columns)

@@ -1,0 +1,164 @@
+"""Lessons in mixing: what their images are, that a lesson has one answer, and mirroring."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from shapes import bird, body
+from torch import Tensor
+
+from pegasus_lightning.data import lessons
+from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.compositions import find_parts
+from pegasus_lightning.data.lessons import ROOM, make_lessons
+from pegasus_lightning.utils.errors import UserError
+
+
+def data(horses: list[np.ndarray], birds: list[np.ndarray]) -> ImageSet:
+    images = torch.from_numpy(np.stack([*horses, *birds]))
+    return ImageSet(images, torch.tensor([0] * len(horses) + [1] * len(birds)), ("horse", "bird"))
+
+
+def coloured(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return the bird in another colour."""
+    plain = image[:, :1, :1]
+    shape = (image != plain).any(0)
+    return np.where(shape, np.array(colour, np.uint8)[:, None, None], plain)
+
+
+def colour_of(image: Tensor, alpha: Tensor) -> Tensor:
+    """Return the mean colour of what alpha covers."""
+    return image[:, alpha[0] > 230].float().mean(1)
+
+
+def shifts(image: Tensor) -> Tensor:
+    """Return an image shifted by up to 3 pixels each way, (49, 3, 32, 32); the border is repeated."""
+    wide = np.pad(image.numpy(), ((0, 0), (3, 3), (3, 3)), mode="edge")
+    return torch.stack([torch.from_numpy(wide[:, y : y + 32, x : x + 32]) for y in range(7) for x in range(7)])
+
+
+def test_a_lesson_is_two_images_of_the_data_and_the_first_with_a_limb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "BUSY_SHARE", 0.0)
+    images = data([body(1), body(-1)], [bird(), bird()])
+    made = make_lessons(images, 20)
+    assert [kind.shape[1:] for kind in made] == [(3, 32, 32)] * 3 + [(1, 32, 32), (2,)]
+    assert len(made) == 20
+    horses, birds = torch.cat([shifts(horse) for horse in images.images[:2]]), images.images[2:]
+    assert all((horses == first).flatten(1).all(1).any() for first in made.first)
+    assert len({first.numpy().tobytes() for first in made.first}) > 10
+    assert all((birds == second).flatten(1).all(1).any() for second in made.second)
+    for first, target, alpha in zip(made.first, made.targets, made.moved, strict=True):
+        # Below the limb is the first image at 4/5 of its size, with the middle of its lower edge fixed.
+        rows = torch.arange(20, 32)
+        source = (32 - (32 - rows - 0.5) / ROOM).long()
+        columns = (16 + (torch.arange(32) + 0.5 - 16) / ROOM).long()
+        inside = (columns >= 1) & (columns < 31)
+        wanted = first[:, source][:, :, columns.clamp(0, 31)].float()
+        clear = inside[None] & (alpha[0, 20:] == 0)
+        close = ((target[:, 20:].float() - wanted).abs().amax(0) < 40)[clear]
+        assert close.float().mean() > 0.9  # all but the pixels at an edge
+        assert (alpha > 0).sum() > 15
+    for alpha, (x, y) in zip(made.moved, made.roots.tolist(), strict=True):
+        assert (x % 4, y % 4) == (2, 2)  # the middle of a square of four pixels
+        rows, columns = torch.nonzero(alpha[0] > 128).T
+        assert alpha[0, y - 2 : y + 2, x - 2 : x + 2].max() > 128  # the limb grows there,
+        assert rows.float().mean() < y and rows.max() <= y + 3  # and upwards
+
+
+def test_half_of_the_animals_stand_in_front_of_an_image_of_the_second_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "SHIFT", 0)
+    images = data([body(1)], [bird((250, 60, 60)), bird((60, 250, 60))])
+    made, mask = make_lessons(images, 200), find_parts(images).bodies.masks[0]
+    inner, outer = (torch.from_numpy(ndimage.binary_erosion(m.numpy(), iterations=2)) for m in (mask, ~mask))
+    busy = 0
+    for first in made.first:
+        assert torch.equal(first[:, inner], images.images[0][:, inner])
+        behind = [index for index in range(3) if torch.equal(first[:, outer], images.images[index][:, outer])]
+        assert len(behind) == 1
+        busy += behind != [0]
+    assert 70 < busy < 130
+    for first, target in zip(made.first, made.targets, strict=True):  # the blurred ground of the same image goes on
+        apart = target[:, 28:, :2].float().mean((1, 2)) - first[:, 28:, :2].float().mean((1, 2))
+        assert apart.abs().max() < 25
+
+
+def test_the_same_two_images_have_one_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "BUSY_SHARE", 0.0)
+    images = data([body(1), body(-1)], [bird()])
+    made = make_lessons(images, 400)
+    several = 0
+    # The bird's own limb, and afterwards the limb of the nearest colour, which is the same one.
+    for part in (slice(0, 100), slice(100, 400)):
+        targets: dict[bytes, list[Tensor]] = {}
+        for first, target in zip(made.first[part], made.targets[part], strict=True):
+            targets.setdefault(first.numpy().tobytes(), []).append(target)
+        for same in targets.values():
+            several += len(same) > 1
+            assert all(torch.equal(target, same[0]) for target in same)
+    assert several > 50
+
+
+def test_mirroring_an_image_does_not_change_the_lesson_but_for_mirroring_its_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lessons, "SHIFT", 0)
+    monkeypatch.setattr(lessons, "BUSY_SHARE", 0.0)
+    horse, wings = body(1), bird()
+    made = {}
+    for name, parents in {"plain": (horse, wings), "horse": (horse[:, :, ::-1], wings)}.items():
+        made[name] = make_lessons(data([parents[0].copy()], [parents[1].copy()]), 4).targets[0].float()
+    apart = (made["horse"].flip(2) - made["plain"]).abs()
+    assert apart.mean() < 6  # but for the middle of a bicubic pixel
+    other = make_lessons(data([horse], [wings[:, :, ::-1].copy()]), 4).targets[0].float()
+    assert (other - made["plain"]).abs().mean() < 6
+
+
+def test_a_quarter_of_the_lessons_has_the_donor_and_the_others_a_limb_of_stock_of_the_nearest_colour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three donors; the second images get a limb of their own colour, and only of those that are in stock."""
+    colours = {"red": (220, 40, 40), "blue": (40, 40, 220), "green": (40, 190, 40)}
+    images = data([body(1)], [coloured(bird(), colour) for colour in colours.values()])
+    parts = find_parts(images)
+    monkeypatch.setattr(lessons, "find_parts", lambda _: dataclasses.replace(parts, stock=torch.tensor([1, 2])))
+    monkeypatch.setattr(lessons, "TINT", 0.0)
+    monkeypatch.setattr(lessons, "BUSY_SHARE", 0.0)
+    made = make_lessons(images, 200)
+    got = {"red": set(), "blue": set(), "green": set()}
+    for number, (second, target, alpha) in enumerate(zip(made.second, made.targets, made.moved, strict=True)):
+        (which,) = torch.nonzero((images.images[1:] == second).flatten(1).all(1)).flatten().tolist()
+        found = colour_of(target, alpha)
+        (limb,) = (name for name, rgb in colours.items() if (found - torch.tensor(rgb)).abs().max() < 60)
+        got[list(colours)[which]].add((number < 50, limb))
+    assert got["blue"] == {(True, "blue"), (False, "blue")}
+    assert got["red"] - {(False, "blue"), (False, "green")} == {(True, "red")}  # the nearest one in stock
+    assert len(got["red"]) == 2
+
+
+def test_a_limb_of_stock_is_tinted_towards_the_second_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    red, blue = coloured(bird(), (220, 40, 40)), coloured(bird(), (40, 40, 220))
+    images = data([body(1)], [red, blue])
+    parts = find_parts(images)
+    monkeypatch.setattr(lessons, "find_parts", lambda _: dataclasses.replace(parts, stock=torch.tensor([1])))
+    monkeypatch.setattr(lessons, "BUSY_SHARE", 0.0)
+    made = make_lessons(images, 80)
+    reds = (made.second[20:] == images.images[1]).flatten(1).all(1)
+    found = torch.stack(list(map(colour_of, made.targets[20:][reds], made.moved[20:][reds]))).mean(0)
+    torch.testing.assert_close(found, torch.tensor([184.0, 40.0, 76.0]), rtol=0, atol=25)  # .8 of the way from blue
+
+
+def test_lessons_are_a_function_of_images_and_seed() -> None:
+    images = data([body(1), body(-1)], [bird()])
+    one, again, other = (make_lessons(images, 30, seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one.first, other.first)
+
+
+def test_images_without_an_object_teach_nothing() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    with pytest.raises(UserError, match="No bird can be cut out"):
+        make_lessons(data([body(1)], [noise]), 4)
