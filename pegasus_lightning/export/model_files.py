@@ -25,7 +25,7 @@ from pegasus_lightning import __version__
 from pegasus_lightning.export.onnx import check_onnx, decoder_onnx, largest_difference
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.latent import Posterior, lerp
-from pegasus_lightning.models.mixing_network import MixNetwork
+from pegasus_lightning.models.mixing_network import MixNetwork, mix_by_parts
 from pegasus_lightning.models.networks import Decoder, Encoder
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -58,7 +58,7 @@ class ExportedModel:
     decoder: nn.Module
     config: ModelConfig  # the variant's `Config`
     about: dict[str, Any]  # content of `config.json`: seed, classes, batches_done, checkpoint_sha256, versions
-    mixer: nn.Module | None = None  # the learned mixing, if any
+    mixer: MixNetwork | None = None  # the learned mixing, if any
 
     @property
     def classes(self) -> list[str]:
@@ -76,7 +76,9 @@ class ExportedModel:
 
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
         """Return mixed codes (B, latent_dim) at ratios (B,), by learned mixing if any, else linear interpolation."""
-        return lerp(first, second, ratios[:, None]) if self.mixer is None else self.mixer(first, second, ratios)
+        if self.mixer is None:
+            return lerp(first, second, ratios[:, None])
+        return mix_by_parts(self.mixer, lambda images: self.encode(images).mean, self.decode, first, second, ratios)
 
 
 @dataclass(frozen=True)

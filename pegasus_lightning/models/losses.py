@@ -52,6 +52,20 @@ def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return F.l1_loss(predictions, targets.to(predictions.dtype), reduction="sum") / len(predictions)
 
 
+def pixel_error(logits: Tensor, targets: Tensor, kind: str, weights: Tensor) -> Tensor:
+    """Return the weighted sum of a pixel term (`bce`, `mse` or `l1`) over an image, averaged over the batch.
+
+    Logits and targets are (B, 3, H, W), weights (B, 1, H, W).
+    """
+    logits, targets = _float(logits), _float(targets)
+    if kind == "bce":
+        error = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    else:
+        apart = torch.sigmoid(logits) - targets
+        error = apart.abs() if kind == "l1" else apart.square()
+    return (weights * error).sum() / len(logits)
+
+
 def label_cross_entropy(logits: Tensor, label: float) -> Tensor:
     """Return BCE_sum(C(.), label) for a critic's logits (B,) or (B, n); `label` is 1 for real, 0 for fake."""
     logits = _float(logits)
@@ -119,11 +133,6 @@ def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
     """
     (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
     return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
-
-
-def softplus_margin(logits: Tensor, margin: float) -> Tensor:
-    """Return softplus(margin - logit), (B,): a smooth penalty that vanishes for logits well above the margin."""
-    return F.softplus(margin - _float(logits))
 
 
 def kl_per_image(mean: Tensor, log_variance: Tensor) -> Tensor:

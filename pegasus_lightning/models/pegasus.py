@@ -1,4 +1,4 @@
-"""The model `pegasus` of this project: an adversarial VAE that is trained on decoded mixes, too."""
+"""The model `pegasus` of this project: an adversarial VAE whose mixing of two codes by parts is taught by examples."""
 
 from __future__ import annotations
 
@@ -6,124 +6,112 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pegasus_lightning.data.augmentation import NUMBERS, OPERATIONS, augment
+from pegasus_lightning.data.augmentation import NUMBERS as OPERANDS
+from pegasus_lightning.data.augmentation import augment
+from pegasus_lightning.data.lessons import Lessons
 from pegasus_lightning.models import losses
-from pegasus_lightning.models.latent import lerp
 from pegasus_lightning.models.losses import Term, blind_loss
-from pegasus_lightning.models.mixing_network import MixNetwork
-from pegasus_lightning.models.networks import as_in_inference
+from pegasus_lightning.models.mixing_network import (
+    SHARPNESS,
+    UNKNOWN,
+    Limb,
+    MixNetwork,
+    mix_by_parts,
+    put_on,
+    with_room,
+)
+from pegasus_lightning.models.moves import NUMBERS, came_from_inside, move, random_affine
+from pegasus_lightning.models.networks import final_side
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream, derived_seed
+from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
 
-GUIDED_BY = tuple(OPERATIONS)  # augmentations of the guide's inputs: all of them, as in its training
-THUMBNAIL = 4  # side of the thumbnails by which images are compared
-
-
-class Guide(Protocol):
-    """Frozen networks that recognise the two classes, used in turn: a model is trained by them beside its critic."""
-
-    def to(self, device: torch.device) -> Any:
-        """Move to a device."""
-
-    def logits(self, images: Tensor, turn: int) -> Tensor:
-        """Return logits of the two classes (B, 2), differentiable in the images."""
-
-    def distance(self, images: Tensor, others: Tensor, turn: int) -> Tensor:
-        """Return the feature distance of each image to its counterpart, (B,), differentiable in `others`."""
+SHOWN = ("target", "mix")  # kinds of fakes beside reconstructions
 
 
 @dataclass
 class PegasusWeights:
-    reconstruction: float = 1.0  # the pixel term
+    reconstruction: float = 1.0  # pixel term of the images
     kl: float = 1.0
-    feature: float = 0.0  # distance of image and reconstruction in the critic's penultimate layer
-    perceptual: float = 0.0  # distance of the same in the layers of the guide
+    target: float = 0.3  # pixel term of the reconstructed targets of lessons
+    limb: float = 2.0  # further weight of the limb's pixels in it
+    root: float = 1.0  # these three teach the mixing network: cross-entropy of the place where the limb grows,
+    alpha: float = 0.1  # cross-entropy of the limb's alpha, summed over the pixels,
+    colour: float = 1.0  # and squared error of its colours
+    moves: float = 0.0  # pixel term of images that are decoded from moved codes
     adversarial: float = 1.0
-    guidance: float = 0.0  # chimeras in which the guide does not recognise both classes
-    layout: float = 0.0  # distance of a chimera's thumbnail from the blend of its parents'
-    stay: float = 0.0  # learned mixing: distance from the linear mix
-    chimera: float = 0.3  # learned mixing: -log C(chimera)
     critic_real: float = 1.0
     critic_fake: float = 1.0
-    fake_reconstruction: float = 1.0  # these four: shares of the kinds of fakes in both players' terms
-    fake_mix: float = 0.5
-    fake_sample: float = 0.25
-    fake_chimera: float = 0.25
-
-
-@dataclass
-class GuideConfig:
-    """The recognisers that guide a model, trained once for its data (`recognisers/store.py`)."""
-
-    architectures: list[str] = field(default_factory=lambda: ["plain", "averaging"])
-    images: int | None = None  # training images shown to each, repeats counted; null: as its recipe says
+    fake_reconstruction: float = 1.0  # these three: shares of the kinds of fakes in both players' terms
+    fake_target: float = 0.2
+    fake_mix: float = 0.2
 
 
 @dataclass
 class PegasusModelConfig(ModelConfig):
     name: str = "pegasus"
-    learned_mixing: bool = False  # chimeras are mixed by a MixNetwork; else they are the linear mixes
-    mix_ratio: list[float] = field(default_factory=lambda: [0.3, 0.7])  # range of mixing ratios in training
-    mix_pairs: str = "random"  # random, or alike: each horse with the most similar bird of the batch
-    margin: float = 2.0  # guide logit above which guidance fades
-    guide: GuideConfig = field(default_factory=GuideConfig)
+    learned_mixing: bool = False  # codes are mixed by a MixNetwork; else linearly
+    lessons: int = 16384  # number of lessons, of which each batch takes some:
+    lesson_share: float = 0.25  # lessons in a batch, as a share of its images,
+    target_share: float = 0.125  # and those whose targets are reconstructed
+    mix_share: float = 0.0625  # pairs of a batch's images that are mixed and decoded, as a share
+    move_share: float = 0.125  # images of a batch whose codes are moved and decoded, as a share
+    mirror_moves: bool = False  # half of the moves mirror
+    mix_ratio: list[float] = field(default_factory=lambda: [0.3, 0.7])  # range of ratios of linear mixes in training
     weights: PegasusWeights = field(default_factory=PegasusWeights)
 
 
-class BatchPairs(NamedTuple):
-    """Pairs of a batch: indices into it, (P,) each, and 1 where the classes differ (a batch may lack one class)."""
+class BatchLessons(NamedTuple):
+    """The lessons of a batch: images (T, 3, 32, 32) in [0, 1], alpha of the targets' limbs (T, 1, 32, 32), and the
+    places of the code (T,) where these grow."""
 
     first: Tensor
     second: Tensor
-    valid: Tensor
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) averaged in THUMBNAIL x THUMBNAIL cells, (B, 3 THUMBNAIL^2)."""
-    return F.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
+    targets: Tensor
+    limbs: Tensor
+    roots: Tensor
 
 
 @dataclass
 class PegasusStep(Step):
-    """A step with the pairs of the batch; `offset` (P, latent_dim) is the learned mix minus the linear mix."""
+    """A step with its lessons and moves."""
 
-    pairs: BatchPairs | None = None
-    offset: Tensor | None = None
+    lessons: BatchLessons | None = None
+    limb: Limb | None = None  # what the mixing network draws for them
+    matrices: Tensor | None = None  # random moves of the first images, (M, 2, 3)
+    extra_logits: dict[str, Tensor] = field(default_factory=dict)  # decoded beside the reconstructions, by kind
+    partners: dict[str, Tensor] = field(default_factory=dict)  # by kind: each fake's image, as an index into `real`
 
 
 class Pegasus(TwoPlayerModel):
-    """An adversarial VAE whose fakes are reconstructions, mixes of a first-class and a second-class code, and samples.
+    """An adversarial VAE that learns from examples to mix two codes by parts.
 
-    M: mixes z_m = (1 - r) z_1 + r z_2, one for two images; A: the guide, never the reporting recogniser;
-    K: the chimeras, which are D(M), or with learned mixing D(MixNetwork(z_1, z_2, r)).
+    A lesson is an image of each class and the composition that their mix should look like (`data/lessons.py`). L is the
+    limb that the mixing network draws for a lesson, with its root where the target has it. T are targets, M the mixes
+    of pairs of the batch's images at ratio 1/2. What the mixing network reads is encoded without gradients.
 
-    autoencoder: pixel term + KL + feature distance of x and x~, perceptual distance of every second x and its x~
-        + sum of shares * (-log C(fake))
-    for the chimeras: guidance * mean over K of the sum over both classes of softplus(margin - A(chimera))
-        + layout * mean |t(chimera) - (1 - r) t(x_1) - r t(x_2)|^2, t: thumbnails of 4 x 4 pixels
-    with learned mixing also: stay * mean |MixNetwork(z_1, z_2, r) - z_m|^2 + chimera * (-log C(chimera))
-    critic: real from fake, by cross-entropies or hinge losses, each kind of fake with its share
+    autoencoder: pixel terms of the reconstructions of x and T, where the limb's pixels weigh more + KL
+        + cross-entropies of the place where the limb grows and of alpha + squared error of its colours
+        + pixel term of decode(move(z)) against move(x)
+        + sum of shares * adversarial terms of the fakes
+    critic: images from fakes, which are reconstructions of x and T, and M, each kind with its share. A relativistic
+        critic compares each reconstruction with its image, and M with compositions.
 
-    With learned mixing, chimeras are decoded as in inference: with the averaged weights and the running statistics.
+    Without learned mixing there are no lessons, and M are linear mixes.
 
-    Without learned mixing the chimera terms train the decoder. With it they train the mixing network alone: a guided
-    decoder soon draws one pattern over all mixes, in which the guide recognises both classes and no other network does.
-
-    Mixes among the critic's fakes: Beckham et al. 2019 (arXiv 1903.02709). Guidance by a classifier during training:
-    Odena et al. 2017 (arXiv 1610.09585), here towards two classes at once, which no training image shows. The codes of
-    mixes are detached, so the encoder is affected by mixes through the decoder's BatchNorm alone.
+    Compositions as teachers: Dwibedi et al. 2017 (arXiv 1708.01642). Mixes among the critic's fakes: Beckham et al.
+    2019 (arXiv 1903.02709). Codes that can be moved: Kouzelis et al. 2025 (arXiv 2502.09509).
     """
 
     Config = PegasusModelConfig
-    guide: Guide | None = None
-    guide_identity: list[str] | None = None  # SHA-256 of the guide's members, kept in checkpoints
+    lessons: Lessons | None = None
 
     def __init__(self, config: Any = None, **keywords: Any) -> None:
         super().__init__(config, **keywords)
@@ -140,158 +128,196 @@ class Pegasus(TwoPlayerModel):
         more = [] if self.mixer is None else list(self.mixer.parameters())
         return [*self.encoder.parameters(), *self.decoder.parameters(), *more]
 
-    @property
-    def needs_guide(self) -> bool:
-        """Whether any loss term uses the guide."""
-        return self.config.weights.guidance > 0 or self.config.weights.perceptual > 0
-
     def on_fit_start(self) -> None:
-        """Move the guide to the model's device.
-
-        Raise RuntimeError if a loss term uses a guide, and the model has none (see `train.guide.give_guide`).
-        """
-        if self.guide is not None:
-            self.guide.to(self.device)
-        elif self.needs_guide:
-            raise RuntimeError("guidance and the perceptual term need a guide, and the model has none")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.guide_identity is not None:
-            checkpoint["guide"] = self.guide_identity
+        """Move the lessons to the model's device. Raise RuntimeError if there are none to learn mixing from."""
+        if self.lessons is not None:
+            object.__setattr__(self, "lessons", self.lessons.to(self.device))
+        elif self.config.learned_mixing:
+            raise RuntimeError("learned mixing needs lessons, and the model has none (see `train.trainer`)")
 
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
         if self.mixer is None:
             return super().mix(first, second, ratios)
-        return self._network("mixer")(first, second, ratios)
+        network = cast(MixNetwork, self._network("mixer"))
+        return mix_by_parts(network, lambda images: self.encode(images).mean, self.decode, first, second, ratios)
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
-        posterior = self.encode(images)
-        codes = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
-        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
-        pairs = self._opposites(images, labels)
-        low, high = self.config.mix_ratio
-        ratios = low + (high - low) * self.draw(Stream.MIXING, len(pairs.first), uniform=True)
-        first, second = (codes.detach()[chosen] for chosen in (pairs.first, pairs.second))
-        parts = {"reconstruction": codes, "mix": lerp(first, second, ratios[:, None])}
-        if self.config.weights.fake_sample:
-            parts["sample"] = self.draw(Stream.PRIOR, max(1, len(images) // 4), codes.shape[1])
+        count, pairs = len(images), self._pairs(labels, len(images))
+        lessons = self._lessons_of_batch(_share(self.config.lesson_share, count))
+        few = _share(self.config.target_share, count)
+        posterior = self.encode(images if lessons is None else torch.cat([images, lessons.targets[:few]]))
+        drawn = posterior.sample_with(self.draw(Stream.NOISE, *posterior.mean.shape))
+        codes = drawn[:count]
+        parts = {"reconstruction": codes}
+        kept: dict[str, Any] = {}  # fields of the step
+        if lessons is None:
+            low, high = self.config.mix_ratio
+            ratios = low + (high - low) * self.draw(Stream.MIXING, len(pairs[0]), uniform=True)
+            parts["mix"] = self.mix(codes[pairs[0]], codes[pairs[1]], ratios)
+        else:
+            pictures = with_room(torch.cat([lessons.first, images[pairs[0]]]))
+            with torch.no_grad():
+                shown = torch.cat([pictures, lessons.second])
+                first, second = self.encode(shown).mean.split([len(pictures), len(lessons.second)])
+            others = torch.cat([second, codes[pairs[1]].detach()])
+            limb = self.mixer(first, others, F.pad(lessons.roots, (0, len(pairs[0])), value=UNKNOWN))
+            kept = {"lessons": lessons, "limb": Limb(*(some[: len(second)] for some in limb))}
+            of_pairs = Limb(*(some[len(second) :] for some in limb))
+            parts["mix"] = self.encode(put_on(pictures[len(second) :], of_pairs, SHARPNESS)).mean
+            parts["target"] = drawn[count:]
+        if self.config.weights.moves:
+            kept["matrices"] = self._moves(count)
+            maps = codes[: len(kept["matrices"])].unflatten(1, (-1, *[self._side] * 2))
+            parts["moved"] = move(maps, kept["matrices"]).flatten(1)
         logits = self.decode_logits(torch.cat(list(parts.values()))).split([len(part) for part in parts.values()])
         decoded = dict(zip(parts, logits, strict=True))
-        extra = {name: torch.sigmoid(decoded[name]) for name in parts if name != "reconstruction"}
-        offset = None
-        if self.mixer is not None:
-            learned = self.mixer(first, second, ratios)
-            offset = learned - parts["mix"]
-            # The BatchNorm statistics of a batch of chimeras differ from the running ones, and a mixing that is trained
-            # with the former looks worse in inference.
-            decoder = self.decoder if self.averaged is None else self.averaged["decoder"]
-            with as_in_inference(decoder):
-                extra["chimera"] = torch.sigmoid(decoder(learned))
-        reconstructions = decoded["reconstruction"]
-        step = PegasusStep(images, posterior, codes, reconstructions, labels, extra, ratios, pairs=pairs, offset=offset)
-        step.fakes = self.one_pass(self._shown(step), self._fake_loss)
+        own = decoded.pop("reconstruction")
+        step = PegasusStep(images, posterior, codes, own, labels, extra_logits=decoded, **kept)
+        step.extra_images = {kind: torch.sigmoid(decoded[kind].float()) for kind in SHOWN if kind in decoded}
+        self._show_critic(step, pairs[0])
         return step
 
-    def _opposites(self, images: Tensor, labels: Tensor) -> BatchPairs:
-        """Return half as many pairs as images. Classes are not counted, because that would synchronise a GPU."""
-        order = labels.argsort(stable=True)
-        half = max(1, len(order) // 2)
-        first, second = order[:half], order.flip(0)[:half]
-        if self.config.mix_pairs == "alike":
-            small = _thumbnails(images)
-            same = labels[first][:, None] == labels
-            second = (torch.cdist(small[first], small) + 1e3 * same).argmin(1)
-        return BatchPairs(first, second, (labels[first] < labels[second]).float())
+    def _lessons_of_batch(self, count: int) -> BatchLessons | None:
+        """Return `count` lessons for this batch, drawn with replacement; None: none are used.
 
-    def _shares(self, names: Iterable[str]) -> dict[str, float]:
-        """Return the share of each of these kinds of fakes; they sum to 1."""
-        own = {name: getattr(self.config.weights, f"fake_{name}") for name in names}
-        return {name: share / sum(own.values()) for name, share in own.items()}
+        Both images are mirrored at random, and the target with the first one.
+        """
+        if not self.config.learned_mixing:
+            return None
+        assert self.lessons is not None
+        uniforms = self.draw(Stream.LESSONS, count, 3, uniform=True)
+        chosen = (uniforms[:, 0] * len(self.lessons)).long().clamp(max=len(self.lessons) - 1)
+        mirrored = (uniforms[:, 1:] < 0.5)[:, :, None, None, None]
+        drawn = [to_float(kind[chosen]) for kind in list(self.lessons)[:4]]
+        which = (0, 1, 0, 0)
+        first, second, targets, limbs = (
+            torch.where(mirrored[:, i], kind.flip(3), kind) for i, kind in zip(which, drawn, strict=True)
+        )
+        column, row = self.lessons.roots[chosen].unbind(1)
+        column = torch.where(mirrored[:, 0].flatten(), IMAGE_SIZE - 1 - column, column)
+        size = IMAGE_SIZE // self._side  # of a place, in pixels
+        return BatchLessons(first, second, targets, limbs, row // size * self._side + column // size)
 
-    def _shown(self, step: Step) -> dict[str, Tensor]:
-        """Return the fakes that a player asks the critic about, by kind, augmented with one draw for both players."""
+    def _pairs(self, labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        """Return pairs of images of different classes, (P,) indices each, as far as the batch has them.
+
+        Of a batch with fewer, further pairs are of one class. Classes are not counted, because that would synchronise
+        a GPU.
+        """
+        labels = torch.zeros(count, dtype=torch.int64, device=self.device) if labels is None else labels
+        order, pairs = labels.argsort(stable=True), _share(self.config.mix_share, count)
+        return order[:pairs], order.flip(0)[:pairs]
+
+    def _moves(self, count: int) -> Tensor:
+        """Return random matrices for the first images of the batch, (M, 2, 3)."""
+        uniforms = self.draw(Stream.MOVES, _share(self.config.move_share, count), NUMBERS, uniform=True)
+        return random_affine(uniforms, self.config.mirror_moves)
+
+    @property
+    def _side(self) -> int:
+        """The side of a code as a map; 1 for a flat one."""
+        return final_side(self.config.networks) if self.config.networks.latent == "spatial" else 1
+
+    def _show_critic(self, step: PegasusStep, first: Tensor) -> None:
+        """Run the critic on images and fakes, each fake augmented as its partner is."""
+        count = len(step.images)
+        targets = [] if step.lessons is None else [step.lessons.targets[: len(step.extra_logits["target"])]]
+        shown = torch.cat([step.images, *targets])
+        own = torch.arange(len(shown), device=shown.device)
+        partners = {"reconstruction": own[:count], "target": own[count:], "mix": first}
+        if targets:  # with learned mixing, mixes should look like compositions
+            partners["mix"] = count + torch.arange(len(first), device=shown.device) % len(targets[0])
         fakes = {"reconstruction": step.reconstructions} | step.extra_images
         shares = self._shares(fakes)
-        fakes = {name: images for name, images in fakes.items() if shares[name] or name == "chimera"}
-        altered = self.augment_for_critic(torch.cat(list(fakes.values())), 0)
-        return dict(zip(fakes, altered.split([len(images) for images in fakes.values()]), strict=True))
+        step.partners = {kind: partners[kind] for kind in fakes if shares[kind]}
+        altered = torch.cat([fakes[kind] for kind in step.partners])
+        if self.config.critic_augmentation:
+            uniforms = self.draw(Stream.AUGMENTATION, len(shown), OPERANDS, uniform=True)
+            shown = augment(shown, uniforms, self.config.critic_augmentation)
+            altered = augment(
+                altered, uniforms[torch.cat(list(step.partners.values()))], self.config.critic_augmentation
+            )
+        sizes = [len(chosen) for chosen in step.partners.values()]
+        by_kind = dict(zip(step.partners, altered.split(sizes), strict=True))
+        partners = step.partners
+        real: list[Tensor] = []  # not the step, which holds the pass: a cycle would keep each batch's memory
+        step.fakes = self.one_pass(by_kind, lambda outputs: self._fake_loss(outputs, partners, *real))
+        step.real = self.critic(shown)
+        real.append(step.real.detach())
 
-    def _fake_terms(self, outputs: dict[str, Tensor]) -> dict[str, Term]:
-        """Return the critic's terms for its outputs for fakes, by kind."""
-        weight, kind = self.config.weights.critic_fake, self.config.adversarial_loss
-        shares = {name: share for name, share in self._shares(outputs).items() if share}
-        return {name: Term(losses.critic_loss_fake(outputs[name], kind), weight * shares[name]) for name in shares}
+    def _shares(self, kinds: Iterable[str]) -> dict[str, float]:
+        """Return the share of each of these kinds of fakes; they sum to 1."""
+        own = {kind: getattr(self.config.weights, f"fake_{kind}") for kind in kinds}
+        return {kind: share / sum(own.values()) for kind, share in own.items()}
 
-    def _fake_loss(self, outputs: dict[str, Tensor]) -> Tensor:
-        return torch.stack([term.weighted for term in self._fake_terms(outputs).values()]).sum()
+    def _fake_terms(self, outputs: dict[str, Tensor], partners: dict[str, Tensor], real: Tensor) -> dict[str, Term]:
+        """Return the critic's terms for its outputs for fakes, by kind, and for real images."""
+        weight, loss = self.config.weights.critic_fake, self.config.adversarial_loss
+        return {
+            kind: Term(losses.critic_loss_fake(outputs[kind], loss, real[partners[kind]]), weight * share)
+            for kind, share in self._shares(outputs).items()
+        }
+
+    def _fake_loss(self, outputs: dict[str, Tensor], partners: dict[str, Tensor], real: Tensor) -> Tensor:
+        return torch.stack([term.weighted for term in self._fake_terms(outputs, partners, real).values()]).sum()
 
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:
-        assert step.fakes is not None
-        weights, kind = self.config.weights, self.config.adversarial_loss
+        assert isinstance(step, PegasusStep) and step.fakes is not None and step.real is not None
+        weights, loss, pixels = self.config.weights, self.config.adversarial_loss, self.config.reconstruction
         terms = self.vae_terms(step)
+        if step.lessons is not None:
+            assert step.limb is not None
+            lessons, limb, alpha = step.lessons, step.limb, step.lessons.limbs
+            made = step.extra_logits["target"]
+            weighing = 1 + weights.limb * alpha[: len(made)]
+            terms["target"] = Term(
+                losses.pixel_error(made, lessons.targets[: len(made)], pixels, weighing), weights.target
+            )
+            terms["root"] = Term(F.cross_entropy(limb.places, lessons.roots), weights.root)
+            missed = F.binary_cross_entropy_with_logits(limb.alpha_logits, alpha, reduction="none")
+            apart = alpha * (limb.colours - lessons.targets).square()
+            terms |= {
+                "alpha": Term(missed.flatten(1).sum(1).mean(), weights.alpha),
+                "colour": Term(apart.flatten(1).sum(1).mean(), weights.colour),
+            }
+        if step.matrices is not None:
+            wanted = move(step.images[: len(step.matrices)], step.matrices)
+            inside = came_from_inside(step.matrices, IMAGE_SIZE)
+            terms["moved"] = Term(losses.pixel_error(step.extra_logits["moved"], wanted, pixels, inside), weights.moves)
         outputs = step.fakes.for_autoencoder
-        for name, share in self._shares(outputs).items():
-            if share and name != "chimera":
-                loss = losses.generator_loss(outputs[name], kind)
-                terms[f"adversarial_{name}"] = Term(loss, weights.adversarial * share)
-        if weights.feature:
-            same_draws = [self.augment_for_critic(images, 1) for images in (step.reconstructions, step.images)]
-            found, real = self.critic.features(torch.cat(same_draws)).chunk(2)
-            terms["feature"] = Term(losses.feature_distance(real.detach(), found), weights.feature)
-        if weights.perceptual and self.guide is not None:
-            # Every second image, because the guide's first layers cost as much as the whole critic.
-            distance = self.guide.distance(step.images[::2], step.reconstructions[::2], self.batches_done)
-            terms["perceptual"] = Term(distance.mean(), weights.perceptual)
-        return terms | self._chimera_losses(step)
-
-    def _chimera_losses(self, step: Step) -> dict[str, Term]:
-        """Return the loss terms of the chimeras; see the class."""
-        assert isinstance(step, PegasusStep) and step.pairs is not None and step.ratios is not None
-        weights, pairs = self.config.weights, step.pairs
-        terms: dict[str, Term] = {}
-        chimeras = step.extra_images["mix" if self.mixer is None else "chimera"]
-        if weights.guidance and self.guide is not None:
-            uniforms = self.draw(Stream.AUGMENTATION, len(chimeras), NUMBERS, uniform=True, part=4)
-            logits = self.guide.logits(augment(chimeras, uniforms, GUIDED_BY), self.batches_done)
-            reluctance = losses.softplus_margin(logits, self.config.margin).sum(1)
-            terms["guidance"] = Term((pairs.valid * reluctance).mean(), weights.guidance)
-            self.log_mean("guide/both", (logits > 0).all(1).float())
-        if weights.layout:
-            small = _thumbnails(step.images)
-            blend = lerp(small[pairs.first], small[pairs.second], step.ratios[:, None])
-            apart = (_thumbnails(chimeras) - blend).square().sum(1)
-            terms["layout"] = Term((pairs.valid * apart).mean(), weights.layout)
-        if step.offset is not None:
-            terms["stay"] = Term(step.offset.square().sum(1).mean(), weights.stay)
-            assert step.fakes is not None
-            outputs = step.fakes.for_autoencoder["chimera"]
-            terms["chimera"] = Term(losses.generator_loss(outputs, self.config.adversarial_loss), weights.chimera)
+        for kind, share in self._shares(outputs).items():
+            passing = losses.generator_loss(outputs[kind], loss, step.real[step.partners[kind]])
+            terms[f"adversarial_{kind}"] = Term(passing, weights.adversarial * share)
         return terms
 
-    def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
-        if self.mixer is None:
-            return super().routes(terms)
-        own = [name for name in ("guidance", "layout", "stay", "chimera") if name in terms]
-        others = {name: term for name, term in terms.items() if name not in own}
-        chimeras = torch.stack([terms[name].weighted for name in own]).sum()
-        ((loss, _),) = super().routes(others)
-        own_networks = [*self.encoder.parameters(), *self.decoder.parameters()]
-        return [(loss, own_networks), (chimeras, list(self.mixer.parameters()))]
-
     def critic_losses(self, step: Step) -> dict[str, Term]:
-        assert step.fakes is not None
-        weights, kind = self.config.weights, self.config.adversarial_loss
-        real = self.critic(self.augment_for_critic(step.images, 3))
-        self.log_mean("critic/real", self.critic_probability(real))
+        assert isinstance(step, PegasusStep) and step.fakes is not None and step.real is not None
+        weights, loss = self.config.weights, self.config.adversarial_loss
         outputs = step.fakes.for_critic
-        terms = self._fake_terms(outputs)
-        for name in terms:
-            tag = "critic/fake" if name == "reconstruction" else f"critic/{name}"
-            self.log_mean(tag, self.critic_probability(outputs[name]))
-        return {"real": Term(losses.critic_loss_real(real, kind), weights.critic_real)} | terms
+        own = step.real[: len(step.images)]  # the others are targets of lessons
+        if loss == "relativistic":
+            by_kind = {k: losses.critic_loss_real(step.real[step.partners[k]], loss, outputs[k]) for k in outputs}
+            shares = self._shares(outputs)
+            real = Term(torch.stack([shares[kind] * by_kind[kind] for kind in shares]).sum(), weights.critic_fake)
+        else:
+            real = Term(losses.critic_loss_real(step.real, loss), weights.critic_real)
+        self.log_mean("critic/real", self.critic_probability(own))
+        for kind, values in outputs.items():
+            tag = "critic/fake" if kind == "reconstruction" else f"critic/{kind}"
+            self.log_mean(tag, self.critic_probability(values))
+        return {"real": real} | self._fake_terms(outputs, step.partners, step.real)
+
+    def critic_penalties(self, step: Step) -> dict[str, Term]:
+        """Return the penalties at every fourth image: a penalty costs several times as much as the critic's loss."""
+        few = PegasusStep(step.images[::4], step.posterior, step.codes, step.logits[::4])
+        return super().critic_penalties(few)
 
     def blind_critic_loss(self) -> float | None:
         """Return 2 ln 2 at weights of 1; 2 for hinge losses."""
         weights = self.config.weights
         return blind_loss(self.config.adversarial_loss, weights.critic_real, weights.critic_fake)
+
+
+def _share(share: float, count: int) -> int:
+    """Return a share of a batch, at least 1."""
+    return max(1, round(share * count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -27,9 +28,8 @@ DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
 CRITIC_STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge", "relativistic")
-MIX_PAIRS = ("random", "alike")
-GUIDES = ("plain", "averaging")  # of recognisers.network.ARCHITECTURES, without the reporting one
 DEFAULT_TASK = "real from fake"
+OF_LESSONS = ("target", "limb", "root", "alpha", "colour", "fake_target")  # weights of pegasus
 RECONSTRUCTION = ("bce", "mse", "l1")
 MIN_CONV_LAYERS = 2
 MAX_CONV_LAYERS = 4  # 32 -> 16 -> 8 -> 4 -> 2: a fifth one would leave a single pixel
@@ -60,12 +60,23 @@ class NetworksConfig:
 
 @dataclass
 class AdamConfig:
-    """Adam of one player. `clip` is the largest gradient norm; null: no clipping."""
+    """Adam of one player, and its learning rate.
+
+    The rate grows linearly for `warmup` batches, and falls as sqrt(decay_after / batch) from batch `decay_after` on.
+    """
 
     lr: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
-    clip: float | None = None
+    clip: float | None = None  # largest gradient norm; null: no clipping
+    warmup: int = 0
+    decay_after: int | None = None  # null: the rate does not fall
+
+    def lr_at(self, batch: int) -> float:
+        """Return the learning rate of a batch, counted from 0."""
+        grown = min(1.0, (batch + 1) / self.warmup) if self.warmup else 1.0
+        fallen = math.sqrt(min(1.0, self.decay_after / (batch + 1))) if self.decay_after else 1.0
+        return self.lr * grown * fallen
 
 
 @dataclass
@@ -121,7 +132,7 @@ def validate_model(model: Any) -> None:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
     check_not_negative("model.r2", model.r2)
-    if "mix_pairs" in model:
+    if "learned_mixing" in model:
         _validate_mixes(model)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
         adam = model[player]
@@ -129,6 +140,8 @@ def validate_model(model: Any) -> None:
         check_fraction(f"model.{player}.beta1", adam.beta1)
         check_fraction(f"model.{player}.beta2", adam.beta2)
         check_above(f"model.{player}.clip", adam.clip, 0)
+        check_not_negative(f"model.{player}.warmup", adam.warmup)
+        check_at_least(f"model.{player}.decay_after", adam.decay_after, 1)
     if model.ema_decay is not None:
         check_fraction("model.ema_decay", model.ema_decay, low_open=True)
     for key, value in model.weights.items():
@@ -197,7 +210,7 @@ def unread_settings(model: Any) -> dict[str, str]:
         (adversarial and not in_use, "adversarial weights of 0", ["adaptive_adversarial"]),
         (one_scale, "model.adaptive_adversarial=true", [f"weights.{name}" for name in one_scale]),
     ]
-    if "mix_pairs" in model:
+    if "learned_mixing" in model:
         rules += _unread_of_mixes(model)
     unread: dict[str, str] = {}
     for applies, reason, names in rules:
@@ -209,39 +222,33 @@ def unread_settings(model: Any) -> dict[str, str]:
 def _unread_of_mixes(model: Any) -> list[tuple[Any, str, Iterable[str]]]:
     """Return the rules of `unread_settings` for the fields that model=pegasus adds."""
     weights = model.weights
-    learned = ["stay", "chimera", "fake_chimera"]
-    kinds = ["fake_reconstruction", "fake_mix", "fake_sample", *(["fake_chimera"] if model.learned_mixing else [])]
-    fakes = [name for name in kinds if weights[name]]
-    readers = ["fake_mix", "guidance", "layout", *(learned if model.learned_mixing else [])]
-    # Mixes pass through the decoder together with the reconstructions: its BatchNorm sees them, too.
-    mixes_read = model.networks.batch_norm or any(weights[name] for name in readers)
+    taught = ["lessons", "lesson_share", "target_share", *(f"weights.{name}" for name in OF_LESSONS)]
+    kinds = ["reconstruction", "mix", *(["target"] if model.learned_mixing else [])]
+    fakes = [f"fake_{name}" for name in kinds if weights[f"fake_{name}"]]
     return [
-        (not weights.guidance, "model.weights.guidance=0", ["margin"]),
-        (not model.learned_mixing, "model.learned_mixing=false", [f"weights.{name}" for name in learned]),
+        (not model.learned_mixing, "model.learned_mixing=false", taught),
+        (model.learned_mixing, "model.learned_mixing=true", ["mix_ratio"]),
+        (not weights.target, "model.weights.target=0", ["weights.limb"]),
+        (not weights.moves, "model.weights.moves=0", ["mirror_moves", "move_share"]),
         (len(fakes) == 1, "one kind of fakes, whose share is always 1", [f"weights.{name}" for name in fakes]),
-        (not mixes_read, "mixes that no loss term reads", ["mix_ratio", "mix_pairs"]),
     ]
 
 
 def _validate_mixes(model: Any) -> None:
     """Check the fields that model=pegasus adds."""
-    if model.adversarial_loss == "relativistic":
-        raise UserError(
-            "model.adversarial_loss=relativistic compares a fake with its image, and a mix of model=pegasus has two: "
-            "say bce or hinge."
-        )
-    check_choice("model.mix_pairs", model.mix_pairs, MIX_PAIRS)
     ratio = list(model.mix_ratio)
     if len(ratio) != 2 or not 0 <= ratio[0] <= ratio[1] <= 1:
         raise UserError(f"model.mix_ratio={ratio} is not a range within 0 to 1: write two numbers, as in [0.3,0.7].")
-    if not abs(model.margin) < float("inf"):
-        raise UserError(f"model.margin={model.margin} is out of range: it must be finite.")
-    if not any(model.weights[name] for name in ("fake_reconstruction", "fake_mix", "fake_sample")):
+    check_at_least("model.lessons", model.lessons, 1)
+    for name in ("lesson_share", "target_share", "mix_share", "move_share"):
+        check_fraction(f"model.{name}", model[name], low_open=True)
+    check_at_most("model.mix_share", model.mix_share, 0.5)  # of two classes, each is about half of a batch
+    if model.learned_mixing and model.target_share > model.lesson_share:
         raise UserError(
-            "model.weights.fake_reconstruction, fake_mix and fake_sample are all 0: the critic needs fakes."
+            f"model.target_share={model.target_share} is more than model.lesson_share={model.lesson_share}: targets "
+            "are those of lessons. Make it smaller, or the other larger."
         )
-    if not model.guide.architectures:
-        raise UserError("model.guide.architectures is empty: name at least one, such as [plain].")
-    for name in model.guide.architectures:
-        check_choice("model.guide.architectures", name, GUIDES)
-    check_at_least("model.guide.images", model.guide.images, 1)
+    if model.weights.moves and model.networks.latent != "spatial":
+        raise UserError("model.weights.moves needs codes with places: add model.networks.latent=spatial.")
+    if not any(model.weights[f"fake_{name}"] for name in ("reconstruction", "mix")):
+        raise UserError("model.weights.fake_reconstruction and fake_mix are both 0: the critic needs fakes.")

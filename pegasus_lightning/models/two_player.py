@@ -242,7 +242,10 @@ class TwoPlayerModel(Autoencoder):
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self._world_size > 1:
             average_over_processes(gradients)
-        clip = getattr(self.config, f"{player}_optimizer").clip
+        adam = getattr(self.config, f"{player}_optimizer")
+        for group in optimizer.param_groups:
+            group["lr"] = adam.lr_at(self.batches_done)
+        clip = adam.clip
         if clip is not None or measure_norm:
             norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
             if measure_norm:

@@ -263,7 +263,8 @@ def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPla
         model = model_class(name)(hyperparameters["model"], **keywords)
         model.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit this version of pegasus_lightning: {error}") from error
+        reason = str(error).splitlines()[0]  # the others are OmegaConf's own words
+        raise UserError(f"{path} does not fit this version of pegasus_lightning: {reason}.") from error
     model.batches_done = content["batches_done"]
     # The memory format of training, so that the same images give the same bits.
     return model.to(memory_format=torch.channels_last).to(device).eval()

@@ -34,11 +34,14 @@ NOT_IDENTITY = {
     "data": ("download", "cache", "on_device"),
 }
 # Settings of models that came after the first runs were named: at these values they do not make another run either.
-ADDED = {
+PLAYERS = ("autoencoder", "critic")
+ADDED: dict[tuple[str, ...], Any] = {
     ("r2",): 0.0,
     ("networks", "residual_blocks"): 0,
     ("networks", "critic_layers"): None,
     ("networks", "critic_patches"): False,
+    **{(f"{player}_optimizer", "warmup"): 0 for player in PLAYERS},
+    **{(f"{player}_optimizer", "decay_after"): None for player in PLAYERS},
 }
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
 

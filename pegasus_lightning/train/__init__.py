@@ -1,1 +1,1 @@
-"""Training of one run: settings, trainer, guide and callbacks."""
+"""Training of one run: settings, trainer and callbacks."""

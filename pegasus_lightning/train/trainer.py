@@ -16,10 +16,10 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torchinfo import summary
 
+from pegasus_lightning.data.lessons import Lessons, make_lessons
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.checkpoints import (
     AtomicCheckpointIO,
     SaveLast,
@@ -35,7 +35,6 @@ from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.train.callbacks.run_status import RunStatus
-from pegasus_lightning.train.guide import check_guide, give_guide, guide_for
 from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
 from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import (
@@ -91,13 +90,12 @@ def train(config: DictConfig, readable_name: str) -> Path:
             torch.set_num_threads(trainer.threads)
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.
     data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test)
-    guide = guide_for(settings.model, settings.data, devices.first)
-    check_guide(guide, checkpoint)
+    lessons = _lessons(settings, data)
     here = machine(devices.accelerator, devices.devices, lightning_precision(trainer.precision, devices.accelerator))
     run_status = RunStatus()
     with run_status.handling_signals():
         if not is_first_process():
-            _fit(settings, values, data, devices, folder, checkpoint, run_status, guide)
+            _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
             return folder
         former = machines_of(read_status(folder))
         with run_session(folder, values) as status:
@@ -117,7 +115,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
                 say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
                 if former and former[-1] != here:
                     say(_change_of_machine(former[-1], here))
-            model = _fit(settings, values, data, devices, folder, checkpoint, run_status, guide)
+            model = _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
             status.update(status="finished", exit_code=0, **done, metrics=model.latest, weights=model.term_weights)
             say(_closing_message(folder, model))
@@ -142,6 +140,16 @@ def _closing_message(folder: Path, model: TwoPlayerModel) -> str:
         f"  TensorBoard tensorboard --logdir {folder.parent.parent}",
     ]
     return "\n".join(lines)
+
+
+def _lessons(settings: Config, data: ImageDataModule) -> Lessons | None:
+    """Return the lessons in mixing, out of the training images; None: the model learns no mixing."""
+    if not getattr(settings.model, "learned_mixing", False):
+        return None
+    try:
+        return make_lessons(data.train, settings.model.lessons, settings.seed)
+    except UserError as error:
+        raise UserError(f"{error} Without them, say model.learned_mixing=false.") from error
 
 
 def build_model(values: dict[str, Any]) -> TwoPlayerModel:
@@ -205,12 +213,12 @@ def _fit(
     folder: Path,
     checkpoint: Path | None,
     run_status: RunStatus,
-    guide: StoredRecogniser | None,
+    lessons: Lessons | None,
 ) -> TwoPlayerModel:
     """Build everything, fit, and measure the final figures. Signal handlers must be installed."""
     model = build_model(values)
-    if guide is not None:
-        give_guide(model, guide)
+    if lessons is not None:
+        object.__setattr__(model, "lessons", lessons)
     resumed_at = None if checkpoint is None else read_checkpoint(checkpoint)["batches_done"]
     logger = RunLogger(folder, resumed_at)
     save_last = SaveLast(folder / "checkpoints", settings.trainer.checkpoint_every_n_epochs, run_status.check)

@@ -88,12 +88,12 @@ SINGLE = [
         "model.weights.critic_real=3 means nothing with model.adversarial_loss=relativistic, whose pairs have the",
     ),
     (
-        ["model=pegasus", "model.learned_mixing=false", "model.weights.stay=1", "model.weights.chimera=1"],
-        "model.weights.stay=1 and model.weights.chimera=1 mean nothing with model.learned_mixing=false: leave them",
+        ["model=pegasus", "model.learned_mixing=false", "model.weights.alpha=1", "model.weights.target=1"],
+        "model.weights.target=1 and model.weights.alpha=1 mean nothing with model.learned_mixing=false: leave them",
     ),
     (
-        ["model=pegasus", "model.weights.guidance=0", "model.margin=1"],
-        "model.margin=1 means nothing with model.weights.gu",
+        ["model=pegasus", "model.mix_ratio=[0.1,0.2]"],
+        "model.mix_ratio=[0.1,0.2] means nothing with model.learned_mixing=true: leave it out.",
     ),
 ]
 
@@ -114,11 +114,10 @@ def test_a_single_run_is_refused(
     "overrides",
     [
         ["model=vae", "model.r1=0", "model.critic_augmentation=[]"],  # as the preset has them
-        ["model=pegasus", "model.learned_mixing=false"],  # the preset's own weights.stay is then unread
+        ["model=pegasus", "model.learned_mixing=false"],  # the schema's weights of lessons are then unread
         ["model=pegasus", "model.networks.spectral_norm=critic"],  # and here its critic_start
         ["model=vae_gan", "model.reconstruction=mse", "model.weights.reconstruction=1"],
         ["model=acai", "model.r1=5"],
-        ["model=pegasus", "model.weights.guidance=0", "model.guide.images=9"],  # a committee that scores, later
         ["experiment=demo_ablation", "model=vae", "seed=0"],
     ],
 )

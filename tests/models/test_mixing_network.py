@@ -1,204 +1,168 @@
-"""Learned mixing: lerp at initialisation, the parents at the ends, gate and change by hand and within bounds."""
+"""Mixing by parts: the limb and its root, both ends of the way, and the order in which parts come."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pegasus_lightning.models.latent import lerp
-from pegasus_lightning.models.mixing_network import MixNetwork
+from pegasus_lightning.models.mixing_network import (
+    UNKNOWN,
+    Limb,
+    MixNetwork,
+    mix_by_parts,
+    put_on,
+    with_room,
+)
 from pegasus_lightning.models.settings import NetworksConfig
 
-LAYOUTS = ["flat", "spatial"]
 
-
-def network(layout: str, seed: int = 0, **fields: Any) -> MixNetwork:
+def network(latent: str = "spatial", latent_dim: int = 128, seed: int = 0) -> MixNetwork:
     torch.manual_seed(seed)
-    return MixNetwork(NetworksConfig(**{"latent": layout, "latent_dim": 32, "channels": 4} | fields))
+    return MixNetwork(NetworksConfig(latent=latent, latent_dim=latent_dim, conv_layers=2, channels=4)).eval()
 
 
-def said(model: MixNetwork, lean: float, change: float = 0.0) -> MixNetwork:
-    """Set the last layer to a constant lean and a constant change."""
-    last = model.layers[-1]
-    assert isinstance(last, nn.Conv2d)
+def codes(count: int = 3, latent_dim: int = 128, seed: int = 1) -> tuple[Tensor, Tensor]:
+    first, second = torch.randn(2, count, latent_dim, generator=torch.Generator().manual_seed(seed))
+    return first, second
+
+
+WEIGHTS = torch.randn(3 * 32 * 32, 128, generator=torch.Generator().manual_seed(2)) / 55
+
+
+def encode(images: Tensor) -> Tensor:
+    """A linear encoder."""
+    return images.flatten(1) @ WEIGHTS
+
+
+def decode(values: Tensor) -> Tensor:
+    return torch.sigmoid(values @ WEIGHTS.T).view(-1, 3, 32, 32)
+
+
+def mixed(model: MixNetwork, first: Tensor, second: Tensor, ratio: float) -> Tensor:
     with torch.no_grad():
-        last.weight.zero_()
-        for half, value in zip(last.bias.chunk(2), (lean, change), strict=True):
-            half.fill_(value)
-    return model
+        return mix_by_parts(model, encode, decode, first, second, torch.full((len(first),), ratio))
 
 
-def learned(model: MixNetwork, size: float = 0.3) -> MixNetwork:
-    """Set random weights in the last layer, so that outputs differ between positions."""
+@pytest.mark.parametrize("latent", ["spatial", "flat"])
+def test_at_its_ends_are_the_parents(latent: str) -> None:
+    model, (first, second) = network(latent), codes()
+    for ratio, wanted in {0: first, 1: second, -1: first, 3: second}.items():  # and beyond them
+        torch.testing.assert_close(mixed(model, first, second, ratio), wanted)
+
+
+def test_the_way_from_one_to_the_other_by_hand() -> None:
+    """First the first parent with room, then it with the limb, then the second parent."""
+    model, (first, second) = network(), codes()
     with torch.no_grad():
-        for parameter in model.layers[-1].parameters():
-            parameter.copy_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    return model
+        picture = with_room(decode(first))
+        small = encode(picture)
+        limb = model(small, second)
+        alpha = torch.sigmoid(2 * limb.alpha_logits)
+        chimera = encode((1 - alpha) * picture + alpha * limb.colours)
+    wanted = {0.1: (first + small) / 2, 0.2: small, 0.3: (small + chimera) / 2, 0.4: chimera, 0.5: chimera}
+    wanted |= {0.6: chimera, 0.8: (chimera + second) / 2}
+    for ratio, code in wanted.items():
+        torch.testing.assert_close(mixed(model, first, second, ratio), code, rtol=1e-4, atol=1e-5)
 
 
-def gate_of(ratio: float, lean: float) -> float:
-    """Return the ratio with 2 tanh(lean) added to its log-odds."""
-    if ratio in (0, 1):
-        return ratio
-    return 1 / (1 + math.exp(-(math.log(ratio / (1 - ratio)) + 2 * math.tanh(lean))))
-
-
-def codes(count: int = 5, seed: int = 1) -> tuple[Tensor, Tensor]:
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 32, generator=source), torch.randn(count, 32, generator=source)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_begins_as_the_straight_line(layout: str) -> None:
-    first, second = codes()
-    ratios = torch.tensor([0.0, 0.2, 0.5, 0.7, 1.0])
-    model = network(layout)
-    torch.testing.assert_close(model(first, second, ratios), lerp(first, second, ratios[:, None]), rtol=0, atol=2e-6)
-    # It receives gradients from the start.
-    model(first, second, ratios).square().sum().backward()
-    gradient = model.layers[-1].weight.grad.abs().sum((1, 2, 3))
-    assert (gradient > 0).all()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_ends_are_the_parents_whatever_was_learned(layout: str) -> None:
-    first, second = codes()
-    model = learned(network(layout))
-    half = torch.full((5,), 0.5)
-    assert (model(first, second, half) - lerp(first, second, 0.5)).abs().mean() > 0.1
-    assert torch.equal(model(first, second, torch.zeros(5)), first)
-    torch.testing.assert_close(model(first, second, torch.ones(5)), second, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("lean", [-100.0, -1.0, 0.0, 30.0])
-@pytest.mark.parametrize("change", [-50.0, 0.7])
-def test_the_ends_are_exact_however_much_it_leans_and_changes(layout: str, lean: float, change: float) -> None:
-    first, second = codes()
-    model = said(network(layout), lean, change)
-    assert torch.equal(model(first, second, torch.zeros(5)), first)
-    torch.testing.assert_close(model(first, second, torch.ones(5)), second, rtol=0, atol=1e-6)
-
-
-RATIOS = [0.0, 0.2, 0.5, 0.9, 1.0]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("lean", [-1.0, 0.4, 2.0])
-def test_the_gate_by_hand(layout: str, lean: float) -> None:
-    first, second = codes()
-    found = said(network(layout), lean)(first, second, torch.tensor(RATIOS))
-    for row, ratio in enumerate(RATIOS):
-        gate = gate_of(ratio, lean)
-        torch.testing.assert_close(found[row], first[row] * (1 - gate) + second[row] * gate, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("lean", "change"), [(0.0, 0.3), (0.0, -2.0), (-0.8, 0.5)])
-def test_the_change_by_hand(layout: str, lean: float, change: float) -> None:
-    first, second = codes()
-    found = said(network(layout), lean, change)(first, second, torch.tensor(RATIOS))
-    for row, height in enumerate((0.0, 0.64, 1.0, 0.36, 0.0)):  # 4 r (1 - r)
-        gate = gate_of(RATIOS[row], lean)
-        wanted = first[row] * (1 - gate) + second[row] * gate + height * math.tanh(change)
-        torch.testing.assert_close(found[row], wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_each_channel_of_the_code_has_its_own_gate_and_its_own_change() -> None:
-    model = said(network("spatial"), 0.0)  # two channels of 4 x 4 positions: leans 0 and 1, changes 2 and 3
+def test_each_pair_of_a_batch_has_its_own_ratio_and_is_mixed_on_its_own() -> None:
+    model, (first, second) = network(), codes(4)
+    ratios = torch.tensor([0.0, 0.3, 0.5, 0.9])
     with torch.no_grad():
-        model.layers[-1].bias[1] = 0.4
-        model.layers[-1].bias[2] = -0.6
-    first, second = codes(1)
-    found = model(first, second, torch.tensor([0.5]))
-    gate = gate_of(0.5, 0.4)
-    wanted = torch.cat(
-        [(first + second)[:, :16] / 2 + math.tanh(-0.6), first[:, 16:] * (1 - gate) + second[:, 16:] * gate], 1
-    )
-    torch.testing.assert_close(found, wanted)
+        together = mix_by_parts(model, encode, decode, first, second, ratios)
+    for index, ratio in enumerate(ratios.tolist()):
+        alone = mixed(model, first[index : index + 1], second[index : index + 1], ratio)
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_gate_and_change_are_bounded(layout: str) -> None:
-    first, second = codes(1)
-    half = torch.tensor([0.5])
-    for lean, gate in ((500.0, 1 / (1 + math.exp(-2))), (-500.0, 1 / (1 + math.exp(2)))):
-        found = said(network(layout), lean)(first, second, half)
-        torch.testing.assert_close(found, lerp(first, second, gate), rtol=0, atol=1e-5)
-        assert 0.119 < gate < 0.881
-    for change in (500.0, -500.0):
-        found = said(network(layout), 0.0, change)(first, second, half)
-        torch.testing.assert_close(found, (first + second) / 2 + math.copysign(1, change), rtol=0, atol=1e-5)
+def test_a_limb_lies_in_front_by_its_alpha() -> None:
+    pictures = torch.full((1, 3, 32, 32), 0.2)
+    limb = Limb(torch.full((1, 3, 32, 32), 0.8), torch.full((1, 1, 32, 32), 1.0), torch.zeros(1, 64))
+    # sigmoid(1) = .731, and sigmoid(2) = .881 at a sharpness of 2
+    torch.testing.assert_close(put_on(pictures, limb), torch.full((1, 3, 32, 32), 0.2 + 0.6 * 0.7310586))
+    torch.testing.assert_close(put_on(pictures, limb, 2.0), torch.full((1, 3, 32, 32), 0.2 + 0.6 * 0.8807971))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_whatever_was_learned_no_latent_leaves_its_bounds(layout: str) -> None:
-    first, second = codes(6)
-    model = learned(network(layout), size=30.0)
-    ratios = torch.linspace(0.1, 0.9, 6)
-    mixed = model(first, second, ratios)
-    for row, ratio in enumerate(ratios.tolist()):
-        gates = [gate_of(ratio, lean) for lean in (-100.0, 100.0)]
-        ends = torch.stack([lerp(first[row], second[row], gate) for gate in gates])
-        reach = 4 * ratio * (1 - ratio)
-        assert (mixed[row] >= ends.amin(0) - reach - 1e-5).all()
-        assert (mixed[row] <= ends.amax(0) + reach + 1e-5).all()
-    beside = (mixed < torch.minimum(first, second)) | (mixed > torch.maximum(first, second))
-    assert beside.any()  # what neither parent has
-    with torch.no_grad():  # without the change each latent lies between the parents, at its own ratio
-        for parameter in model.layers[-1].parameters():
-            parameter.chunk(2)[1].zero_()
-    share = (model(first, second, ratios) - first) / (second - first)
-    assert ((share > 0) & (share < 1)).all()
-    assert share.std() > 0.1
-
-
-def test_beyond_the_ends_are_the_parents() -> None:
-    first, second = codes(2)
-    found = learned(network("flat"))(first, second, torch.tensor([-1.0, 2.0]))
-    torch.testing.assert_close(found, torch.stack([first[0], second[1]]))
-
-
-def test_a_spatial_mask_looks_at_its_neighbourhood_alone() -> None:
-    """Three 3 x 3 convolutions reach three positions: on an 8 x 8 map a corner does not depend on the far side."""
-    model = learned(network("spatial", conv_layers=2, latent_dim=128))
-    assert model.side == 8
-    source = torch.Generator().manual_seed(2)
-    first, second = torch.randn(1, 2, 8, 8, generator=source), torch.randn(1, 2, 8, 8, generator=source)
-    half = torch.tensor([0.5])
-    before = model(first.flatten(1), second.flatten(1), half).view(2, 8, 8)
-    second[0, :, 0, 0] += 1
-    after = model(first.flatten(1), second.flatten(1), half).view(2, 8, 8)
-    changed = ((after - before).abs() > 1e-6).any(0)
-    assert changed[:4, :4].all()
-    assert not changed[4:].any()
-    assert not changed[:, 4:].any()
-
-
-def test_the_ratio_and_both_codes_are_heard() -> None:
-    model = learned(network("flat"))
-    first, second = (half.requires_grad_() for half in codes(1))
-    ratio = torch.tensor([0.4], requires_grad=True)
+def test_every_place_hears_of_every_place_of_the_second_code() -> None:
+    """A corner of it changes the opposite corner of the limb, which no local network does."""
+    model, (first, second) = network(), codes(1)
     with torch.no_grad():
-        start = model(first, second, ratio)
-    for values in (first, second, ratio):
-        (gradient,) = torch.autograd.grad(model(first, second, ratio).sum(), values)
-        assert (gradient != 0).all()
-    assert start.shape == (1, 32)
+        before = model(first, second).colours
+        second.view(1, 2, 8, 8)[:, :, 7, 7] += 3
+        after = model(first, second).colours
+    assert (after - before)[:, :, :4, :4].abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_pair_is_mixed_on_its_own_and_keeps_its_codes(layout: str) -> None:
-    model = learned(network(layout))
-    first, second = codes()
-    kept = first.clone(), second.clone()
-    ratios = torch.linspace(0.1, 0.9, 5)
-    together = model(first, second, ratios)
-    assert torch.equal(first, kept[0])
-    assert torch.equal(second, kept[1])
-    alone = torch.cat([model(first[n : n + 1], second[n : n + 1], ratios[n : n + 1]) for n in range(5)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+def test_the_limb_grows_where_the_logit_is_largest_or_where_it_is_said() -> None:
+    model, (first, second) = network(), codes()
+    with torch.no_grad():
+        free = model(first, second)
+        own = free.places.argmax(1)
+        said = model(first, second, torch.tensor([own[0], UNKNOWN, (own[2] + 9) % 64]))
+    torch.testing.assert_close(said.places, free.places)  # it does not depend on what is said
+    for index, same in enumerate((True, True, False)):
+        assert torch.allclose(said.alpha_logits[index], free.alpha_logits[index], atol=1e-5) is same
+
+
+def test_a_root_changes_what_is_near_it_before_places_hear_of_each_other() -> None:
+    model = network()
+    spot = torch.zeros(1, 1, 8, 8)
+    spot[..., 0, 0] = 1
+    with torch.no_grad():
+        found = model.grow(spot)[0].abs().amax(0) > 0
+    assert found[:4, :4].all()
+    assert found.sum() == 16  # 7 x 7 places around the corner, as far as they exist
+
+
+def test_the_attention_by_hand() -> None:
+    """Of two places of the second maps, each place hears softmax(question . key / sqrt(width of a head)) shares."""
+    round = network().rounds[0]
+    maps, others = torch.randn(2, 1, 96, 1, 2, generator=torch.Generator().manual_seed(2))
+    for part in (round.inner, round.outer):  # leaves the attention alone
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+    with torch.no_grad():
+        found = round(maps, others)
+        question = round.question(round.own_norm(maps))[0, :, 0]  # (96, 2)
+        key, value = round.answer(round.other_norm(others))[0, :, 0].split(96)
+        heard = torch.zeros(96, 2)
+        for head in range(4):
+            rows = slice(24 * head, 24 * (head + 1))
+            for place in range(2):
+                shares = torch.softmax(question[rows, place] @ key[rows] / 24**0.5, 0)
+                heard[rows, place] = value[rows] @ shares
+        wanted = maps + round.out(heard[None, :, None])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_room_is_made_above_a_picture_that_stands_on_the_lower_edge() -> None:
+    """At a scale of .8, rows 12 to 31 are drawn on 12 + .2 * (32 - 12) = 16 to 31; columns 8 to 23 on 9.6 to 22.4."""
+    picture = torch.zeros(1, 1, 32, 32)
+    picture[:, :, 12:, 8:24] = 1
+    found = with_room(picture)[0, 0]
+    assert found[:16, 4:28].max() == 0
+    assert found[16:, 10:22].min() > 0.999
+    assert found[:, 4:9].max() == found[:, 23:28].max() == 0
+    assert found[20, 9] == pytest.approx(0.4, abs=0.11)  # 9.6 to 10 is covered; bilinear weights are not areas
+
+
+def test_around_it_the_blurred_border_goes_on() -> None:
+    """The picture takes columns 3.2 to 28.8 and rows 6.4 to 31. A stripe at its edge is blurred over 4 of 7 columns."""
+    picture = torch.zeros(1, 1, 32, 32)
+    picture[..., 0] = 1
+    found = with_room(picture)[0, 0]
+    torch.testing.assert_close(found[:, :2], torch.full((32, 2), 0.25))
+    assert found[:, 8:].max() == 0
+    flat = with_room(torch.full((1, 3, 32, 32), 0.3))
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
+
+
+def test_all_parameters_learn() -> None:
+    model, (first, second) = network(), codes()
+    sum(part.square().sum() for part in model(first, second)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # A key's bias adds the same to all logits of a softmax: its gradient is zero but for rounding.
+        part = parameter.grad[96:] if name.endswith("answer.bias") else parameter.grad
+        assert part.abs().sum() > 0, name
