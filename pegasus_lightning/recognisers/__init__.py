@@ -1,1 +1,1 @@
-"""Binary classifiers for the two classes: they guide training, select in searches and report in evaluations."""
+"""Binary classifiers for the two classes: they select and guide in searches and report in evaluations."""

@@ -6,7 +6,6 @@ One architecture selects and one of another family reports, because a score that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -137,19 +136,6 @@ class Recogniser(nn.Module):
         normalised = (images - self.mean) / self.deviation
         features = self.body(normalised)
         return features if self.training else (features + self.body(normalised.flip(3))) / 2
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the outputs of the body's blocks, each (B, C, H, W), and then the penultimate layer (B, F).
-
-        Unlike `features` this does not evaluate the mirror image, to save time when it guides a training.
-        """
-        x = (images - self.mean) / self.deviation
-        found = []
-        for block in cast(nn.Sequential, self.body):
-            x = block(x)
-            if isinstance(block, _Normed | _Residual):
-                found.append(x)
-        return [*found, x]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 2): raw / temperature + offset, with one temperature and offset for each output."""

@@ -116,7 +116,7 @@ class RecogniserStore:
         return self._lessons(data, recipe).examine()
 
     def committee(self, data: Any, architectures: Sequence[str], *, images: int | None = None) -> StoredRecogniser:
-        """Return the recognisers that guide a model on a source (see `guiding_recipe`), as one `Committee`.
+        """Return the recognisers that guide searches on a source (see `guiding_recipe`), as one `Committee`.
 
         Each member lies in its own file. The committee's path is a name made of theirs; no file has it. `architectures`
         are keys of ARCHITECTURES, one for each member; `images` is the number of training images shown to each, repeats

@@ -51,7 +51,7 @@ def standard_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
 
 
 def guiding_recipe(architecture: str, seed: int = 0) -> RecogniserConfig:
-    """Return the recipe of a recogniser that guides a training or a search, from the first half of the images.
+    """Return the recipe of a recogniser that guides a search, from the first half of the images.
 
     Augmentation and weak adversarial training make images optimised for one network transfer better to others (Springer
     et al. 2021, arXiv 2106.02105, "A little robustness goes a long way").

@@ -76,30 +76,6 @@ def test_an_image_and_its_mirror_image_are_one_to_it(model: Recogniser, images: 
     torch.testing.assert_close(model(images.flip(3)), model(images), rtol=1e-3, atol=1e-4)
 
 
-MAPS = {  # (channels, side) of what each block puts out
-    "plain": [(32, 15), (32, 15), (128, 7), (128, 7), (128, 3), (128, 3)],
-    "residual": [(96, 8), (96, 8), (192, 4), (192, 4)],
-    "averaging": [(32, 32), (64, 16), (64, 16), (128, 8), (128, 8)],
-}
-
-
-def test_maps_are_what_its_blocks_put_out_and_the_penultimate_layer(model: Recogniser, images: Tensor) -> None:
-    model.freeze()
-    *maps, last = model.maps(images)
-    assert [(one.shape[1], one.shape[2]) for one in maps] == MAPS[model.architecture]
-    pooled = maps[-1].amax((2, 3)) if model.architecture == "plain" else maps[-1].mean((2, 3))
-    torch.testing.assert_close(last, pooled)
-    normalised = (images - model.mean) / model.deviation
-    torch.testing.assert_close(last, model.body(normalised))
-    torch.testing.assert_close((last + model.maps(images.flip(3))[-1]) / 2, model.features(images))
-    # Each is the one before it sent through the next block, so none was altered in place.
-    blocks = [block for block in model.body if type(block).__name__ in ("_Normed", "_Residual")]
-    assert len(blocks) == len(maps)
-    if model.architecture != "averaging":  # whose pools lie between its blocks
-        for block, before, after in zip(blocks[1:], maps, maps[1:], strict=False):
-            torch.testing.assert_close(block(before), after)
-
-
 def test_it_learns_from_an_image_as_it_is(model: Recogniser, images: Tensor) -> None:
     model.train()
     seen = []
