@@ -29,6 +29,7 @@ from pegasus_lightning.runs.scorecards import PEGASI, is_outdated, read_scorecar
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
 from pegasus_lightning.utils.compose import plain
+from pegasus_lightning.utils.errors import UserError
 
 FOLDER = Path(__file__).parent / "fixtures"
 RELEASE = FOLDER / "0.1"
@@ -153,7 +154,7 @@ def test_a_sweep_is_finished_and_a_page_shows_all_runs(folder: Path, capsys: pyt
     assert f"{len(same)} finished before, 0 to do" in capsys.readouterr().out
     page, runs = write_report(["runs/variants"], "page.html", None, True)
     text = page.read_text()
-    assert sorted(run.folder.name for run in runs) == sorted(run_of(preset).name for preset in make.PRESETS)
+    assert sorted(run.folder.name for run in runs) == sorted(path.name for path in RELEASE.glob("runs/variants/*-s0-*"))
     assert all(preset in text for preset in make.PRESETS)
     assert not [problem for run in runs for problem in run.problems]
 
@@ -166,6 +167,15 @@ def test_an_export_gives_the_codes_and_images_of_its_checkpoint(folder: Path) ->
         torch.testing.assert_close(exported.encode(images).mean, model.encode(images).mean, rtol=0, atol=0)
         codes = exported.encode(images).mean
         torch.testing.assert_close(exported.decode(codes), model.decode(codes), rtol=0, atol=0)
+
+
+def test_a_variant_that_is_gone_is_refused_in_one_sentence(folder: Path) -> None:
+    """`pegasus` of 0.1 had other networks and loss terms."""
+    run = run_of("pegasus")
+    with pytest.raises(
+        UserError, match=r"last\.ckpt does not fit this version of pegasus_lightning: Key '\w+' not in "
+    ):
+        pegasus_lightning.load_model(run)
 
 
 @pytest.mark.parametrize("preset", make.PRESETS)
@@ -191,9 +201,6 @@ def test_the_first_losses_are_those_of_the_release(
         assert set(wanted.pop("loss/kl")) == {0.0}  # a plain autoencoder has none
     found.pop("critic_penalty/r1", None)  # of every fourth batch: not among the golden losses
     assert found.keys() == wanted.keys()
-    if preset == "pegasus":  # its critic sees other crops of the fakes: both players' are of one draw now
-        norms = [losses.pop("gradient_norm/critic") for losses in (found, wanted)]
-        assert np.mean(norms[0]) == pytest.approx(np.mean(norms[1]), rel=0.1)
     for tag, values in wanted.items():
         rough = 0.2 if tag.startswith("gradient_norm/") else 0.05
         np.testing.assert_allclose(found[tag], values, rtol=rough, atol=5e-3, err_msg=tag)

@@ -32,10 +32,10 @@ Presets
 
 Fields, for example
   count=2000  seed=0  split=test  threshold=0.5  again=false  out=FOLDER (default: inside the run's folder)
-  pegasus.pairs=random, colour, matched  pegasus.mixing=auto, learned, lerp, slerp, direction
+  pegasus.pairs=random, colour, matched, winged  pegasus.mixing=auto, learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]'
   score.judge=auto (the selecting recogniser if it is trained), recogniser (train it), critic,
-    committee (the recognisers that guide model=pegasus; trained on one half of the photographs)
+    committee (two recognisers, trained on one half of the photographs)
   reporter=standard (reporting recogniser trained on all photographs), independent (only on those no committee uses)
   recognisers=FOLDER (default: the user's cache)  originals=false (save no photographs in the gallery)
   winged=true (share that a winged judge calls winged; trained if need be), false (default: if it is trained already)

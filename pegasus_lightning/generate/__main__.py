@@ -20,7 +20,7 @@ Examples
   {command} pretrained=pegasus                          without data or training
   {command} run=runs/first_run/...                      64 mixes, the best of them
   {command} run=RUN search=best_of search.pairs=25000   the best 64 of 100,000 mixes
-  {command} run=RUN search=guided pegasus.pairs=matched the best, improved by gradient ascent
+  {command} run=RUN search=guided pegasus.pairs=winged  the best, improved by gradient ascent
   {command} run=RUN first=horse.jpg second=bird.png     one pegasus from two image files
   {command} run=runs/first_light                        every run in the folder, compared
 
@@ -32,10 +32,10 @@ Presets
 
 Fields, for example
   count=64  seed=0  out=FOLDER (default: inside the run's folder, or pegasi/)  split=test  'figures=[pegasi,best]'
-  pegasus.pairs=random, colour, matched  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
+  pegasus.pairs=random, colour, matched, winged  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
   pegasus.mixing=auto (learned if the model has learned it, else lerp), learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]' (0: first class, 1: second)  pegasus.codes=sampled, mean
-  score.judge=auto, recogniser, committee (the recognisers that guide model=pegasus), critic,
+  score.judge=auto, recogniser, committee (two recognisers), critic,
     winged (judges that see wings on a horse)
   score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
   search.start_weight=0.5  search.prior_weight=10  search.most_per_parent=2

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.data.module import in_mixed_order, load_split
-from pegasus_lightning.generate.pretrained import PRETRAINED, classes_of_pretrained, open_pretrained
+from pegasus_lightning.generate.pretrained import PRETRAINED, head_of_pretrained, open_pretrained
 from pegasus_lightning.generate.scores import CriticScore, Recognise
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers import winged
@@ -39,7 +38,6 @@ def open_selector(
     store: RecogniserStore,
     *,
     guided: bool = False,
-    guide: dict[str, Any] | None = None,
     own: StoredRecogniser | None = None,
 ) -> Selector | None:
     """Return the recogniser that scores a search; None: the model's critic scores it.
@@ -50,14 +48,13 @@ def open_selector(
 
     Args:
         judge: `score.judge`. auto: a recogniser that is trained already; recogniser: trained now if need be;
-            committee: those that guide a model in training; winged: the winged judges that guide, with `guided`, else
-            the one that selects; critic.
+            committee: two of other families, for guided searches; winged: the winged judges that guide, with
+            `guided`, else the one that selects; critic.
         guided: whether the search climbs along the judge's gradient.
         data: the images to learn from; None: there are none, and a judge that needs them raises UserError.
-        guide: `model.guide` of the runs, for the committee; None: the default one.
-        own: the committee of a pretrained model, which is its judge for auto and committee.
+        own: the winged judges of a pretrained model, which score for auto, and for winged without data.
     """
-    if own is not None and judge in ("auto", "committee"):
+    if own is not None and (judge == "auto" or (judge == "winged" and data is None)):
         return Selector(lambda images: (own.recogniser(images), None), own)
     if judge == "critic" or (judge == "auto" and data is None):
         return None
@@ -66,8 +63,7 @@ def open_selector(
             f"score.judge={judge} needs images to learn from: leave it out with first= and second=, or name data=... ."
         )
     if judge == "committee":
-        members = guide or {"architectures": COMMITTEE, "images": None}
-        committee = store.committee(data, members["architectures"], images=members["images"])
+        committee = store.committee(data, COMMITTEE)
         return Selector(lambda images: (committee.recogniser(images), None), committee)
     if judge == "winged":
         store = winged_store(store, data.classes)
@@ -86,8 +82,9 @@ def open_selector(
 def winged_store(store: RecogniserStore, classes: Sequence[str]) -> RecogniserStore:
     """Return a store whose winged judges know reconstructions of the models in the package that know the classes."""
     models: dict[str, Callable[[Tensor], Tensor]] = {}
-    for name, digest in PRETRAINED.items():
-        if classes_of_pretrained(name) == [*classes]:
+    for name in PRETRAINED:
+        known, digest = head_of_pretrained(name)
+        if known == [*classes]:
             models[digest] = partial(_reconstruct, name, store.device)
     return replace(store, reconstruct=models)
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
+from pegasus_lightning.data.compositions import fit_to_mix
 from pegasus_lightning.generate.settings import COLOUR_DISTANCES, METHODS, PegasusConfig
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.randomness import Stream, derived_seed
@@ -42,8 +43,8 @@ class Pairs:
 
     first: Tensor  # int64 (n,), indices into the images of the first class
     second: Tensor  # int64 (n,), indices into those of the second
-    distances: Tensor | None  # float32 (n,), in the unit of the method; None if every pair is a candidate
-    candidates: int  # number of pairs within the threshold
+    distances: Tensor | None  # float32 (n,), in the unit of the method; None if it has none
+    candidates: int  # number of pairs within the threshold, or of those that fit
     possible: int  # number of all pairs
 
     def __len__(self) -> int:
@@ -74,7 +75,8 @@ def choose_pairs(
         count: number of pairs, at least 1.
         method: `random`: every pair is a candidate. `colour`: pairs with similar colours at the centre, as in the
             source document (`centre_colours`). `matched`: pairs with similar background, mean colour and coarse
-            layout (`layout_descriptors`).
+            layout (`layout_descriptors`). `winged`: images that show what makes a good chimera, every pair of them
+            (`data.compositions.fit_to_mix`).
         colour_distance: `rgb` or `lab`, for `colour`.
         threshold: largest distance of a candidate; None: `default_threshold`.
 
@@ -92,11 +94,16 @@ def choose_pairs(
     if default is None:
         if threshold is not None:
             raise UserError(
-                f"pegasus.threshold={threshold} means nothing with pegasus.pairs={method}, which takes any pair."
+                f"pegasus.threshold={threshold} means nothing with pegasus.pairs={method}, which measures no distance."
                 " Leave it out, or choose pegasus.pairs=colour or pegasus.pairs=matched."
             )
-        drawn = torch.from_numpy(_draw(possible, count, generator))
-        return Pairs(drawn // len(second), drawn % len(second), None, possible, possible)
+        chosen = fit_to_mix(first, second) if method == "winged" else [torch.arange(len(s)) for s in (first, second)]
+        rows, columns = chosen
+        if not (len(rows) and len(columns)):
+            raise UserError("No pair of images fits pegasus.pairs=winged: say pegasus.pairs=colour or random.")
+        candidates = len(rows) * len(columns)
+        drawn = torch.from_numpy(_draw(candidates, count, generator))
+        return Pairs(rows[drawn // len(columns)], columns[drawn % len(columns)], None, candidates, possible)
 
     threshold = default if threshold is None else threshold
     if not (math.isfinite(threshold) and threshold > 0):
@@ -117,7 +124,7 @@ def choose_pairs(
 
 
 def default_threshold(method: str, colour_distance: str = "rgb") -> float | None:
-    """Return the default largest distance of a candidate; None if every pair is a candidate.
+    """Return the default largest distance of a candidate; None if the method measures none.
 
     Raise UserError for an unknown method or colour distance.
     """

@@ -1,11 +1,12 @@
-"""The model that comes with the package: its weights, its guide and statistics of its codes, in one file.
+"""The model that comes with the package: its weights, its winged judges and codes of parents, in one file.
 
 `generate pretrained=pegasus` needs no data and no training. If no parents are given, they are decoded from codes drawn
-from Gaussians that were fitted to the codes of each class.
+from the posteriors of training images of each class.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,21 +31,19 @@ from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
-PRETRAINED = {"pegasus": "d2e457866ce5710a122b1f3d68b9f194baa77dd1c0b2d1f6fc7e0329860caefd"}  # SHA-256 of each file
+PRETRAINED = {"pegasus": "9a8e99b30fe3f0a4fa66b2cb9fc2ce7052f7c20cae5108419ad7765ed64030df"}  # SHA-256 of each file
 NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those that a model has, averaged weights if it keeps them
-JITTER = 1e-4  # added to the diagonal of a covariance, so that its Cholesky factor exists
 
 
 @dataclass(frozen=True)
 class PretrainedModel:
     """A model that comes with the package.
 
-    `codes` has, for each class, mean (latent_dim,) and Cholesky factor of the covariance (latent_dim, latent_dim) of
-    the posterior means of its training images.
+    `codes` has, for each class, means and deviations (N, latent_dim) of the posteriors of N training images.
     """
 
     run: TrainedRun  # the model as a run
-    committee: Committee  # the recognisers that guided its training; they also score searches
+    committee: Committee  # the winged judges that score and guide its searches
     codes: list[tuple[Tensor, Tensor]]
 
     @property
@@ -53,28 +52,25 @@ class PretrainedModel:
         return StoredRecogniser(self.committee, self.run.path, {})
 
     def sample_parents(self, count: int, seed: int) -> Parents:
-        """Return `count` images of each class, decoded from codes drawn from the class's Gaussian."""
+        """Return `count` images of each class, decoded from codes drawn from its posteriors in shuffled rounds."""
         images = []
         model = self.run.model
-        for label, (mean, root) in enumerate(self.codes):
-            noise = torch.randn(count, len(mean), generator=generator(seed, Stream.PRIOR, label))
-            codes = (mean + noise @ root.T).to(model.device)
+        for label, (means, deviations) in enumerate(self.codes):
+            source = generator(seed, Stream.PRIOR, label)
+            rounds = [torch.randperm(len(means), generator=source) for _ in range(-(-count // len(means)))]
+            chosen = torch.cat(rounds)[:count]
+            noise = torch.randn(count, means.shape[1], generator=source)
+            codes = (means[chosen] + noise * deviations[chosen]).to(model.device)
             images.append((in_batches(model.decode, codes) * 255).round().to(torch.uint8).cpu())
         classes = self.run.classes
         return Parents(images[0], images[1], (classes[0], classes[1]))
 
 
-def class_statistics(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) of codes (N, D) and the Cholesky factor (D, D) of their covariance."""
-    mean = codes.double().mean(0)
-    covariance = torch.cov(codes.double().T) + JITTER * torch.eye(codes.shape[1], dtype=torch.float64)
-    return mean.float(), torch.linalg.cholesky(covariance).float()
-
-
 def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:
     """Write a trained model as a file of `PRETRAINED`. Return its SHA-256. The same content gives the same bytes.
 
-    `parents` are training images, for the statistics of their codes; `about` is metadata beside the configuration.
+    `parents` are training images, whose posteriors are kept in half precision; `about` is metadata beside the
+    configuration.
     """
     tensors: dict[str, Tensor] = {}
     averaged = {} if model.averaged is None else dict(model.averaged.items())
@@ -83,18 +79,22 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
         tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
     for index, member in enumerate(committee.members):
         own = {key: value for key, value in member.state_dict().items() if not key.startswith("kinds_head")}
-        tensors |= {f"guide.{index}.{key}": value for key, value in own.items()}
+        tensors |= {f"judges.{index}.{key}": value for key, value in own.items()}
     with model.inference():
         for label, images in enumerate((parents.first, parents.second)):
-            mean, root = class_statistics(encode(model, images).mean.cpu())
-            tensors |= {f"codes.{label}.mean": mean, f"codes.{label}.root": root}
+            posterior = encode(model, images)
+            deviations = torch.exp(0.5 * posterior.log_variance)
+            kept_codes = {"means": posterior.mean, "deviations": deviations}
+            tensors |= {f"codes.{label}.{name}": value.half() for name, value in kept_codes.items()}
     kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    of_networks = {key: value for key, value in kept.items() if key.partition(".")[0] in NETWORKS}
     content = {
+        "networks_sha256": hashlib.sha256(safetensors.save(of_networks)).hexdigest(),
         "model": dict(model.hparams["model"]),
         "seed": model.hparams["seed"],
         "classes": list(model.hparams["classes"]),
         "batches_done": model.batches_done,
-        "guide": [member.architecture for member in committee.members],
+        "judges": [member.architecture for member in committee.members],
         **about,
     }
     data = sorted_header(safetensors.save(kept, metadata={key: json.dumps(value) for key, value in content.items()}))
@@ -102,13 +102,17 @@ def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: d
     return sha256(path)
 
 
-def classes_of_pretrained(name: str) -> list[str]:
-    """Return the classes of a model of the package, from the head of its file; none if there is no such file."""
+def head_of_pretrained(name: str) -> tuple[list[str], str]:
+    """Return the classes of a model of the package and the SHA-256 of its networks, from the head of its file.
+
+    Both are empty if there is no such file. The file's own SHA-256 also depends on the judges that come with it.
+    """
     try:
         with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
-            return list(json.loads((file.metadata() or {})["classes"]))
+            about = file.metadata() or {}
+        return list(json.loads(about["classes"])), str(json.loads(about["networks_sha256"]))
     except (OSError, SafetensorError, KeyError, ValueError):
-        return []
+        return [], ""
 
 
 def open_pretrained(name: str, device: torch.device | str = "cpu") -> PretrainedModel:
@@ -136,16 +140,16 @@ def read_pretrained(path: Path, name: str, device: torch.device | str = "cpu") -
                 model.averaged[part].load_state_dict(_under(tensors, part))
         model.batches_done = about["batches_done"]
         members = []
-        for index, architecture in enumerate(about["guide"]):
+        for index, architecture in enumerate(about["judges"]):
             member = Recogniser(architecture, tuple(about["classes"]))
             unused = {key: value for key, value in member.state_dict().items() if key.startswith("kinds_head")}
-            member.load_state_dict(unused | _under(tensors, f"guide.{index}"))
+            member.load_state_dict(unused | _under(tensors, f"judges.{index}"))
             members.append(member.freeze())
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no model of this package ({type(error).__name__}).") from error
     model = model.requires_grad_(False).to(memory_format=torch.channels_last).to(device).eval()
     committee = Committee(members).to(memory_format=torch.channels_last).to(device)
-    codes = [(tensors[f"codes.{label}.mean"], tensors[f"codes.{label}.root"]) for label in (0, 1)]
+    codes = [(tensors[f"codes.{k}.means"].float(), tensors[f"codes.{k}.deviations"].float()) for k in (0, 1)]
     return PretrainedModel(TrainedRun(path, path, model, None, name), committee, codes)
 
 

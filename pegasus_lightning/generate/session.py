@@ -57,8 +57,7 @@ class Session:
         """The recogniser that scores a search, trained now if need be; None: the model's critic scores it."""
         own = None if self.pretrained is None else self.pretrained.as_stored
         guided = self.settings.search.method == "guided"
-        guide = common_guide(self.runs)
-        return open_selector(self.settings.score.judge, self.data, self.store, guided=guided, guide=guide, own=own)
+        return open_selector(self.settings.score.judge, self.data, self.store, guided=guided, own=own)
 
     def sampler(self, model: TwoPlayerModel) -> Sampler:
         """Return a sampler of one model over the pairs. Use it inside `model.inference()`."""
@@ -119,12 +118,6 @@ def common_data(runs: Sequence[TrainedRun], overrides: Sequence[str], purpose: s
                 hint, own = did_you_mean(name, run.classes), ", ".join(run.classes)
                 raise UserError(f"{run.path} was not trained on '{name}': its classes are {own}.{hint}")
     return config
-
-
-def common_guide(runs: Sequence[TrainedRun]) -> dict[str, Any] | None:
-    """Return the `model.guide` that all runs share; None if one has none or another one."""
-    guides = [None if run.config is None else plain(run.config).get("model", {}).get("guide") for run in runs]
-    return guides[0] if all(guide == guides[0] for guide in guides) else None
 
 
 def images_of(data: DictConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pegasus_lightning.utils.errors import (
     did_you_mean,
 )
 
-METHODS = ("random", "colour", "matched")
+METHODS = ("random", "colour", "matched", "winged")
 COLOUR_DISTANCES = ("rgb", "lab")
 CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "winged", "critic")
@@ -37,7 +37,9 @@ FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "pipeline", "diagr
 class PegasusConfig:
     """The choice of parents, and the mixing of their codes."""
 
-    pairs: str = "colour"  # random, colour (similar centre pixels) or matched (similar background, colour and layout)
+    # random; colour (similar centre pixels); matched (similar background, colour and layout); winged (horses from the
+    # side, birds with spread wings; in other classes what a silhouette shows)
+    pairs: str = "colour"
     colour_distance: str = "rgb"  # for colour: rgb (Euclidean, RGB in 0 to 1) or lab (CIE76 delta E)
     threshold: float | None = None  # largest distance of a pair, in the method's unit; null: its default
     # lerp, slerp, direction (first parent + ratio * difference of the class means), learned (by the model);
@@ -51,7 +53,7 @@ class PegasusConfig:
 class ScoreConfig:
     """The score that ranks mixes, and the weights of its terms; see `generate/scores.py`."""
 
-    # recogniser: recognisability and realism; committee: the recognisers that guide model=pegasus, with the model's
+    # recogniser: recognisability and realism; committee: two recognisers for guided searches, with the model's
     # critic for realism; winged: judges of limbs where they belong (those that guide for search=guided, else one that
     # selects), with the critic; critic: the model's critic alone;
     # auto: the recogniser if it is trained, else the critic
@@ -158,8 +160,8 @@ def _validate_pegasus(pegasus: Any) -> None:
     check_choice("pegasus.pairs", pegasus.pairs, METHODS)
     check_choice("pegasus.colour_distance", pegasus.colour_distance, COLOUR_DISTANCES)
     check_above("pegasus.threshold", pegasus.threshold, 0)
-    if pegasus.threshold is not None and pegasus.pairs == "random":
-        raise UserError("pegasus.threshold means nothing with pegasus.pairs=random: leave it out.")
+    if pegasus.threshold is not None and pegasus.pairs in ("random", "winged"):
+        raise UserError(f"pegasus.threshold means nothing with pegasus.pairs={pegasus.pairs}: leave it out.")
     check_choice("pegasus.mixing", pegasus.mixing, ("auto", *MIXINGS))
     check_choice("pegasus.codes", pegasus.codes, CODES)
     ratio = list(pegasus.ratio)

@@ -18,7 +18,7 @@ def help_text() -> str:
     return f"""Ask people what pegasi show, without telling them where a picture comes from.
 
   {MAKE.command} pretrained=pegasus data=image_folder data.root=photos
-  {MAKE.command} run=RUN ask='["search=none","search=guided pegasus.pairs=matched"]' images=more.npz
+  {MAKE.command} run=RUN ask='["search=none","search=guided pegasus.pairs=winged"]' images=more.npz
   {SCORE.command} key=panels/1f2e3d4c/key.json ratings=anna.csv ratings=ben.csv
 
 make   writes a folder: raters/ (panel.html, a page for the keyboard that needs no network; the same pictures as

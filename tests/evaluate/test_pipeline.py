@@ -669,7 +669,7 @@ def test_the_packages_own_model_is_evaluated_on_images_that_are_named(
     sessions: list[Session] = []
     benchmark = pipeline.Benchmark
     monkeypatch.setattr(pipeline, "Benchmark", lambda *given: sessions.append(given[0]) or benchmark(*given))
-    answer = evaluate("pretrained=pegasus", *DRAWN, "score.judge=committee")
+    answer = evaluate("pretrained=pegasus", *DRAWN)
     assert answer.code == 0, answer.err
     assert quick == ["pegasus"]
     assert [member.architecture for member in sessions[0].selector.stored.recogniser.members] == ["plain"]

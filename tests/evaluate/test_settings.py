@@ -104,7 +104,7 @@ def test_a_bad_value_is_refused_by_name(config: DictConfig, settings: dict[str, 
         (["search=best_of", "search.steps=3"], "search.steps=3 means nothing with search=best_of"),
         (["search=best_of", "score.realism=0"], ""),
         (["score.judge=recogniser"], ""),  # which then says what the gallery shows
-        (["search=matched"], ""),
+        (["search=winged"], ""),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(

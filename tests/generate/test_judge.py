@@ -16,7 +16,7 @@ from pegasus_lightning.data.module import in_mixed_order
 from pegasus_lightning.data.settings import data_settings
 from pegasus_lightning.generate import judge as module
 from pegasus_lightning.generate.judge import Selector, open_selector
-from pegasus_lightning.generate.pretrained import PRETRAINED, open_pretrained
+from pegasus_lightning.generate.pretrained import PRETRAINED, head_of_pretrained, open_pretrained
 from pegasus_lightning.recognisers.network import COMMITTEE, SELECTS
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.recognisers.training import standard_recipe, winged_recipe
@@ -100,7 +100,7 @@ def test_the_critic_scores_if_the_settings_say_so_or_nothing_is_trained(
 def test_a_model_that_brings_its_committee_is_scored_by_it(asked: list[Any]) -> None:
     own = StoredRecogniser(ByPlace(), Path("own.pt"), {})
     images = torch.rand(3, 3, 32, 32)
-    for judge, data in (("auto", None), ("committee", DATA)):
+    for judge, data in (("auto", None), ("auto", DATA), ("winged", None)):
         selector = open_selector(judge, data, STORE, own=own)
         assert selector is not None and selector.stored is own
         logits, realism = selector.recognise(images)
@@ -163,13 +163,12 @@ def test_without_training_images_there_is_no_recogniser_of_theirs(monkeypatch: p
         open_selector("recogniser", DATA, STORE)
 
 
-def test_the_committee_that_guides_scores_if_the_settings_say_so(asked: list[Any]) -> None:
+def test_the_committee_scores_if_the_settings_say_so(asked: list[Any]) -> None:
     images = torch.rand(3, 3, 32, 32)
     logits, realism = opened("committee").recognise(images)
     torch.testing.assert_close(logits, ByPlace()(images))
     assert realism is None  # the model's critic gives it
-    opened("committee", guide={"architectures": ["plain"], "images": 900})  # the models' own
-    assert asked == [("committee", ("plain", "averaging"), None), ("committee", ["plain"], 900)]
+    assert asked == [("committee", ("plain", "averaging"))]
 
 
 def test_winged_judges_select_and_others_guide(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +191,9 @@ def test_winged_judges_select_and_others_guide(asked: list[Any], monkeypatch: py
         assert asked.pop() == wanted
         torch.testing.assert_close(logits, ByPlace()(images))
         assert realism is None  # the model's critic gives it
-    assert list(known[0]) == list(PRETRAINED.values())  # horses and birds: the package's model knows them
+    assert list(known[0]) == [
+        head_of_pretrained(name)[1] for name in PRETRAINED
+    ]  # horses and birds: the package's model knows them
     (reconstruct,) = known[0].values()
     model = open_pretrained("pegasus").run.model
     with torch.no_grad(), model.inference():

@@ -622,7 +622,7 @@ def in_the_package(
 def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
     in_the_package: pretrained.PretrainedModel, tmp_path: Path, generate: Callable[..., Answer], written: list[str]
 ) -> None:
-    answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best,pipeline]", "score.judge=committee", FAR)
+    answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best,pipeline]", "score.judge=winged", FAR)
     assert answer.code == 0, answer.err
     (out,) = (tmp_path / "pegasi" / "pegasus").iterdir()
     said, images = record(out), images_in(out)
@@ -680,9 +680,9 @@ def test_the_packages_own_model_takes_two_files_or_data_too(
     assert "score.judge=recogniser needs images to learn from" in answer.err
 
 
-def test_the_preset_for_matched_pairs() -> None:
-    config = GENERATE.compose(["search=matched", "pretrained=pegasus", "search.pairs=10"])
+def test_the_preset_for_winged_pairs() -> None:
+    config = GENERATE.compose(["search=winged", "pretrained=pegasus", "search.pairs=10"])
     validate(config)
     assert (config.search.method, config.search.pairs, config.search.ratios) == ("best_of", 10, 2)
-    assert (config.pegasus.pairs, config.pegasus.codes, list(config.pegasus.ratio)) == ("matched", "mean", [0.35, 0.5])
-    assert (config.score.judge, config.score.realism) == ("committee", 0)
+    assert (config.pegasus.pairs, config.pegasus.codes, list(config.pegasus.ratio)) == ("winged", "mean", [0.4, 0.6])
+    assert (config.score.judge, config.score.realism) == ("winged", 0)

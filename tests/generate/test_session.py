@@ -1,4 +1,4 @@
-"""Tests of what a session opens for its settings, and of the data, classes and guide that several runs share."""
+"""Tests of what a session opens for its settings, and of the data and classes that several runs share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pegasus_lightning.data.settings import data_settings
 from pegasus_lightning.generate import session
 from pegasus_lightning.generate.pairs import Pairs, Parents
 from pegasus_lightning.generate.pretrained import PretrainedModel
-from pegasus_lightning.generate.session import Session, _load_common, common_data, common_guide, images_of
+from pegasus_lightning.generate.session import Session, _load_common, common_data, images_of
 from pegasus_lightning.generate.settings import GenerateConfig, ScoreConfig, SearchConfig
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.runs.trained import TrainedRun
@@ -90,19 +90,11 @@ def test_the_user_is_asked_for_images_that_have_moved(tmp_path: Path) -> None:
     assert len(_load_common(runs, drawn, "test", [])) == 6
 
 
-def test_runs_have_a_guide_in_common_if_all_have_the_same() -> None:
-    one, other = ({"architectures": [name], "images": 900} for name in ("plain", "averaging"))
-    runs = {name: trained_with("", model={"guide": guide}) for name, guide in (("a", one), ("b", one), ("c", other))}
-    runs |= {"d": trained_with(""), "e": trained_with("", known=False)}
-    for names, wanted in (("a", one), ("ab", one), ("ac", None), ("ad", None), ("ae", None), ("d", None), ("c", other)):
-        assert common_guide([runs[name] for name in names]) == wanted, names
-
-
 def session_of(settings: GenerateConfig, **more: Any) -> Session:
-    """A session without images, of one run with a guide."""
+    """A session without images, of one run."""
     images, none = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
     parents, pairs = Parents(images, images, ("horse", "bird")), Pairs(none, none, None, 0, 1)
-    runs = [trained_with("", model={"guide": {"architectures": ["plain"], "images": 9}})]
+    runs = [trained_with("")]
     return Session(settings, torch.device("cpu"), runs, parents, pairs, {}, **more)
 
 
@@ -113,7 +105,7 @@ def test_the_store_lies_where_the_settings_say(monkeypatch: pytest.MonkeyPatch) 
     assert session_of(GenerateConfig()).store == RecogniserStore(None, cpu)
 
 
-def test_the_selector_gets_data_store_the_runs_guide_and_a_pretrained_models_committee(
+def test_the_selector_gets_data_store_and_a_pretrained_models_committee(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[Any] = []
@@ -121,8 +113,7 @@ def test_the_selector_gets_data_store_the_runs_guide_and_a_pretrained_models_com
     data = data_settings(None, ["data=silhouettes"])
     opened = session_of(GenerateConfig(score=ScoreConfig(judge="committee")), data=data)
     assert opened.selector == opened.selector == "selector"  # opened once
-    guide = {"architectures": ["plain"], "images": 9}
-    assert calls == [("committee", data, opened.store, {"guided": False, "guide": guide, "own": None})]
+    assert calls == [("committee", data, opened.store, {"guided": False, "own": None})]
     committee: Any = object()
     pretrained = PretrainedModel(opened.runs[0], committee, [])
     assert session_of(GenerateConfig(), pretrained=pretrained).selector == "selector"

@@ -190,15 +190,15 @@ UNREAD: list[tuple[list[str], str]] = [
         ["pegasus.pairs=random", "pegasus.colour_distance=lab"],
         "pegasus.colour_distance=lab means nothing with pegasus.p",
     ),
-    (["search=matched", "pegasus.colour_distance=lab"], "nothing with pegasus.pairs=matched: leave it out."),
+    (["search=winged", "pegasus.colour_distance=lab"], "nothing with pegasus.pairs=winged: leave it out."),
     (
         ["search=best_of", "search.steps=9", "search.lr=1"],
         "search.steps=9 and search.lr=1 mean nothing with search=best_of",
     ),
-    (["search=matched", "search.start_weight=1"], "search.start_weight=1 means nothing with search=best_of: leave it"),
+    (["search=winged", "search.start_weight=1"], "search.start_weight=1 means nothing with search=best_of: leave it"),
     (["score.judge=critic", "score.realism=0"], "score.realism=0 means nothing with score.judge=critic: leave it out."),
     (["score.judge=recogniser", "score.critic=2"], "score.critic=2 means nothing with score.judge=recogniser"),
-    (["search=matched", "score.critic=2"], "score.critic=2 means nothing with score.judge=committee"),
+    (["search=winged", "score.critic=2"], "score.critic=2 means nothing with score.judge=winged"),
     (["score.overlap=0", "score.overlap_margin=0.1"], "score.overlap_margin=0.1 means nothing with score.overlap=0"),
     ([*TWO, "pegasus.pairs=random", "split=train"], "mean nothing with first= and second=, which are the only pair"),
     ([*TWO, "count=9"], "count=9 means nothing with first= and second=, which are the only pair: leave it out."),
@@ -240,9 +240,9 @@ def test_the_pretrained_models_committee_scores_and_its_parents_are_drawn(
 @pytest.mark.parametrize(
     "typed",
     [
-        ["search=matched"],
-        ["search=matched", "score.judge=critic"],  # the preset's score.realism is then unread
-        ["search=matched", *TWO],
+        ["search=winged"],
+        ["search=winged", "score.judge=critic"],  # the preset's score.realism is then unread
+        ["search=winged", *TWO],
         ["search=guided", "search.steps=9", "score.overlap=0"],
         ["score.realism=0", "score.overlap_margin=0.1", "score.critic=3"],  # the best of what is drawn has a score
         ["pegasus.colour_distance=lab"],
