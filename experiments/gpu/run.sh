@@ -121,8 +121,8 @@ FLAGSHIP=$(($(left) / 3))
 for preset in adversarial_vae "${PRESETS[@]}"; do
 	train "$preset" $(($(left) - FLAGSHIP)) trainer.max_epochs=$EPOCHS
 done
-GUIDE=() # its two recognisers are trained first, in the same seconds
-[ "$REHEARSAL" = 1 ] && GUIDE=(model.guide.images=64 trainer.max_epochs=1)
-train pegasus $(($(left) - 75)) trainer.max_epochs=$EPOCHS "${GUIDE[@]}" # 75 s to save, pack and export
+SHORT=()
+[ "$REHEARSAL" = 1 ] && SHORT=(model.lessons=64 trainer.max_epochs=1)
+train pegasus $(($(left) - 75)) trainer.max_epochs=$EPOCHS "${SHORT[@]}" # 75 s to save, pack and export
 date -u >>"$OUT/log.txt"
 exit $FAILED

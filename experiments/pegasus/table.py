@@ -12,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from ladder import ALTERNATIVES, RUNGS
+from ladder import RUNGS
 
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
@@ -29,8 +29,8 @@ from pegasus_lightning.runs.scorecards import (
 )
 
 OF_PEGASI = (
+    "winged",
     "recognised",
-    "recognised_selecting",
     "kid",
     "density",
     "coverage",
@@ -67,7 +67,7 @@ def main(place: str) -> None:
     head = ["rung", "seeds", *(MEASURES[name].title for name in OF_PEGASI), "KID* rec.", "PSNR", "images/s"]
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
     every: list[Scorecard] = []
-    for name, _ in [*RUNGS, *ALTERNATIVES]:
+    for name, _, _ in RUNGS:
         if name not in found:
             continue
         cards = [card for _, card in found[name]]

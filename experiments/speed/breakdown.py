@@ -2,9 +2,9 @@
 
     python experiments/speed/breakdown.py --json experiments/speed/breakdown.json adversarial_vae pegasus
 
-The real command trains on random images at full width (contenders.py); the profiler records `--steps` steps after
-`--warmup` others. Each operation counts once: for the guide, R1, augmentation, optimizers or data if it, or the forward
-operation that it differentiates, was called there, and otherwise by its kind.
+The real command trains on drawn images at full width (contenders.py); the profiler records `--steps` steps after
+`--warmup` others. Each operation counts once: for mixing, penalties, augmentation, optimizers or data if it, or the
+forward operation that it differentiates, was called there, and otherwise by its kind.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from pegasus_lightning.data import silhouettes
 from pegasus_lightning.data.batches import TrainBatches
 from pegasus_lightning.models import pegasus, two_player
+from pegasus_lightning.models.mixing_network import MixNetwork
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.recognisers.committee import Committee
 
-PLACES = ("guide", "R1", "augmentation", "optimizers and averages", "data")
+PLACES = ("mixing", "penalties", "augmentation", "optimizers and averages", "data")
 FORWARD, PRODUCTS = "convolutions, forward", "matrix products"
 GRADIENTS = {"convolutions, input gradients": 0, "convolutions, weight gradients": 1}
 BACKWARD = "convolutions, backward"
-COUNTED = 8  # steps whose FLOPs are counted: both members of the guide, two of R1
+COUNTED = 8  # steps whose FLOPs are counted: two of penalties
 KINDS = {  # substrings of the names of operations, by kind; the first that fits
     BACKWARD: ("convolution_backward",),
     FORWARD: ("mkldnn_convolution", "aten::convolution", "aten::_convolution"),
@@ -105,9 +106,8 @@ def named_places() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for owner, name, place in (
-            (Committee, "logits", "guide"),
-            (Committee, "distance", "guide"),
-            (TwoPlayerModel, "gradient_penalty", "R1"),
+            (MixNetwork, "forward", "mixing"),
+            (TwoPlayerModel, "gradient_penalty", "penalties"),
             (two_player, "augment", "augmentation"),
             (pegasus, "augment", "augmentation"),
             (TwoPlayerModel, "_step_player", "optimizers and averages"),
@@ -237,10 +237,8 @@ def main() -> None:
     print(json.dumps(results, indent=2), flush=True)
     for model in arguments.models:
         overrides = [f"model={model}", "data=silhouettes", "trainer.gpus=0", "trainer.max_epochs=1", f"seed={SEED}"]
-        if model == "pegasus":  # its guide's quality does not matter here
-            overrides.append("model.guide.images=256")
         count = math.ceil((arguments.warmup + arguments.steps + COUNTED + 1) * 64 / 0.9)
-        images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
+        images = silhouettes.load(["horse", "bird"], "train", -(-count // 2), 0)[0]  # compositions need objects
         more = ["trainer.evaluate_test=false", "data.batch_size=64", *arguments.set]
         setting = Setting([*overrides, *more], images, 64, arguments.warmup, arguments.steps, "cpu")
         with patch.object(contenders, "StopwatchCallback", Recorder), named_places():

@@ -21,10 +21,9 @@ import torch
 from benchmark import machine, spread
 from torch import Tensor, nn
 
+from pegasus_lightning.data.lessons import Lessons
 from pegasus_lightning.models import convolution, two_player
 from pegasus_lightning.models.networks import frozen
-from pegasus_lightning.recognisers.committee import Committee
-from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import build_model
 from pegasus_lightning.utils.compose import plain
@@ -36,12 +35,9 @@ class TwoPasses:
 
     def __init__(self, critic: nn.Module, fakes: dict[str, Tensor], critic_loss: Any) -> None:
         sizes = [len(images) for images in fakes.values()]
-        own = {name: images for name, images in fakes.items() if name != "chimera"}
         with frozen(critic):
-            outputs = critic(torch.cat(list(own.values()))).split([len(images) for images in own.values()])
-            self.for_autoencoder = dict(zip(own, outputs, strict=True))
-            if "chimera" in fakes:
-                self.for_autoencoder["chimera"] = critic(fakes["chimera"])
+            outputs = critic(torch.cat(list(fakes.values()))).split(sizes)
+            self.for_autoencoder = dict(zip(fakes, outputs, strict=True))
         outputs = critic(torch.cat([images.detach() for images in fakes.values()])).split(sizes)
         self.for_critic = dict(zip(fakes, outputs, strict=True))
 
@@ -70,8 +66,8 @@ def prepared(name: str) -> Callable[[int], None]:
     values = plain(TRAIN.compose([f"model={name}", "data=silhouettes"]))
     model: Any = build_model(values).train()
     if name == "pegasus":
-        members = [Recogniser(kind, ("horse", "bird")) for kind in values["model"]["guide"]["architectures"]]
-        object.__setattr__(model, "guide", Committee(members).to(memory_format=torch.channels_last))
+        noise = [torch.randint(256, (64, depth, 32, 32), dtype=torch.uint8) for depth in (3, 3, 3, 1)]
+        object.__setattr__(model, "lessons", Lessons(*noise, torch.randint(32, (64, 2))))
     optimizers = model.configure_optimizers()
     model.optimizers, model._trainer, model.publish = lambda: optimizers, Alone(), lambda metrics: None
     model.manual_backward = lambda loss, **keywords: loss.backward(**keywords)
