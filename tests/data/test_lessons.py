@@ -81,7 +81,17 @@ def test_half_of_the_animals_stand_in_front_of_an_image_of_the_second_class(monk
         assert len(behind) == 1
         busy += behind != [0]
     assert 70 < busy < 130
-    for first, target in zip(made.first, made.targets, strict=True):  # the blurred ground of the same image goes on
+
+
+def test_the_ground_that_goes_on_around_an_animal_is_that_of_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "SHIFT", 0)
+    blue = bird()
+    blue[:, (blue == blue[:, :1, :1]).all(0)] = np.array([20, 20, 200], np.uint8)[:, None]
+    images = data([body(1)], [blue])
+    made = make_lessons(images, 40)
+    grounds = {tuple(first[:, 28:, :2].flatten(1).float().mean(1).round().tolist()) for first in made.first}
+    assert len(grounds) == 2 and (20.0, 20.0, 200.0) in grounds
+    for first, target in zip(made.first, made.targets, strict=True):
         apart = target[:, 28:, :2].float().mean((1, 2)) - first[:, 28:, :2].float().mean((1, 2))
         assert apart.abs().max() < 25
 
