@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pegasus_lightning.models.pegasus import GuideConfig
-from pegasus_lightning.models.settings import GUIDES
 from pegasus_lightning.recognisers.network import (
     ARCHITECTURES,
-    COMMITTEE,
     REPORTS,
     SELECTS,
     Recogniser,
@@ -185,9 +182,3 @@ def test_answers_drawn_as_likely_as_they_say_are_calibrated() -> None:
     surer = torch.sigmoid(3 * torch.logit(said, eps=1e-6))
     assert calibration_error(surer, targets).min() > 0.1
     assert math.isclose(F.binary_cross_entropy(said, targets).item(), 0.5, abs_tol=0.01)  # 1/2 nat: the draw is right
-
-
-def test_the_configuration_knows_every_architecture_that_can_guide() -> None:
-    """Written twice: the configuration lies below the recognisers."""
-    assert set(GUIDES) == set(ARCHITECTURES) - {REPORTS}  # who reports has no part in what it reports of
-    assert tuple(GuideConfig().architectures) == COMMITTEE
