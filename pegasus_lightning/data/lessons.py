@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from pegasus_lightning.data.compositions import (
 )
 from pegasus_lightning.data.cutouts import PLAIN, silhouettes
 from pegasus_lightning.utils.randomness import Stream, generator
-from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
+from pegasus_lightning.utils.tensors import IMAGE_SIZE, blurred, to_float
 
 ROOM = 0.8  # scale of the first image in a lesson, so that its limb has room above it
 # The same two images always have the same target: a network that learns from several would learn their average.
@@ -34,7 +33,7 @@ ALONG, ANGLE, FAR_ANGLE = 0.55, math.radians(57), math.radians(22)
 OWN_SHARE = 0.25  # of lessons whose second image has the limb itself
 BUSY_SHARE = 0.5  # of lessons whose first animal stands in front of another photograph
 SHIFT = 3  # pixels by which first images are shifted at most
-TINT = 0.8  # in the others: share of the way from the limb's colour to that of the second image
+TINT = 0.8  # in lessons with another limb: share of the way from the limb's colour to that of the second image
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,10 @@ def _in_front(images: Tensor, masks: Tensor, grounds: Tensor, others: Tensor, ch
 
     Images, grounds and others are uint8 (B, 3, H, W), masks bool (B, 1, H, W).
     """
-    alpha = torch.where(chosen[:, None, None, None], _blurred(masks.float(), 3), 1.0)
+    alpha = torch.where(chosen[:, None, None, None], blurred(masks.float(), 3), 1.0)
     put = alpha * images + (1 - alpha) * others
-    new = torch.where(chosen[:, None, None, None], _blurred(others.float(), GROUND_BLUR), grounds)
+    new = torch.where(chosen[:, None, None, None], blurred(others.float(), GROUND_BLUR), grounds)
     return put.round().to(torch.uint8), new.round().to(torch.uint8)
-
-
-def _blurred(images: Tensor, size: int) -> Tensor:
-    """Return the means over squares of `size` pixels, without what lies outside."""
-    return F.avg_pool2d(images, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
 def _shifted(images: Tensor, right: Tensor, down: Tensor) -> Tensor:

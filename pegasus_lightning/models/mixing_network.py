@@ -16,7 +16,7 @@ from pegasus_lightning.data.lessons import ROOM
 from pegasus_lightning.models.moves import affine, came_from_inside, move
 from pegasus_lightning.models.networks import SLOPE, final_side
 from pegasus_lightning.models.settings import NetworksConfig
-from pegasus_lightning.utils.tensors import IMAGE_SIZE
+from pegasus_lightning.utils.tensors import IMAGE_SIZE, blurred
 
 WIDTH, HEADS, ROUNDS = 96, 4, 2
 REACH = 7  # places, of what a root changes
@@ -148,9 +148,5 @@ def with_room(images: Tensor) -> Tensor:
     """Return images (B, 3, H, W) at a scale of ROOM, on the lower edge, amid their blurred and continued border."""
     whole = images.new_ones(len(images))
     matrices = affine(ROOM * whole, 0 * whole, 0 * whole, whole)
-    inside = _blurred(came_from_inside(matrices, images.shape[3]), FADE)
-    return inside * move(images, matrices) + (1 - inside) * move(_blurred(images, BLUR), matrices)
-
-
-def _blurred(images: Tensor, size: int) -> Tensor:
-    return F.avg_pool2d(images, size, stride=1, padding=size // 2, count_include_pad=False)
+    inside = blurred(came_from_inside(matrices, images.shape[3]), FADE)
+    return inside * move(images, matrices) + (1 - inside) * move(blurred(images, BLUR), matrices)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IMAGE_SIZE = 32  # height and width of all images
@@ -46,3 +47,8 @@ def to_uint8(images: Tensor) -> np.ndarray:
     pixels = np.floor(np.clip(np.where(finite, values, 0.0), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     pixels[~finite.all(axis=-1)] = MAGENTA
     return pixels
+
+
+def blurred(images: Tensor, size: int) -> Tensor:
+    """Return images (B, C, H, W) of the means over squares of `size` (odd) pixels, without what lies outside."""
+    return F.avg_pool2d(images, size, stride=1, padding=size // 2, count_include_pad=False)
