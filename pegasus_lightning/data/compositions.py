@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.cutouts import PLAIN, Limbs, Silhouettes, cut_limbs, fingerprints, limb_axes, silhouettes
+from pegasus_lightning.data.room import ROOM, mask_with_room, place_with_room, with_room
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
@@ -45,8 +46,9 @@ FAR_SHARE = 0.6  # of compositions with a second limb, behind the body;
 FAR_ANGLE, FAR_SHADE = (15.0, 30.0), 0.75  # by how many degrees it is turned up, and its brightness
 GROUND_BLUR = 7  # side of the box filter, in pixels, of the ground that continues a photograph
 MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
-# With `room`, roots lie in the middle of squares of so many pixels, and limbs have one of these lengths:
-GRID, LENGTHS = 4.0, (13.0, 9.0, 6.0)
+# With room, roots lie in the middle of squares of so many pixels, and limbs have the first of these lengths that fits:
+GRID, LENGTHS = 4.0, (13.0, 10.0, 7.0)
+UPWARDS = 0.85  # height of a limb over its length
 MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
 
 
@@ -308,13 +310,13 @@ def limb_colours(limbs: Limbs) -> Tensor:
 
 
 def put_together(
-    bodies: Bodies, grounds: Tensor, limbs: Limbs, layout: Layout, place: str = "back", room: float | None = None
+    bodies: Bodies, grounds: Tensor | None, limbs: Limbs, layout: Layout, place: str = "back"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return images, bodies (uint8), masks (bool), moved parts (uint8) and roots (float, x and y) of B compositions.
 
-    With `room` each photograph is scaled by it, with the middle of its lower edge fixed; roots of limbs lie on a grid,
-    and their lengths are few, so that a network can learn them by heart. Without it the layout's `size` counts, and a
-    body is scaled where its limb would leave the image.
+    A body is scaled where its limb would leave the image; its ground goes on around it. If `grounds` is None, every
+    photograph gets the same room (`with_room`) instead; roots of limbs lie on a grid, and their lengths are few, so
+    that a network can learn them by heart.
     """
     side = float(IMAGE_SIZE)
     columns = bodies.masks.any(1)
@@ -328,27 +330,25 @@ def put_together(
     root_y = tops.gather(1, around).median(1).values
     angle, length = layout.angle, layout.size * width
     centre = (left + right) / 2
-    if room is None:
+    photographs, shapes = to_float(bodies.images), bodies.masks[:, None].float()
+    if grounds is None:
+        scale = torch.full_like(width, ROOM)
+        without, masks = with_room(photographs), mask_with_room(shapes)
+        shifted, _ = place_with_room(centre, root_y)
+        spot_x, spot_y = (GRID * (spot / GRID).floor() + GRID / 2 for spot in place_with_room(root_x, root_y))
+        fitting = UPWARDS * torch.tensor(LENGTHS) <= spot_y[:, None] + 1
+        length = torch.tensor(LENGTHS)[torch.where(fitting.any(1), fitting.int().argmax(1), len(LENGTHS) - 1)] / scale
+    else:
         scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
         shifted = side / 2 + 0.6 * scale * (centre - side / 2)
-    else:
-        scale = torch.full_like(width, room)
-        fitting = torch.tensor(LENGTHS) <= (side - scale * (side - root_y))[:, None] / 0.85
-        length = torch.tensor(LENGTHS)[torch.where(fitting.any(1), fitting.int().argmax(1), len(LENGTHS) - 1)] / scale
-        shifted = side / 2 + scale * (centre - side / 2)
-
-    columns_out, rows_out = _positions()
-    x = centre[:, None, None] + (columns_out - shifted[:, None, None]) / scale[:, None, None]
-    y = side - (side - rows_out) / scale[:, None, None]
-    photographs = to_float(bodies.images)
-    inside = ((x >= 0) & (x <= side) & (y >= 0))[:, None]
-    around_it = _sample(to_float(grounds), x, y, "border")
-    without = _pooled(torch.where(inside, _sample(photographs, x, y, "border"), around_it)).clamp(0, 1)
-    masks = _pooled(_sample(bodies.masks[:, None].float(), x, y, "zeros", "bilinear"))
-
-    spot_x, spot_y = shifted + scale * (root_x - centre), side - scale * (side - root_y)
-    if room is not None:
-        spot_x, spot_y = (GRID * (spot / GRID).floor() + GRID / 2 for spot in (spot_x, spot_y))
+        spot_x, spot_y = shifted + scale * (root_x - centre), side - scale * (side - root_y)
+        columns_out, rows_out = _positions()
+        x = centre[:, None, None] + (columns_out - shifted[:, None, None]) / scale[:, None, None]
+        y = side - (side - rows_out) / scale[:, None, None]
+        inside = ((x >= 0) & (x <= side) & (y >= 0))[:, None]
+        around_it = _sample(to_float(grounds), x, y, "border")
+        without = _pooled(torch.where(inside, _sample(photographs, x, y, "border"), around_it)).clamp(0, 1)
+        masks = _pooled(_sample(shapes, x, y, "zeros", "bilinear"))
     tint = (layout.tint[:, None] * (layout.colours - limb_colours(limbs)))[:, :, None, None]
 
     def placed(x: Tensor, y: Tensor, angle: Tensor, shade: float) -> Tensor:

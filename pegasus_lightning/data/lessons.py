@@ -14,25 +14,23 @@ from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.compositions import (
     AT_A_TIME,
     DONOR_AREAS,
-    GROUND_BLUR,
     Bodies,
     Layout,
     find_parts,
-    grounds_of,
     limb_colours,
     mean_colours,
     put_together,
 )
-from pegasus_lightning.data.cutouts import PLAIN, silhouettes
+from pegasus_lightning.data.cutouts import PLAIN, Limbs, silhouettes
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, blurred, to_float
 
-ROOM = 0.8  # scale of the first image in a lesson, so that its limb has room above it
 # The same two images always have the same target: a network that learns from several would learn their average.
 ALONG, ANGLE, FAR_ANGLE = 0.55, math.radians(57), math.radians(22)
-OWN_SHARE = 0.25  # of lessons whose second image has the limb itself
+OWN_SHARE = 0.4  # of lessons whose second image has the limb itself
 BUSY_SHARE = 0.5  # of lessons whose first animal stands in front of another photograph
-SHIFT = 3  # pixels by which first images are shifted at most
+SHIFT = 3  # pixels by which both images are shifted at most
+SHADE, CAST = 0.3, 0.1  # share by which second images are made brighter or darker at most, and each colour by itself
 TINT = 0.8  # in lessons with another limb: share of the way from the limb's colour to that of the second image
 
 
@@ -60,14 +58,15 @@ class Lessons:
 def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
     """Return `count` lessons, a function of the images and the seed. A progress bar appears after two seconds.
 
-    In a quarter of them the second image is the one that the limb was cut out of: a network learns to find the limb
+    In two fifths of them the second image is the one that the limb was cut out of: a network learns to find the limb
     there. In the others it is any image of the second class, and the limb is the one of the nearest mean colour among a
     few (`Parts.stock`), tinted towards that image: the network learns to give a limb of that colour.
 
-    First images are shifted by a few pixels. Animals that can be cut out stand on a plain ground, so half of them are
-    put in front of an image of the second class: the network learns to find them on any ground. The limb's mirror image
-    is taken where that points its tip to the tail, so mirroring either image does not change the lesson but for
-    mirroring the first, which mirrors the target.
+    Both images are shifted by a few pixels, and second ones made brighter or darker, so that there are more of them.
+    Animals that can be cut out stand on a plain ground, so half of them are put in front of an image of the second
+    class: the network learns to find them on any ground. The limb's mirror image is taken where that points its tip to
+    the tail, so mirroring either image does not change the lesson but for mirroring the first, which mirrors the
+    target.
 
     Raises:
         UserError: there is nothing to cut out; see `find_parts`.
@@ -82,23 +81,24 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
     body, limb, other, behind = (torch.randint(len(some), (count,), generator=source) for some in several)
     busy = torch.rand(count, generator=source) < BUSY_SHARE
     own = torch.arange(count) < round(OWN_SHARE * count)
-    nearest = parts.stock[torch.cdist(colours, own_colours[parts.stock]).argmin(1)]
-    limb = torch.where(own, limb, nearest[other])
+    shades = 1 + SHADE * (2 * torch.rand(count, 1, generator=source) - 1)
+    shades = shades * (1 + CAST * (2 * torch.rand(count, 3, generator=source) - 1))
+    wanted = shades * torch.where(own[:, None], own_colours[limb], colours[other])
+    nearest = parts.stock[torch.cdist(wanted, own_colours[parts.stock]).argmin(1)]
+    limb = torch.where(own, limb, nearest)
     shown = torch.where(own, limbs.donors[limb], other)
-    wanted = torch.where(own[:, None], own_colours[limb], colours[other])
     tint = torch.where(own, 0.0, TINT)
-    right, down = torch.randint(-SHIFT, SHIFT + 1, (2, count), generator=source)
-    grounds = grounds_of(bodies)
+    shifts = torch.randint(-SHIFT, SHIFT + 1, (4, count), generator=source)
 
-    seen, targets, moved, roots = [], [], [], []
+    made: list[tuple[Tensor, ...]] = []
     for part in tqdm(torch.arange(count).split(AT_A_TIME), desc="lessons", unit="batch", delay=2.0, disable=None):
         ones, taken = bodies.take(body[part]), limbs.take(limb[part])
-        by = right[part], down[part]
-        images, masks, ground = (
-            _shifted(some, *by) for some in (ones.images, ones.masks[:, None], grounds[body[part]])
-        )
-        images, ground = _in_front(images, masks, ground, second[behind[part]], busy[part])
+        right, down, right_of_other, down_of_other = shifts[:, part]
+        images, masks = (_shifted(some, right, down) for some in (ones.images, ones.masks[:, None]))
+        images = _in_front(images, masks, second[behind[part]], busy[part])
         animals = Bodies(images, masks[:, 0], ones.facing, ones.owners)
+        others = _shaded(_shifted(second[shown[part]], right_of_other, down_of_other), shades[part])
+        taken = _shaded_limbs(taken, torch.where(own[part, None], shades[part], 1.0))
         whole = torch.ones(len(part))
         towards_tip = (taken.tips - taken.roots)[:, 0] * -animals.facing
         layout = Layout(
@@ -113,12 +113,9 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
             mirrored=~whole.bool(),
             beside=torch.zeros(len(part), dtype=torch.int64),
         )
-        images, _, _, limb_pixels, spots = put_together(animals, ground, taken, layout, room=ROOM)
-        seen.append(animals.images)
-        targets.append(images)
-        moved.append(limb_pixels[:, 3:])
-        roots.append(spots.long().clamp(0, IMAGE_SIZE - 1))
-    return Lessons(torch.cat(seen), second[shown], *map(torch.cat, (targets, moved, roots)))
+        targets, _, _, pixels, roots = put_together(animals, None, taken, layout)
+        made.append((animals.images, others, targets, pixels[:, 3:], roots.long().clamp(0, IMAGE_SIZE - 1)))
+    return Lessons(*map(torch.cat, zip(*made, strict=True)))
 
 
 def _colours(images: Tensor) -> Tensor:
@@ -131,15 +128,25 @@ def _colours(images: Tensor) -> Tensor:
     return mean_colours(to_float(images), torch.where(plain[:, None, None], shapes.masks, middle))
 
 
-def _in_front(images: Tensor, masks: Tensor, grounds: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images and their grounds; where `chosen` (B,) is true, what the mask covers is in front of another image.
+def _in_front(images: Tensor, masks: Tensor, others: Tensor, chosen: Tensor) -> Tensor:
+    """Return images; where `chosen` (B,) is true, what the mask covers is in front of another image.
 
-    Images, grounds and others are uint8 (B, 3, H, W), masks bool (B, 1, H, W).
+    Images and others are uint8 (B, 3, H, W), masks bool (B, 1, H, W).
     """
     alpha = torch.where(chosen[:, None, None, None], blurred(masks.float(), 3), 1.0)
-    put = alpha * images + (1 - alpha) * others
-    new = torch.where(chosen[:, None, None, None], blurred(others.float(), GROUND_BLUR), grounds)
-    return put.round().to(torch.uint8), new.round().to(torch.uint8)
+    return (alpha * images + (1 - alpha) * others).round().to(torch.uint8)
+
+
+def _shaded(images: Tensor, shades: Tensor) -> Tensor:
+    """Return images uint8 (B, 3, H, W) with their colours multiplied by `shades` (B, 3)."""
+    return (images * shades[:, :, None, None]).round().clamp(0, 255).to(torch.uint8)
+
+
+def _shaded_limbs(limbs: Limbs, shades: Tensor) -> Limbs:
+    """Return limbs with their colours multiplied by `shades` (B, 3)."""
+    alpha = limbs.pixels[:, 3:]
+    colours = torch.minimum(limbs.pixels[:, :3] * shades[:, :, None, None], alpha)
+    return Limbs(torch.cat([colours, alpha], 1), limbs.roots, limbs.tips, limbs.donors)
 
 
 def _shifted(images: Tensor, right: Tensor, down: Tensor) -> Tensor:

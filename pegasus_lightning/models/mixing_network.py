@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pegasus_lightning.data.lessons import ROOM
-from pegasus_lightning.models.moves import affine, came_from_inside, move
+from pegasus_lightning.data.room import with_room
 from pegasus_lightning.models.networks import SLOPE, final_side
 from pegasus_lightning.models.settings import NetworksConfig
-from pegasus_lightning.utils.tensors import IMAGE_SIZE, blurred
+from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 WIDTH, HEADS, ROUNDS = 96, 4, 2
 REACH = 7  # places, of what a root changes
@@ -24,8 +23,6 @@ DRAWN = 32  # channels of the maps between places and pixels
 SHARPNESS = 2.0  # factor of the logits of alpha in a mix: a network that is unsure draws a veil
 SMALL = 0.2  # ratio at which the first parent has made room
 CHIMERA = (0.4, 0.6)  # range of ratios at which the mix is the chimera
-BLUR = 7  # size of the box filter, in pixels, of what surrounds a smaller picture,
-FADE = 3  # and of the border between them
 UNKNOWN = -1  # root that the network decides on
 CLOSED = -3.0  # the logit of alpha before training
 
@@ -119,7 +116,7 @@ def mix_by_parts(
 ) -> Tensor:
     """Return codes (B, latent_dim) between `first` (ratio 0) and `second` (1), each (B, latent_dim); ratios (B,).
 
-        r = 0 to .2    from the first code to a, that of its picture at a scale of ROOM
+        r = 0 to .2    from the first code to a, that of its picture with room above it
         r = .2 to .4   from there to the chimera, the code of the same picture with a limb
         r = .4 to .6   the chimera
         r = .6 to 1    from the chimera to the second code; all linearly
@@ -142,11 +139,3 @@ def put_on(pictures: Tensor, limb: Limb, sharpness: float = 1.0) -> Tensor:
     """Return pictures (B, 3, 32, 32) with the limb in front."""
     alpha = torch.sigmoid(sharpness * limb.alpha_logits)
     return pictures + alpha * (limb.colours - pictures)
-
-
-def with_room(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) at a scale of ROOM, on the lower edge, amid their blurred and continued border."""
-    whole = images.new_ones(len(images))
-    matrices = affine(ROOM * whole, 0 * whole, 0 * whole, whole)
-    inside = blurred(came_from_inside(matrices, images.shape[3]), FADE)
-    return inside * move(images, matrices) + (1 - inside) * move(blurred(images, BLUR), matrices)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pegasus_lightning.data.augmentation import NUMBERS as OPERANDS
 from pegasus_lightning.data.augmentation import augment
 from pegasus_lightning.data.lessons import Lessons
+from pegasus_lightning.data.room import with_room
 from pegasus_lightning.models import losses
 from pegasus_lightning.models.losses import Term, blind_loss
 from pegasus_lightning.models.mixing_network import (
@@ -24,7 +25,6 @@ from pegasus_lightning.models.mixing_network import (
     MixNetwork,
     mix_by_parts,
     put_on,
-    with_room,
 )
 from pegasus_lightning.models.moves import NUMBERS, came_from_inside, move, random_affine
 from pegasus_lightning.models.networks import final_side
