@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pegasus_lightning.data.room import with_room
 from pegasus_lightning.models.mixing_network import (
     UNKNOWN,
     Limb,
     MixNetwork,
     mix_by_parts,
     put_on,
-    with_room,
 )
 from pegasus_lightning.models.settings import NetworksConfig
 
@@ -134,28 +134,6 @@ def test_the_attention_by_hand() -> None:
                 heard[rows, place] = value[rows] @ shares
         wanted = maps + round.out(heard[None, :, None])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_room_is_made_above_a_picture_that_stands_on_the_lower_edge() -> None:
-    """At a scale of .8, rows 12 to 31 are drawn on 12 + .2 * (32 - 12) = 16 to 31; columns 8 to 23 on 9.6 to 22.4."""
-    picture = torch.zeros(1, 1, 32, 32)
-    picture[:, :, 12:, 8:24] = 1
-    found = with_room(picture)[0, 0]
-    assert found[:16, 4:28].max() == 0
-    assert found[16:, 10:22].min() > 0.999
-    assert found[:, 4:9].max() == found[:, 23:28].max() == 0
-    assert found[20, 9] == pytest.approx(0.4, abs=0.11)  # 9.6 to 10 is covered; bilinear weights are not areas
-
-
-def test_around_it_the_blurred_border_goes_on() -> None:
-    """The picture takes columns 3.2 to 28.8 and rows 6.4 to 31. A stripe at its edge is blurred over 4 of 7 columns."""
-    picture = torch.zeros(1, 1, 32, 32)
-    picture[..., 0] = 1
-    found = with_room(picture)[0, 0]
-    torch.testing.assert_close(found[:, :2], torch.full((32, 2), 0.25))
-    assert found[:, 8:].max() == 0
-    flat = with_room(torch.full((1, 3, 32, 32), 0.3))
-    torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
 
 
 def test_all_parameters_learn() -> None:

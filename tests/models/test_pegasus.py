@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from pegasus_lightning.data.augmentation import augment
 from pegasus_lightning.data.lessons import Lessons
-from pegasus_lightning.models.mixing_network import put_on, with_room
+from pegasus_lightning.data.room import with_room
+from pegasus_lightning.models.mixing_network import put_on
 from pegasus_lightning.models.moves import move, random_affine
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.randomness import Stream, generator
