@@ -19,9 +19,10 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import compose, find_parts
+from pegasus_lightning.data.compositions import compose
 from pegasus_lightning.data.cutouts import PLAIN, Silhouettes, cut_limbs, silhouettes, whole_axes
 from pegasus_lightning.data.module import load_split
+from pegasus_lightning.data.parts import find_parts
 from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.generate.judge import winged_store
 from pegasus_lightning.generate.pretrained import open_pretrained

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pegasus_lightning.data.compositions import fit_to_mix
 from pegasus_lightning.data.module import load_split
+from pegasus_lightning.data.parts import fit_to_mix
 from pegasus_lightning.generate.judge import winged_store
 from pegasus_lightning.generate.pairs import Parents
 from pegasus_lightning.generate.pretrained import FOLDER, pack

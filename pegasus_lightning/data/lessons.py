@@ -11,17 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import (
-    AT_A_TIME,
-    DONOR_AREAS,
-    Bodies,
-    Layout,
-    find_parts,
-    limb_colours,
-    mean_colours,
-    put_together,
-)
+from pegasus_lightning.data.compositions import AT_A_TIME, Layout, limb_colours, mean_colours, put_together
 from pegasus_lightning.data.cutouts import PLAIN, Limbs, silhouettes
+from pegasus_lightning.data.parts import DONOR_AREAS, Bodies, find_parts
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, blurred, to_float
 

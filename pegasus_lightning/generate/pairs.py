@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import fit_to_mix
+from pegasus_lightning.data.parts import fit_to_mix
 from pegasus_lightning.generate.settings import COLOUR_DISTANCES, METHODS, PegasusConfig
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.randomness import Stream, derived_seed

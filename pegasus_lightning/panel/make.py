@@ -16,10 +16,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from pegasus_lightning.data.compositions import compose, find_parts
+from pegasus_lightning.data.compositions import compose
 from pegasus_lightning.data.controls import cutmix, pixel_average
 from pegasus_lightning.data.image_folder import SUFFIXES, read_image
 from pegasus_lightning.data.module import in_mixed_order, load_split
+from pegasus_lightning.data.parts import find_parts
 from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.generate.sampler import sample
 from pegasus_lightning.generate.session import Session, open_session

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import EDGES, LIST
+from pegasus_lightning.data.compositions import EDGES
 from pegasus_lightning.data.kinds import Kinds, load_kinds
 from pegasus_lightning.data.module import load_split
+from pegasus_lightning.data.parts import LIST
 from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser, balanced_accuracy, calibration_error, predict

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import EDGES, Bodies, Parts, compose, find_parts, largest
+from pegasus_lightning.data.compositions import EDGES, compose
 from pegasus_lightning.data.controls import cutmix, pixel_average
 from pegasus_lightning.data.cutouts import Limbs
 from pegasus_lightning.data.kinds import Kinds
+from pegasus_lightning.data.parts import Bodies, Parts, find_parts, largest
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, as_float, in_batches, to_float

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pegasus_lightning.data import lessons
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import find_parts
 from pegasus_lightning.data.lessons import make_lessons
+from pegasus_lightning.data.parts import find_parts
 from pegasus_lightning.data.room import ROOM
 from pegasus_lightning.utils.errors import UserError
 

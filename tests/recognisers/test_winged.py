@@ -12,8 +12,8 @@ from shapes import write_photographs
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import find_parts
 from pegasus_lightning.data.module import load_split
+from pegasus_lightning.data.parts import find_parts
 from pegasus_lightning.recognisers import store as store_module
 from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.store import RecogniserStore
