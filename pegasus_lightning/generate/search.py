@@ -91,13 +91,11 @@ def guided(
     """Improve the score of mixes by gradient ascent (Adam) on their codes.
 
     objective = score + critic_weight * critic(image)
-                - prior_weight * max(0, far(z) - max(1, far(start))) / 2
-                - start_weight * mean(((z - start) / deviation)^2) / 2
-    far(z) = mean(((z - mean) / deviation)^2)                                 means over latents
+                - prior_weight * max(0, mean(((z - mean) / deviation)^2) - 1) / 2
+                - start_weight * mean(((z - start) / deviation)^2) / 2        means over latents
 
-    The third term is how much less likely the code is, in nats a latent, than an average sample of the prior, and than
-    the start. (The full log density of the prior would draw every code to the most likely image, and a start of strong
-    contrast to a grey one.) The last term keeps the mix similar
+    The third term is how much less likely the code is, in nats a latent, than an average sample of the prior. (The
+    full log density of the prior would draw every code to the most likely image.) The last term keeps the mix similar
     to its parents; without it every mix drifts to the highest score. The code with the highest objective of all steps,
     start included, is returned for each candidate.
 
@@ -114,7 +112,6 @@ def guided(
     mean, deviation = prior if prior is not None else (torch.zeros(()), torch.ones(()))
     mean, deviation = mean.to(start.codes), deviation.to(start.codes)
     codes = start.codes.detach().clone().requires_grad_(True)
-    limit = ((start.codes - mean) / deviation).square().mean(1).clamp_min(1)
     optimizer = torch.optim.Adam([codes], lr=lr, betas=(0.9, 0.99))
     shown = sorted({round(step) for step in torch.linspace(0, steps, max(2, min(frames, steps + 1))).tolist()})
     best_codes, best = codes.detach().clone(), torch.full((len(codes),), -torch.inf, device=codes.device)
@@ -124,7 +121,7 @@ def guided(
         with torch.enable_grad():
             mixes = dataclasses.replace(start, codes=codes, images=decode(codes))
             value = total(score(mixes))
-            beyond = (((codes - mean) / deviation).square().mean(1) - limit).clamp_min(0)
+            beyond = (((codes - mean) / deviation).square().mean(1) - 1).clamp_min(0)
             away = ((codes - start.codes) / deviation).square().mean(1)
             objective = value - prior_weight * beyond / 2 - start_weight * away / 2
             if critic is not None:
