@@ -34,6 +34,7 @@ MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
 # With room, roots lie in the middle of squares of so many pixels, and limbs have the first of these lengths that fits:
 GRID, LENGTHS = 4.0, (13.0, 10.0, 7.0)
 UPWARDS = 0.85  # height of a limb over its length
+CONTRAST = 0.3  # and the limb's brightness differs by at least this much from what is behind it, in [0, 1]
 MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
 
 
@@ -174,7 +175,7 @@ def put_together(
 
     A body is scaled where its limb would leave the image; its ground goes on around it. If `grounds` is None, every
     photograph gets the same room (`with_room`) instead; roots of limbs lie on a grid, and their lengths are few, so
-    that a network can learn them by heart.
+    that a network can learn them by heart. A limb as bright as what is behind it is made brighter or darker.
     """
     side = float(IMAGE_SIZE)
     columns = bodies.masks.any(1)
@@ -231,12 +232,25 @@ def put_together(
         span = (limbs.tips - limbs.roots).norm(dim=1).clamp_min(1e-6)
         start = (middle + offset).clamp(4, side - 4) - axis * (0.25 * width * scale)[:, None]
         moved = _turned(limbs, axis, start, span / (0.5 * width * scale), torch.ones_like(width))
+    if grounds is None:
+        moved = _contrasted(moved, without)
     images = without * (1 - moved[:, 3:]) + moved[:, :3]
     whole = torch.cat([images, without, masks, moved], 1).clamp(0, 1)
     whole = torch.where(layout.mirrored[:, None, None, None], whole.flip(3), whole)
     pixels = (whole * 255).round().to(torch.uint8)
     roots = torch.stack([torch.where(layout.mirrored, side - spot_x, spot_x), spot_y], 1)
     return pixels[:, :3], pixels[:, 3:6], whole[:, 6] > 0.5, pixels[:, 7:], roots
+
+
+def _contrasted(limbs: Tensor, pictures: Tensor) -> Tensor:
+    """Return limbs (B, 4, 32, 32) whose mean brightness differs by CONTRAST from the pictures (B, 3, 32, 32) behind."""
+    alpha = limbs[:, 3:]
+    area = alpha.sum((1, 2, 3)).clamp_min(1e-6)
+    own, behind = ((some.mean(1, keepdim=True)).sum((1, 2, 3)) / area for some in (limbs[:, :3], alpha * pictures))
+    brighter = torch.where(own >= behind, behind <= 1 - CONTRAST, behind < CONTRAST)
+    wanted = torch.where(brighter, torch.maximum(own, behind + CONTRAST), torch.minimum(own, behind - CONTRAST))
+    colours = limbs[:, :3] + (wanted - own)[:, None, None, None] * alpha
+    return torch.cat([torch.minimum(colours.clamp_min(0), alpha), alpha], 1)
 
 
 def _turned(limbs: Limbs, towards: Tensor, spots: Tensor, shrink: Tensor, flipped: Tensor) -> Tensor:
