@@ -9,7 +9,7 @@ from shapes import COAT, bird, body
 from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
-from pegasus_lightning.data.compositions import Layout, _edged, compose, grounds_of, put_together
+from pegasus_lightning.data.compositions import Layout, _contrasted, _edged, compose, grounds_of, put_together
 from pegasus_lightning.data.parts import Bodies, Parts, find_parts
 
 
@@ -136,3 +136,29 @@ def test_with_room_limbs_of_few_lengths_grow_from_a_grid_of_four_pixels(parts) -
     assert steps == sorted(steps)
     wide = Layout(0.55 * one, 3 * one, one, one, no, 0 * one, torch.zeros(1, 3), 0 * one, no, no.long())
     assert torch.equal(put_together(bodies, None, limbs, wide)[3][0, 3], limbs_of[0])
+
+
+@pytest.mark.parametrize(
+    ("own", "behind", "wanted"),
+    [
+        (0.5, 0.45, 0.75),  # brighter than the ground: brighter still
+        (0.4, 0.45, 0.15),
+        (0.9, 0.8, 0.5),  # there is no room above
+        (0.2, 0.25, 0.55),  # nor below
+        (0.9, 0.5, 0.9),  # clear already
+        (0.1, 0.5, 0.1),
+    ],
+)
+def test_a_limb_stands_out_from_what_is_behind_it(own: float, behind: float, wanted: float) -> None:
+    """The limb covers half of two pixels; one is .1 redder than the mean, and stays so."""
+    limb, picture = torch.zeros(1, 4, 32, 32), torch.rand(1, 3, 32, 32)
+    limb[0, 3, 5, 5:7] = 0.5
+    limb[0, :3, 5, 5:7] = 0.5 * own
+    limb[0, 0, 5, 5] += 0.05
+    limb[0, 0, 5, 6] -= 0.05
+    picture[0, :, 5, 5:7] = behind
+    found = _contrasted(limb, picture)
+    assert torch.equal(found[:, 3], limb[:, 3])
+    torch.testing.assert_close(found[0, 1:3, 5, 5:7], torch.full((2, 2), 0.5 * wanted))
+    torch.testing.assert_close(found[0, 0, 5, 5:7], 0.5 * wanted + torch.tensor([0.05, -0.05]))
+    assert found.sum((1, 2, 3)).item() == pytest.approx(1 + 6 * 0.5 * wanted, abs=1e-5)  # and nowhere else

@@ -11,7 +11,7 @@ from scipy import ndimage
 from shapes import bird, body
 from torch import Tensor
 
-from pegasus_lightning.data import lessons
+from pegasus_lightning.data import compositions, lessons
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.lessons import make_lessons
 from pegasus_lightning.data.parts import find_parts
@@ -45,6 +45,7 @@ def shifts(image: Tensor) -> Tensor:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lessons of images as they are: on their own ground, with their colours and not shifted."""
+    monkeypatch.setattr(compositions, "CONTRAST", 0.0)
     for name in ("BUSY_SHARE", "SHADE", "CAST"):
         monkeypatch.setattr(lessons, name, 0.0)
     monkeypatch.setattr(lessons, "SHIFT", 0)
