@@ -31,10 +31,11 @@ FAR_SHARE = 0.6  # of compositions with a second limb, behind the body;
 FAR_ANGLE, FAR_SHADE = (15.0, 30.0), 0.75  # by how many degrees it is turned up, and its brightness
 GROUND_BLUR = 7  # side of the box filter, in pixels, of the ground that continues a photograph
 MAX_GROWTH = 1.35  # a small limb is enlarged no further: it would be blurred
-# With room, roots lie in the middle of squares of so many pixels, and limbs have the first of these lengths that fits:
-GRID, LENGTHS = 4.0, (13.0, 10.0, 7.0)
-UPWARDS = 0.85  # height of a limb over its length
-CONTRAST = 0.3  # and the limb's brightness differs by at least this much from what is behind it, in [0, 1]
+# With room:
+GRID = 4.0  # roots lie in the middle of squares of so many pixels
+LENGTHS = (13.0, 10.0, 7.0)  # a limb has the first of these lengths that fits above its root; the last one always does,
+UPWARDS, MARGIN = 0.85, 1.0  # with this height over its length, and so many pixels that may leave the image
+CONTRAST = 0.3  # least difference in brightness, in [0, 1], of a limb and what is behind it
 MIN_SCALE = 0.6  # the body is made smaller where its limb would leave the image
 
 
@@ -173,9 +174,11 @@ def put_together(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return images, bodies (uint8), masks (bool), moved parts (uint8) and roots (float, x and y) of B compositions.
 
-    A body is scaled where its limb would leave the image; its ground goes on around it. If `grounds` is None, every
-    photograph gets the same room (`with_room`) instead; roots of limbs lie on a grid, and their lengths are few, so
-    that a network can learn them by heart. A limb as bright as what is behind it is made brighter or darker.
+    A body is scaled where its limb would leave the image; its ground goes on around it.
+
+    Without grounds every photograph gets the same room instead (`with_room`). The layout's `size` does not count: roots
+    of limbs lie on a grid and their lengths are few, so that a network has few cases to learn. Limbs are made brighter
+    or darker where they would not stand out (`_contrasted`).
     """
     side = float(IMAGE_SIZE)
     columns = bodies.masks.any(1)
@@ -195,8 +198,9 @@ def put_together(
         without, masks = with_room(photographs), mask_with_room(shapes)
         shifted, _ = place_with_room(centre, root_y)
         spot_x, spot_y = (GRID * (spot / GRID).floor() + GRID / 2 for spot in place_with_room(root_x, root_y))
-        fitting = UPWARDS * torch.tensor(LENGTHS) <= spot_y[:, None] + 1
-        length = torch.tensor(LENGTHS)[torch.where(fitting.any(1), fitting.int().argmax(1), len(LENGTHS) - 1)] / scale
+        fitting = UPWARDS * torch.tensor(LENGTHS) <= spot_y[:, None] + MARGIN
+        fitting[:, -1] = True
+        length = torch.tensor(LENGTHS)[fitting.int().argmax(1)] / scale
     else:
         scale = ((side - 1) / (side - root_y + 0.9 * length)).clamp(MIN_SCALE, 1)
         shifted = side / 2 + 0.6 * scale * (centre - side / 2)
@@ -243,12 +247,16 @@ def put_together(
 
 
 def _contrasted(limbs: Tensor, pictures: Tensor) -> Tensor:
-    """Return limbs (B, 4, 32, 32) whose mean brightness differs by CONTRAST from the pictures (B, 3, 32, 32) behind."""
+    """Return limbs (B, 4, 32, 32) that stand out from the pictures (B, 3, 32, 32) behind them.
+
+    In front of what is dark (a mean brightness below 1/2) a limb's mean brightness is higher by at least CONTRAST, in
+    front of what is bright lower, as far as colours within [0, 1] allow. What is behind alone decides which: a network
+    that learns it need not tell two similar brightnesses apart.
+    """
     alpha = limbs[:, 3:]
     area = alpha.sum((1, 2, 3)).clamp_min(1e-6)
-    own, behind = ((some.mean(1, keepdim=True)).sum((1, 2, 3)) / area for some in (limbs[:, :3], alpha * pictures))
-    brighter = torch.where(own >= behind, behind <= 1 - CONTRAST, behind < CONTRAST)
-    wanted = torch.where(brighter, torch.maximum(own, behind + CONTRAST), torch.minimum(own, behind - CONTRAST))
+    own, behind = (some.mean(1).sum((1, 2)) / area for some in (limbs[:, :3], alpha * pictures))
+    wanted = torch.where(behind < 0.5, torch.maximum(own, behind + CONTRAST), torch.minimum(own, behind - CONTRAST))
     colours = limbs[:, :3] + (wanted - own)[:, None, None, None] * alpha
     return torch.cat([torch.minimum(colours.clamp_min(0), alpha), alpha], 1)
 

@@ -51,14 +51,13 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
     """Return `count` lessons, a function of the images and the seed. A progress bar appears after two seconds.
 
     In two fifths of them the second image is the one that the limb was cut out of: a network learns to find the limb
-    there. In the others it is any image of the second class, and the limb is the one of the nearest mean colour among a
-    few (`Parts.stock`), tinted towards that image: the network learns to give a limb of that colour.
+    there. In the others it is any other image of the second class, and the limb is the one of the nearest mean colour
+    among a few (`Parts.stock`), tinted towards that image: the network learns to give a limb of that colour.
 
     Both images are shifted by a few pixels, and second ones made brighter or darker, so that there are more of them.
     Animals that can be cut out stand on a plain ground, so half of them are put in front of an image of the second
     class: the network learns to find them on any ground. The limb's mirror image is taken where that points its tip to
-    the tail, so mirroring either image does not change the lesson but for mirroring the first, which mirrors the
-    target.
+    the tail. So mirroring the second image does not change a lesson, and mirroring the first mirrors the target.
 
     Raises:
         UserError: there is nothing to cut out; see `find_parts`.
@@ -69,13 +68,17 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
     colours, own_colours = _colours(second), limb_colours(limbs)
 
     source = generator(seed, Stream.PAIRS, 4)
-    several = (bodies, limbs, second, second)
+    cut = _first_of_each(limbs.donors)
+    whole_ones = torch.ones(len(second), dtype=torch.bool).index_fill(0, limbs.donors, False).nonzero().flatten()
+    whole_ones = whole_ones if len(whole_ones) else torch.arange(len(second))
+    several = (bodies, cut, whole_ones, second)
     body, limb, other, behind = (torch.randint(len(some), (count,), generator=source) for some in several)
+    limb, other = cut[limb], whole_ones[other]
     busy = torch.rand(count, generator=source) < BUSY_SHARE
     own = torch.arange(count) < round(OWN_SHARE * count)
     shades = 1 + SHADE * (2 * torch.rand(count, 1, generator=source) - 1)
     shades = shades * (1 + CAST * (2 * torch.rand(count, 3, generator=source) - 1))
-    wanted = shades * torch.where(own[:, None], own_colours[limb], colours[other])
+    wanted = (shades * torch.where(own[:, None], own_colours[limb], colours[other])).clamp(max=1)
     nearest = parts.stock[torch.cdist(wanted, own_colours[parts.stock]).argmin(1)]
     limb = torch.where(own, limb, nearest)
     shown = torch.where(own, limbs.donors[limb], other)
@@ -108,6 +111,11 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
         targets, _, _, pixels, roots = put_together(animals, None, taken, layout)
         made.append((animals.images, others, targets, pixels[:, 3:], roots.long().clamp(0, IMAGE_SIZE - 1)))
     return Lessons(*map(torch.cat, zip(*made, strict=True)))
+
+
+def _first_of_each(values: Tensor) -> Tensor:
+    """Return the index of the first place of each value (N,), in the order of the values."""
+    return torch.tensor([int((values == value).nonzero()[0]) for value in values.unique()], dtype=torch.int64)
 
 
 def _colours(images: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class PegasusModelConfig(ModelConfig):
     name: str = "pegasus"
     learned_mixing: bool = False  # codes are mixed by a MixNetwork; else linearly
     lessons: int = 16384  # number of lessons, of which each batch takes some:
-    lesson_share: float = 0.5  # lessons in a batch, as a share of its images,
+    lesson_share: float = 0.25  # lessons in a batch, as a share of its images,
     target_share: float = 0.125  # and those whose targets are reconstructed
     mix_share: float = 0.0625  # pairs of a batch's images that are mixed and decoded, as a share
     move_share: float = 0.125  # images of a batch whose codes are moved and decoded, as a share

@@ -141,12 +141,12 @@ def test_with_room_limbs_of_few_lengths_grow_from_a_grid_of_four_pixels(parts) -
 @pytest.mark.parametrize(
     ("own", "behind", "wanted"),
     [
-        (0.5, 0.45, 0.75),  # brighter than the ground: brighter still
-        (0.4, 0.45, 0.15),
-        (0.9, 0.8, 0.5),  # there is no room above
-        (0.2, 0.25, 0.55),  # nor below
-        (0.9, 0.5, 0.9),  # clear already
-        (0.1, 0.5, 0.1),
+        (0.5, 0.45, 0.75),
+        (0.4, 0.45, 0.75),  # what is behind decides
+        (0.9, 0.8, 0.5),
+        (0.2, 0.25, 0.55),
+        (0.9, 0.4, 0.9),  # clear already
+        (0.2, 0.6, 0.2),
     ],
 )
 def test_a_limb_stands_out_from_what_is_behind_it(own: float, behind: float, wanted: float) -> None:
