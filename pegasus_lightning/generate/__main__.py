@@ -32,13 +32,13 @@ Presets
 
 Fields, for example
   count=64  seed=0  out=FOLDER (default: inside the run's folder, or pegasi/)  split=test  'figures=[pegasi,best]'
-  pegasus.pairs=random, colour, winged  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
+  pegasus.pairs=random, colour, matched, winged  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
   pegasus.mixing=auto (learned if the model has learned it, else lerp), learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]' (0: first class, 1: second)  pegasus.codes=sampled, mean
   score.judge=auto, recogniser, committee (two recognisers), critic,
     winged (judges that see wings on a horse)
-  score.critic=1  score.overlap=2  search.ratios=4  search.most_per_parent=2
-  search.steps=80  search.start_weight=0.5  search.prior_weight=10 (learned mixing: 30, 50 and 0)
+  score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
+  search.start_weight=0.5  search.prior_weight=10  search.most_per_parent=2
   originals=false (show only reconstructions of the parents)  gpus=0 (CPU)
   data.root=photos 'data.classes=[cat,ship]' or data=silhouettes (images other than the training data)
 

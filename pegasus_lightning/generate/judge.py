@@ -52,9 +52,9 @@ def open_selector(
             `guided`, else the one that selects; critic.
         guided: whether the search climbs along the judge's gradient.
         data: the images to learn from; None: there are none, and a judge that needs them raises UserError.
-        own: the winged judges of a pretrained model, which score for auto, and for winged without data.
+        own: the winged judges of a pretrained model, which score for auto, and for winged if guided or without data.
     """
-    if own is not None and (judge == "auto" or (judge == "winged" and data is None)):
+    if own is not None and (judge == "auto" or (judge == "winged" and (guided or data is None))):
         return Selector(lambda images: (own.recogniser(images), None), own)
     if judge == "critic" or (judge == "auto" and data is None):
         return None

@@ -76,7 +76,7 @@ def choose_pairs(
         method: `random`: every pair is a candidate. `colour`: pairs with similar colours at the centre, as in the
             source document (`centre_colours`). `matched`: pairs with similar background, mean colour and coarse
             layout (`layout_descriptors`). `winged`: images that show what makes a good chimera, every pair of them
-            (`data.compositions.fit_to_mix`).
+            (`data.parts.fit_to_mix`).
         colour_distance: `rgb` or `lab`, for `colour`.
         threshold: largest distance of a candidate; None: `default_threshold`.
 

@@ -15,7 +15,7 @@ from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes, encode, mix
 from pegasus_lightning.generate.pairs import Pairs, Parents
 from pegasus_lightning.generate.scores import CriticAndOverlap, CriticScore, Recognise, RecognisedAndReal, Score, total
 from pegasus_lightning.generate.search import Ascent, best_of, guided, keep_best
-from pegasus_lightning.generate.settings import GUIDANCE, GUIDANCE_OF_LEARNED, PegasusConfig, SearchConfig
+from pegasus_lightning.generate.settings import GUIDANCE, PegasusConfig, SearchConfig
 from pegasus_lightning.models.latent import Posterior, class_direction
 from pegasus_lightning.models.networks import with_statistics_of
 from pegasus_lightning.models.two_player import TwoPlayerModel
@@ -225,15 +225,14 @@ def sample(sampler: Sampler, count: int, score: Score) -> Pegasi:
 
 
 def _ascend(sampler: Sampler, start: Mixes, score: Score) -> Ascent:
-    search, usual = sampler.settings.search, GUIDANCE_OF_LEARNED if sampler.mixer.how == "learned" else GUIDANCE
-    asked = {name: getattr(search, name) for name in GUIDANCE}
+    search = sampler.settings.search
     return guided(
         start,
         sampler.model.decode,
         score,
         critic=sampler.critic,
         prior=sampler.prior(),
-        **{name: usual[name] if value is None else value for name, value in asked.items()},
+        **{name: getattr(search, name) for name in GUIDANCE},
     )
 
 

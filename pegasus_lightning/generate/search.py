@@ -124,7 +124,7 @@ def guided(
             beyond = (((codes - mean) / deviation).square().mean(1) - 1).clamp_min(0)
             away = ((codes - start.codes) / deviation).square().mean(1)
             objective = value - prior_weight * beyond / 2 - start_weight * away / 2
-            if critic is not None:
+            if critic is not None and critic_weight:
                 objective = objective + critic_weight * critic(mixes.images)
             if step < steps:
                 (codes.grad,) = torch.autograd.grad(-objective.sum(), codes)

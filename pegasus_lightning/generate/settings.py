@@ -27,16 +27,7 @@ COLOUR_DISTANCES = ("rgb", "lab")
 CODES = ("sampled", "mean")
 JUDGES = ("auto", "recogniser", "committee", "winged", "critic")
 SEARCHES = ("none", "best_of", "guided")
-# Fields of `SearchConfig` for guided searches, with their values if they are null, and if the mixing is learned: such
-# mixes begin near the aim, and a long way turns limbs into other things (experiments/pegasus).
-GUIDANCE: dict[str, Any] = {"steps": 80, "lr": 0.06, "critic_weight": 0.3, "prior_weight": 10.0, "start_weight": 0.5}
-GUIDANCE_OF_LEARNED: dict[str, Any] = {
-    "steps": 30,
-    "lr": 0.02,
-    "critic_weight": 0.0,
-    "prior_weight": 0.0,
-    "start_weight": 50.0,
-}
+GUIDANCE = ("steps", "lr", "critic_weight", "prior_weight", "start_weight")  # fields of `SearchConfig`
 SPLITS = ("test", "train")
 MAX_PEGASI, MAX_CANDIDATES = 10_000, 10_000_000
 FIGURES = ("pegasi", "best", "gallery", "repeats", "compare", "pipeline", "diagram", "filmstrip", "interpolation")
@@ -84,12 +75,11 @@ class SearchConfig:
     ratios: int = 4  # each at this number of ratios
     most_per_parent: int | None = 2  # largest number of kept mixes with one parent; null: no limit
     batch_size: int = 256
-    # guided; null: `GUIDANCE`
-    steps: int | None = None  # steps of Adam on the codes,
-    lr: float | None = None  # and its learning rate
-    critic_weight: float | None = None  # the critic's output, in addition to its part of the score
-    start_weight: float | None = None  # pull towards the code that the ascent began with
-    prior_weight: float | None = None  # pull towards codes that are likely under the prior
+    steps: int = 80  # guided: steps of Adam on the codes,
+    lr: float = 0.06  # and its learning rate
+    critic_weight: float = 0.3  # the critic's output, in addition to its part of the score
+    start_weight: float = 0.5  # pull towards the code that the ascent began with
+    prior_weight: float = 10.0  # pull towards codes that are likely under the prior
 
 
 @dataclass
@@ -186,8 +176,7 @@ def _validate_search(search: Any) -> None:
     check_at_most("search.pairs times search.ratios", search.pairs * search.ratios, MAX_CANDIDATES)
     check_above("search.lr", search.lr, 0)
     for key in ("critic_weight", "prior_weight", "start_weight"):
-        if search[key] is not None:
-            check_not_negative(f"search.{key}", search[key])
+        check_not_negative(f"search.{key}", search[key])
     if search.method == "none":
         for key, value in vars(SearchConfig()).items():
             if search[key] != value and key != "batch_size":

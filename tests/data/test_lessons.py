@@ -45,7 +45,7 @@ def shifts(image: Tensor) -> Tensor:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lessons of images as they are: on their own ground, with their colours and not shifted."""
-    monkeypatch.setattr(compositions, "CONTRAST", 0.0)
+    monkeypatch.setattr(compositions, "CONTRAST", -1.0)  # any will do
     for name in ("BUSY_SHARE", "SHADE", "CAST"):
         monkeypatch.setattr(lessons, name, 0.0)
     monkeypatch.setattr(lessons, "SHIFT", 0)
@@ -155,6 +155,35 @@ def test_two_fifths_of_the_lessons_have_the_donor_and_the_others_a_limb_of_stock
     assert len(got["red"]) == 2
 
 
+def test_a_donor_is_shown_with_its_own_limb_alone(plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of three birds is a donor, with two limbs. It is shown with the first one, the others with one in stock."""
+    images = data([body(1)], [coloured(bird(), colour) for colour in ((220, 40, 40), (40, 40, 220), (40, 190, 40))])
+    parts = find_parts(images)
+    twice = dataclasses.replace(parts.limbs.take(torch.tensor([0, 1])), donors=torch.tensor([0, 0]))
+    monkeypatch.setattr(
+        lessons, "find_parts", lambda _: dataclasses.replace(parts, limbs=twice, stock=torch.tensor([1]))
+    )
+    monkeypatch.setattr(lessons, "TINT", 0.0)
+    made = make_lessons(images, 100)
+    donors = (made.second == images.images[1]).flatten(1).all(1)
+    assert donors.tolist() == [True] * 40 + [False] * 60
+    found = torch.stack(list(map(colour_of, made.targets, made.moved)))
+    assert ((found[:, 0] > found[:, 2] + 60) == donors).all()  # red, else blue
+
+
+def test_limbs_of_lessons_stand_out(plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ground has a brightness near that of the bird: without the rule one could not see the wing."""
+    ground = bird()[:, 0, 0]
+    alike = np.where((bird() == ground[:, None, None]).all(0), ground[:, None, None], ground[:, None, None] - 12)
+    images = data([body(1)], [alike.astype(np.uint8)])
+    apart = []
+    for contrast in (-1.0, 0.3):
+        monkeypatch.setattr(compositions, "CONTRAST", contrast)
+        (target,), (alpha,) = (kind[:1] for kind in (make_lessons(images, 1).targets, make_lessons(images, 1).moved))
+        apart.append((colour_of(target, alpha).mean() - float(ground.mean())).abs().item())
+    assert apart[0] < 25 and apart[1] > 60
+
+
 def test_a_limb_of_stock_is_tinted_towards_the_second_image(plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
     red, blue = coloured(bird(), (220, 40, 40)), coloured(bird(), (40, 40, 220))
     images = data([body(1)], [red, blue])
@@ -174,7 +203,7 @@ def test_a_donor_is_made_brighter_or_darker_together_with_its_limb(
     monkeypatch.setattr(lessons, "OWN_SHARE", 1.0)
     images = data([body(1)], [coloured(bird(), (160, 120, 140))])
     made = make_lessons(images, 30)
-    shades = made.second.float().amax((2, 3)) / images.images[1].float().amax((1, 2))
+    shades = made.second[:, :, 22, 16] / images.images[1, :, 22, 16].float()  # a pixel of the bird
     assert 0.6 < shades.min() < 0.8 and 1.2 < shades.max() < 1.44
     assert (shades.amax(1) / shades.amin(1)).max() > 1.05  # the colours by themselves, too
     found = torch.stack(list(map(colour_of, made.targets, made.moved)))

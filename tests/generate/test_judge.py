@@ -106,6 +106,8 @@ def test_a_model_that_brings_its_committee_is_scored_by_it(asked: list[Any]) -> 
         logits, realism = selector.recognise(images)
         torch.testing.assert_close(logits, own.recogniser(images))
         assert realism is None
+    guiding = open_selector("winged", DATA, STORE, own=own, guided=True)
+    assert guiding is not None and guiding.stored is own
     assert asked == []
     assert open_selector("critic", DATA, STORE, own=own) is None
     assert opened("recogniser", own=own).stored is STORED

@@ -18,13 +18,7 @@ from pegasus_lightning.generate.mixing import Mixes, Recipes, encode, mixing_of
 from pegasus_lightning.generate.pairs import Pairs, Parents, pairs_for, wanted_pairs
 from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.search import Ascent
-from pegasus_lightning.generate.settings import (
-    GENERATE,
-    GUIDANCE_OF_LEARNED,
-    GenerateConfig,
-    PegasusConfig,
-    SearchConfig,
-)
+from pegasus_lightning.generate.settings import GENERATE, GenerateConfig, PegasusConfig, SearchConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError
@@ -429,10 +423,7 @@ def test_no_parent_is_in_more_mixes_than_allowed(build: Build, method: str, most
 
 def objective_by_hand(sampler: Sampler, made: Pegasi, score: Tensor) -> Tensor:
     """What `guided` says it raises, at the returned codes; a loop over mixes."""
-    asked = sampler.settings.search
-    critic_weight = 0.3 if asked.critic_weight is None else asked.critic_weight
-    start_weight = 0.5 if asked.start_weight is None else asked.start_weight
-    prior_weight = 10 if asked.prior_weight is None else asked.prior_weight
+    search = sampler.settings.search
     start = sampler.make(made.chosen).codes
     mean, deviation = sampler.prior() or (torch.zeros(6), torch.ones(6))
     critic = torch.zeros(len(start)) if sampler.critic is None else sampler.critic(made.mixes.images)
@@ -440,8 +431,8 @@ def objective_by_hand(sampler: Sampler, made: Pegasi, score: Tensor) -> Tensor:
     for row, code in enumerate(made.mixes.codes):
         beyond = max(0.0, (((code - mean) / deviation) ** 2).mean().item() - 1)
         away = (((code - start[row]) / deviation) ** 2).mean().item()
-        weighed = critic_weight * critic[row] - prior_weight * beyond / 2
-        found.append((score[row] + weighed - start_weight * away / 2).item())
+        weighed = search.critic_weight * critic[row] - search.prior_weight * beyond / 2
+        found.append((score[row] + weighed - search.start_weight * away / 2).item())
     return torch.tensor(found)
 
 
@@ -481,20 +472,6 @@ def test_a_guided_search_uses_the_learning_rate_and_steps_of_the_settings(build:
     made = sample(sampler, 2, lambda mixes: {"sum": mixes.codes.sum(1)})
     assert made.ascent.trace.shape == (2, 2)
     torch.testing.assert_close(made.mixes.codes, sampler.make(made.chosen).codes + 0.125)  # Adam's first step
-
-
-def test_a_learned_mixing_is_guided_near_its_start(build: Build, tiny: Callable[..., TwoPlayerModel]) -> None:
-    """At the end 50 * way = 1, or 10 * way = 1: the prior is the standard normal, as the parents are few."""
-    model = tiny("pegasus", {"learned_mixing": True})
-    options = ("search.method=guided", "search.ratios=1")
-    ends = []
-    for more in ((), ("search.start_weight=10",)):
-        sampler = build(model, *options, *more)
-        made = sample(sampler, 2, lambda mixes: {"mean": mixes.codes.mean(1)})
-        assert made.ascent is not None and len(made.ascent.trace) == GUIDANCE_OF_LEARNED["steps"] + 1
-        ends.append(made.mixes.codes - sampler.make(made.chosen).codes)
-    torch.testing.assert_close(ends[0], torch.full_like(ends[0], 0.02), rtol=0, atol=0.005)
-    torch.testing.assert_close(ends[1], torch.full_like(ends[1], 0.1), rtol=0, atol=0.02)
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def test_the_pretrained_models_committee_scores_and_its_parents_are_drawn(
     "typed",
     [
         ["search=winged"],
+        ["search=guided_winged"],
         ["search=winged", "score.judge=critic"],  # the preset's score.realism is then unread
         ["search=winged", *TWO],
         ["search=guided", "search.steps=9", "score.overlap=0"],

@@ -131,7 +131,7 @@ def _pipeline(sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig, **look
         sampled=mixer.sampled and sampler.model.config.sample_codes,
         originals=settings.originals,
         log_variance=sampler.model.config.sample_codes,
-        ascended=None if pegasi.ascent is None else (made.codes[0], len(pegasi.ascent.trace) - 1),
+        ascended=None if pegasi.ascent is None else (made.codes[0], settings.search.steps),
         **look,
     )
 
