@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -166,15 +167,30 @@ def _lines(left_out: Sequence[tuple[list[str], UnreadSetting]], jobs: Sequence[S
     ]
 
 
+# The part of Hydra's settings that a preset or override may change; others, such as the logging, could run code.
+HYDRAS_OPEN = {"launcher", "sweeper", "sweep", "run", "mode", "searchpath", "job", "runtime", "overrides", "verbose"}
+HYDRAS_OPEN |= {"output_subdir"}
+
+
 def _check_hydra(settings: DictConfig) -> None:
     """Raise UserError if Hydra would import and build anything but its sweeper and an installed launcher."""
     targets = {text for text in _targets(OmegaConf.to_container(settings)) if not text.startswith(HYDRAS_OWN)}
     if targets or settings.get("callbacks"):
         named = ", ".join(sorted(targets)) or "hydra.callbacks"
         raise UserError(f"The configuration makes Hydra build {named}, which is not allowed.")
+    usual = _usual_hydra()
+    for name in settings:
+        key = str(name)
+        if key not in HYDRAS_OPEN and settings._get_node(key) != usual._get_node(key):
+            raise UserError(f"hydra.{key} cannot be set: of Hydra's settings, {', '.join(sorted(HYDRAS_OPEN))} can.")
     for path in settings.searchpath:
         if not str(path).startswith("file://"):
             raise UserError(f"hydra.searchpath={path} is not allowed: add presets with --config-dir=FOLDER.")
+
+
+@lru_cache(maxsize=1)
+def _usual_hydra() -> DictConfig:
+    return cast(DictConfig, TRAIN.compose([], with_hydra=True).hydra)
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.launch.slots import Slot
 from pegasus_lightning.launch.tables import last_lines
 from pegasus_lightning.runs.folder import LOCK, Status, now, read_status
-from pegasus_lightning.utils.errors import SIGNALS
+from pegasus_lightning.utils.errors import SIGNALS, heeded_signals
 from pegasus_lightning.utils.files import write_text
 
 HEAD = "--- "  # prefix of the line in a log that starts a session
@@ -59,7 +59,7 @@ class Pool:
 
     def run(self) -> int | None:
         """Run in the main thread until every job has ended. Return the signal that stopped the pool, or None."""
-        former: dict[int, Any] = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        former: dict[int, Any] = {number: signal.signal(number, self._receive) for number in heeded_signals()}
         try:
             while True:
                 self._collect()

@@ -112,6 +112,8 @@ class Program:
             if "_target_" in key.split(".") or _names_target(override._value):
                 text = override.input_line
                 raise UserError(f"'{key}' cannot be set so ({text}): a preset chooses what is built, not a path.")
+            if key == "hydra.searchpath" and not _only_folders(override):  # composing would import packages in it
+                raise UserError(f"{override.input_line} is not allowed: add presets with --config-dir=FOLDER.")
             added = (override.is_add() or override.is_force_add()) and key.partition(".")[0] != "hydra"
             if added and key not in self.known_keys(overrides):  # Hydra would add a key that nothing reads
                 raise UserError(self._unknown_key(key, overrides))
@@ -237,6 +239,14 @@ def _meaningless(settings: Mapping[str, Sequence[str]]) -> str:
         listed = f"{', '.join(most)} and {last}" if most else last
         clauses.append(f"{listed} {'mean' if most else 'means'} nothing with {reason}")
     return ", and ".join(clauses)
+
+
+def _only_folders(override: Override) -> bool:
+    """Return whether a search path is one list of folders."""
+    if override.is_sweep_override():
+        return False
+    value = override.value()
+    return isinstance(value, list) and all(str(place).startswith("file://") for place in value)
 
 
 def _names_target(value: Any) -> bool:

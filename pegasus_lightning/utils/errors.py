@@ -10,7 +10,8 @@ from typing import Any
 
 USAGE_ERROR = 2  # exit code
 MAX_NAMES_SHOWN = 20
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # signals at which runs and sweeps save and end
+# Signals at which runs and sweeps save and end: SIGHUP too, when a terminal closes, but not under nohup.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class UserError(Exception):
@@ -51,6 +52,12 @@ def listing(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "none"
     left_out = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {left_out} more" if left_out > 0 else shown
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """Return SIGNALS without a SIGHUP that this process was started to ignore."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if number is not signal.SIGHUP or not nohup]
 
 
 class Interrupted(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -55,8 +56,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield staged
         for entry in staged.rglob("*"):
-            _sync(entry)
-        _sync(staged)
+            sync_folder(entry) if entry.is_dir() else _sync(entry)
+        sync_folder(staged)
         if path.exists():
             os.rename(path, old)
         os.rename(staged, path)
@@ -76,8 +77,15 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut."""
-    _sync(folder)
+    """Flush a folder's entries to disk, so that a rename survives a power cut.
+
+    Some network and user-space file systems cannot flush folders; there it is left out.
+    """
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _sync(path: Path) -> None:

@@ -57,6 +57,9 @@ def run_program(
         options = [name for name, value in vars(parsed).items() if value and name not in ("overrides", "cfg")]
         if options:
             raise UserError(f"{program.command} has no -m and no option --{options[0]}: `--help` lists its options.")
+        for text in parsed.overrides:
+            if text.lstrip("+~").startswith(("hydra.", "hydra/")):
+                raise UserError(f"'{text}' means nothing here: {program.command} has none of Hydra's own settings.")
         data = [text for text in parsed.overrides if text.startswith(("data=", "data."))]
         overrides = [text for text in parsed.overrides if text not in data]
         program.check_overrides(overrides)

@@ -128,6 +128,28 @@ def test_a_preset_cannot_have_hydra_build_what_it_names(tmp_path: Path, what: st
 
 
 @pytest.mark.promise(11)
+def test_a_preset_cannot_change_the_logging(tmp_path: Path) -> None:
+    """A handler made by `(): torch.load` would run the code in a file."""
+    (tmp_path / "experiment").mkdir()
+    for section in ("job_logging", "hydra_logging"):
+        handler = f"  {section}: {{handlers: {{file: {{(): torch.load, f: evil.pt}}}}}}\n"
+        (tmp_path / "experiment" / "evil.yaml").write_text("# @package _global_\nhydra:\n" + handler)
+        with pytest.raises(UserError, match=f"hydra.{section} cannot be set"):
+            check_jobs([f'hydra.searchpath=["file://{tmp_path}"]', *CPU, "experiment=evil", "seed=0"], multirun=False)
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize("path", ["[pkg://spy_package]", "[a],[pkg://spy_package]", "pkg://spy_package", "[/tmp]"])
+def test_a_search_path_of_packages_is_refused_before_they_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    (tmp_path / "spy_package.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="--config-dir=FOLDER"):
+        check_jobs([*CPU, f"hydra.searchpath={path}"], multirun=True)
+
+
+@pytest.mark.promise(11)
 @pytest.mark.parametrize(
     "override", ["+hydra.callbacks={mine:{_target_:os.mkdir}}", "+hydra.x=[{_target_:a}],2", "model._target_.x=1"]
 )

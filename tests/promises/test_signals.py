@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise(4)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -218,3 +219,36 @@ def test_leftovers_of_killed_writers_are_cleared_here_and_not_deeper(tmp_path: P
     files.clear_leftovers(tmp_path)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"status.json", ".lock", "deeper", "deeper/.status.json.0a1b2c3d.tmp", ".staged.0a1b.tmp"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize(("number", "passed_over"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_flush_folders_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passed_over: bool, kind: str
+) -> None:
+    """Flushing a file must work on any; a broken disk is said."""
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    def write() -> None:
+        if kind == "file":
+            write_text(tmp_path / "a", "new")
+            return
+        with whole_folder(tmp_path / "a") as staged:
+            (staged / "inner").mkdir()
+            (staged / "inner" / "b").write_text("new")
+
+    monkeypatch.setattr(files.os, "fsync", failing)
+    if passed_over:
+        write()
+        assert (tmp_path / "a").exists()
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            write()
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EINVAL, "file")))
+    with pytest.raises(OSError, match="file"):
+        write_text(tmp_path / "c", "new")

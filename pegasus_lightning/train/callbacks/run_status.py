@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pegasus_lightning.utils.errors import SIGNALS, Interrupted, UserError
+from pegasus_lightning.utils.errors import Interrupted, UserError, heeded_signals
 
 REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # a cluster's launcher sends one of these when the time is nearly over
 SYNC_EVERY = 10  # batches; to synchronise, the processes wait for their devices
@@ -64,7 +64,7 @@ class RunStatus(pl.Callback):
     def install_handlers(self) -> None:
         """Install handlers that note the signal."""
         requeue = requeue_signal()
-        numbers = SIGNALS if requeue is None else (signal.SIGINT, requeue)
+        numbers = heeded_signals() if requeue is None else [signal.SIGINT, requeue]
         self._left_alone = {} if requeue is None else {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
         self._former = {number: signal.signal(number, self._receive) for number in numbers}
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pegasus_lightning.train.callbacks.run_status import SIGNALS, Interrupted, RunStatus
+from pegasus_lightning.train.callbacks.run_status import Interrupted, RunStatus
+from pegasus_lightning.utils.errors import SIGNALS
 
 MODEL = SimpleNamespace(batches_done=7, latest={"loss/kl": 1.5}, term_weights={"loss/kl": 0.5})
 TRAINER: Any = SimpleNamespace(current_epoch=1, is_last_batch=False, world_size=1)
@@ -37,7 +38,9 @@ def notes() -> Iterator[Notes]:
 
 
 @pytest.mark.promise(4)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_a_signal_waits_for_the_end_of_the_batch_then_saves_then_ends(
     notes: Notes, number: signal.Signals, code: int
 ) -> None:
@@ -50,6 +53,20 @@ def test_a_signal_waits_for_the_end_of_the_batch_then_saves_then_ends(
     assert notes.written == [TRAINER, {"epochs": 1, "batches": 7}]
     with pytest.raises(Interrupted):
         notes.callback.check()
+
+
+@pytest.mark.promise(4)
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        notes = Notes()
+        notes.callback.install_handlers()
+        os.kill(os.getpid(), signal.SIGHUP)
+        notes.callback.check()
+        notes.callback.restore_handlers()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_after_an_epochs_last_batch_the_epoch_is_finished_first(notes: Notes) -> None:
