@@ -26,6 +26,7 @@ Settings = TypeVar("Settings")
 _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 
 VERSION_BASE = "1.3"
+OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()), replace=True)  # as shells read ~
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
 
 

@@ -127,6 +127,13 @@ def test_a_preset_cannot_have_hydra_build_what_it_names(tmp_path: Path, what: st
         check_jobs([f'hydra.searchpath=["file://{tmp_path}"]', *CPU, "experiment=evil", "seed=0"], multirun=False)
 
 
+def test_hydra_writes_a_sweep_into_the_home_folder_and_not_into_one_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/rider")
+    for typed, folder in {"~/runs": "/home/rider/runs/mine", "a~/b": "a~/b/mine"}.items():
+        composed = TRAIN.compose([f"runs_dir='{typed}'", "experiment_name=mine"], with_hydra=True)
+        assert composed.hydra.sweep.dir == folder
+
+
 @pytest.mark.promise(11)
 def test_a_preset_cannot_change_the_logging(tmp_path: Path) -> None:
     """A handler made by `(): torch.load` would run the code in a file."""
