@@ -165,9 +165,9 @@ class LiveTable:
     def _ended(self, job: Job, now: float) -> str:
         seconds, reason, psnr = taken(job), reason_of(job, self.tracker.status(job)), self._psnr(job)
         text = job.state.value + ("" if seconds is None else f" after {clock(seconds)}")
-        if reason and job.state is not State.FINISHED:
+        if reason:
             text += f": {reason}"
-        elif psnr is not None:
+        if psnr is not None and job.state is State.FINISHED:
             text += f", PSNR {psnr:.2f} dB"
         return f"{text} ({summary(self._jobs, now, self.tracker)})"
 

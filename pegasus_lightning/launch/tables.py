@@ -178,7 +178,7 @@ def ranked_table(jobs: Sequence[Job], rank_by: str) -> Table:
         seconds = taken(job)
         cells: list[RenderableType] = [
             Text(str(rank), best) if ranked else Text(unranked, STYLES[job.state]),
-            Text("\n").join([Text(job.shown, best), *_unwell(status)]),
+            Text("\n").join([Text(job.shown, best), *_notes(status)]),
             *(Text(_written(metric, figure(status, metric)), best if metric == rank_by else "") for metric in metrics),
             _epochs(job, status),
             "before" if job.skipped else "-" if seconds is None else clock(seconds),
@@ -279,12 +279,13 @@ def _epochs(job: Job, status: dict[str, Any]) -> str:
     return "-" if epochs is None else f"{epochs}/{job.max_epochs}"
 
 
-def _unwell(status: dict[str, Any]) -> list[Text]:
-    """Return the names of the health checks with a bad verdict, on one line in red; nothing if there are none."""
+def _notes(status: dict[str, Any]) -> list[Text]:
+    """Return notes on a run: that its time was over, and the health checks with a bad verdict, in red."""
     health = status.get("health")
     entries = [entry for entry in health if isinstance(entry, dict)] if isinstance(health, list) else []
     names = [str(entry.get("name")) for entry in entries if str(entry.get("verdict")).lower() in BAD]
-    return [Text(", ".join(names), "red")] if names else []
+    late = [Text("out of time", "yellow")] if status.get("status") == "finished" and status.get("reason") else []
+    return [*late, *([Text(", ".join(names), "red")] if names else [])]
 
 
 def _variants(jobs: Sequence[Job]) -> dict[str, list[Job]]:

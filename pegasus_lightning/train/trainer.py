@@ -81,7 +81,9 @@ def train(config: DictConfig, readable_name: str) -> Path:
     folder = run_folder(values, readable_name)
     if is_first_process() and is_finished(folder, values):
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
-        say(f"Already trained: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
+        reason = (read_status(folder) or {}).get("reason")
+        short = f" until {reason}" if reason else ""
+        say(f"Already trained{short}: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
     checkpoint = checkpoint_to_resume(folder, values)
     if devices.accelerator == "cpu":
@@ -117,8 +119,18 @@ def train(config: DictConfig, readable_name: str) -> Path:
                     say(_change_of_machine(former[-1], here))
             model = _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
-            status.update(status="finished", exit_code=0, **done, metrics=model.latest, weights=model.term_weights)
-            say(_closing_message(folder, model))
+            ended = {"status": "finished", "exit_code": 0} | done
+            first = "Done"
+            if done["epochs"] < trainer.max_epochs:
+                ended["reason"] = (
+                    f"trainer.max_time={trainer.max_time}: {done['epochs']} of {trainer.max_epochs} epochs"
+                )
+                first = (
+                    f"Stopped after {done['epochs']} of {trainer.max_epochs} epochs (trainer.max_time="
+                    f"{trainer.max_time}). The same command with more time goes on"
+                )
+            status.update(**ended, metrics=model.latest, weights=model.term_weights)
+            say(_closing_message(first, folder, model))
     return folder
 
 
@@ -130,10 +142,10 @@ def _change_of_machine(before: dict[str, Any], here: dict[str, Any]) -> str:
     )
 
 
-def _closing_message(folder: Path, model: TwoPlayerModel) -> str:
+def _closing_message(first: str, folder: Path, model: TwoPlayerModel) -> str:
     pictures = sorted((folder / "images").glob("*.png"), key=lambda path: path.stat().st_mtime)
     lines = [
-        f"Done: {numbers_that_matter(model.latest, model.term_weights)}",
+        f"{first}: {numbers_that_matter(model.latest, model.term_weights)}",
         f"  pictures    {folder / 'images'}" + (f" (newest: {pictures[-1].name})" if pictures else ""),
         f"  log         {folder / 'train.log'}",
         f"  checkpoint  {folder / 'checkpoints' / 'last.ckpt'}",

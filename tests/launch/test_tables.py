@@ -154,6 +154,16 @@ def test_bad_verdicts_stand_under_the_name(four: list[Job]) -> None:
     ]
 
 
+def test_a_run_whose_time_was_over_says_so_under_its_name(four: list[Job]) -> None:
+    reason = "trainer.max_time=1h: 18 of 20 epochs"
+    say(four[1], status="finished", reason=reason, epochs=18, metrics={"final/psnr": 21.5})
+    assert [row[:2] for row in cells(ranked_table(four, "final/psnr"))[:3]] == [
+        ["1", "acai-s0-22222222"],
+        ["out of time"],
+        ["2", "vae-s2-66666666"],
+    ]
+
+
 def test_a_narrow_terminal_folds_names_and_cuts_no_figure(tmp_path: Path) -> None:
     names = ["adversarial_vae,silhouettes,latent_dim=128-s0-efbd3233", "vae,silhouettes-s0-8de89863"]
     jobs = [a_job(tmp_path, number, name, began=0.0, ended=3753.4) for number, name in enumerate(names)]

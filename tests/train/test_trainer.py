@@ -467,11 +467,20 @@ def test_a_checkpoint_of_another_configuration_is_refused(whole: Path, tmp_path:
 
 def test_a_run_ends_when_its_time_is_over_and_stays_ended(tmp_path: Path) -> None:
     limits = ["trainer.max_epochs=50", "trainer.max_time=0.001s", "callbacks.images=false"]
-    assert run(tmp_path, *limits).code == 0
+    ended = run(tmp_path, *limits)
+    assert ended.code == 0
+    assert (
+        "Stopped after 1 of 50 epochs (trainer.max_time=0.001s). The same command with more time goes on:" in ended.out
+    )
+    assert "Done" not in ended.out
     status = status_of(the_run(tmp_path))
     assert (status["status"], status["epochs"], status["batches"]) == ("finished", 1, 4)
+    assert status["reason"] == "trainer.max_time=0.001s: 1 of 50 epochs"
     assert checkpoint_of(the_run(tmp_path))["batches_done"] == 4
-    assert "Already trained" in run(tmp_path, *limits).out
+    assert "Already trained until trainer.max_time=0.001s: 1 of 50 epochs" in run(tmp_path, *limits).out
+    longer = run(tmp_path, "trainer.max_epochs=2", "trainer.max_time=1h", "callbacks.images=false")
+    assert longer.code == 0 and "Done: " in longer.out
+    assert status_of(the_run(tmp_path)).get("reason") is None
 
 
 @pytest.mark.slow
