@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pegasus_lightning.launch.planning import check_jobs, check_read, readable_name
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import VERSION_BASE, conf_folder
+from pegasus_lightning.utils.devices import check_ranks
 from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UnreadSetting, UserError, complain
 from pegasus_lightning.utils.program import quieten
 
@@ -71,6 +72,7 @@ def run_command(arguments: list[str]) -> int:
     overrides: list[str] = []
     failures: list[Exception] = []
     try:
+        check_ranks()
         parsed = TRAIN.parse_arguments(arguments)
         overrides = [*_search_path(parsed.config_dir), *parsed.overrides]
         if parsed.config_path or parsed.config_name or parsed.experimental_rerun:

@@ -118,6 +118,23 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+STARTED_BY = "PEGASUS_LIGHTNING_STARTED_BY"  # process number of the one that starts others for data parallelism
+
+
+def mark_as_starter() -> None:
+    """Let the processes that Lightning starts know that LOCAL_RANK is from this one."""
+    os.environ[STARTED_BY] = str(os.getpid())
+
+
+def check_ranks() -> None:
+    """Raise UserError if LOCAL_RANK is set by another program: such processes would write to one run side by side."""
+    if "LOCAL_RANK" in os.environ and os.environ.get(STARTED_BY) not in (str(os.getpid()), str(os.getppid())):
+        raise UserError(
+            f"LOCAL_RANK={os.environ['LOCAL_RANK']} is set, as torchrun does. Start the command once and without "
+            "torchrun: trainer.gpus=2 starts both processes. If it was left behind, type `unset LOCAL_RANK`."
+        )
+
+
 def is_first_process() -> bool:
     """Return False in the additional processes that Lightning starts for data parallelism."""
     return int(os.environ.get("LOCAL_RANK", 0)) == 0

@@ -276,3 +276,14 @@ def test_every_model_trains_two_batches_and_leaves_everything(swept: tuple[Answe
     assert (run / "metrics.jsonl").stat().st_size > 0
     assert "Networks:" in (run / "train.log").read_text()
     assert OmegaConf.load(run / "config.yaml").data.batch_size == 18
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_process_that_another_program_started_as_one_of_several_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, sweep: list[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    answer = command(*sweep, "model=vae", *SMALL, folder=tmp_path)
+    assert (answer.code, answer.created) == (2, [])
+    assert "unset LOCAL_RANK" in answer.err and answer.err.count("\n") == 1
