@@ -31,7 +31,7 @@ from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
-PRETRAINED = {"pegasus": "9a8e99b30fe3f0a4fa66b2cb9fc2ce7052f7c20cae5108419ad7765ed64030df"}  # SHA-256 of each file
+PRETRAINED = {"pegasus": "7f7f70d91fc032b959d029c49eea522909f9b3088d4cb1014dcaa5ca831e2a2f"}  # SHA-256 of each file
 NETWORKS = ("encoder", "decoder", "mixer", "critic")  # those that a model has, averaged weights if it keeps them
 
 
