@@ -1,15 +1,17 @@
-"""The user's own images, one folder per class: root/{train,test}/<class>/*.{png,jpg,jpeg}.
+"""The user's own images, one folder per class: root/{train,test}/<class>/*.{png,jpg,...}, see `FORMATS`.
 
-Decoding applies the EXIF orientation, composites transparency on white, and converts palettes, grey (8 or 16 bits) and
-CMYK to RGB. Images of another size are cropped to the central square and resized to 32 x 32 with (antialiased)
-Lanczos. Images of 32 x 32 keep their pixels exactly.
+Decoding applies the EXIF orientation, composites transparency on white, converts palettes, grey (8 or 16 bits) and CMYK
+to RGB, and takes the first picture of an animation. Images of another size are cropped to the central square and
+resized to 32 x 32 with (antialiased) Lanczos. Images of 32 x 32 keep their pixels exactly.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +28,18 @@ from pegasus_lightning.data.common import SPLITS, check_split, index_classes
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+log = logging.getLogger(__name__)
+
+# Pillow's formats that are opened, and their endings. Others, such as EPS, would start further programs.
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+}
+SUFFIXES = tuple(suffix for endings in FORMATS.values() for suffix in endings)
 MIN_SIDE = 8
 MAX_ASPECT_RATIO = 4
 MAX_FILES_NAMED = 5
@@ -59,19 +72,21 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
 
 def class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:
     """Return the folder of each class; raise UserError if one is missing, with the existing ones and the layout."""
-    layout = f"The expected layout is {root}/{{{','.join(SPLITS)}}}/<class>/*.{{png,jpg,jpeg}}."
+    layout = f"The expected layout is {root}/{{{','.join(SPLITS)}}}/<class>/*.{{png,jpg,...}}."
     if not root.is_dir():
         raise UserError(f"There is no folder {root}. {layout}")
     if not (root / split).is_dir():
         present = _folders_in(root)
         hint = did_you_mean(split, present)
         raise UserError(f"There is no folder '{split}' in {root}.{hint} Its folders: {listing(present)}. {layout}")
-    present = _folders_in(root / split)
+    # macOS stores accents as characters of their own.
+    named = {unicodedata.normalize("NFC", name): name for name in _folders_in(root / split)}
     try:
-        index_classes(classes, present, str(root / split))
+        wanted = [unicodedata.normalize("NFC", name) for name in classes]
+        index_classes(classes if isinstance(classes, str) else wanted, list(named), str(root / split))
     except UserError as error:
         raise UserError(f"{error} {layout}") from None
-    return [root / split / name for name in classes]
+    return [root / split / named[name] for name in wanted]
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -79,11 +94,25 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """Return the image files sorted by name, without hidden files: macOS writes `._x.png` that are not images."""
+    """Return the image files sorted by name, and say what is left out.
+
+    Hidden files are passed over: macOS writes `._x.png` that are not images.
+    """
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir())
     images = [folder / name for name in names if name.lower().endswith(SUFFIXES)]
     if not images:
-        raise UserError(f"There is no {', '.join(SUFFIXES)} file in {folder}. Its files: {listing(names)}.")
+        deeper = sorted({file.parent.name for file in folder.glob("*/*") if file.name.lower().endswith(SUFFIXES)})
+        where = f" There are images one folder deeper, in {listing(deeper)}: move them up." if deeper else ""
+        raise UserError(f"There is no {', '.join(SUFFIXES)} file in {folder}. Its files: {listing(names)}.{where}")
+    if len(images) < len(names):
+        others = {Path(name).suffix.lower() or name for name in names} - set(SUFFIXES)
+        log.warning(
+            "%d of %d files in %s are left out: %s.",
+            len(names) - len(images),
+            len(names),
+            folder,
+            listing(sorted(others)),
+        )
     return images
 
 
@@ -138,7 +167,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _MisshapenError):
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):  # its own message repeats the path
-        return "not a PNG or JPEG image"
+        return f"not an image that can be read ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError):  # its own message takes it for an attack
+        return "too large, above 178 megapixels"
+    if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
+        return "it holds more text than an image should: save it again without"
     # The message of an OSError repeats the path too; its `strerror` does not.
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
@@ -155,7 +188,7 @@ def read_image(path: Path) -> np.ndarray:
 
 def decode(path: Path) -> np.ndarray:
     """Return the pixels of one file, uint8 (3, 32, 32); raise _MisshapenError or any exception of Pillow."""
-    with Image.open(path, formats=("PNG", "JPEG")) as opened:
+    with Image.open(path, formats=tuple(FORMATS)) as opened:
         width, height = opened.size
         if min(width, height) < MIN_SIDE:
             raise _MisshapenError(f"{width} x {height} pixels, a side is shorter than {MIN_SIDE}")

@@ -152,7 +152,7 @@ def test_unusable_files_are_named_five_at_most_and_counted(root: Path, cache: Pa
     message = str(caught.value)
     assert message.startswith("5 of 8 images")
     assert "more" not in message
-    assert "train/horse/c.jpg: not a PNG or JPEG image" in message
+    assert "train/horse/c.jpg: not an image that can be read (PNG, JPEG" in message
     assert "train/horse/d.png: cannot be read" in message
     assert "train/horse/e.png: 20 x 7 pixels" in message
     assert "train/horse/f.png: 81 x 20 pixels" in message
@@ -175,8 +175,8 @@ def test_missing_folders_are_told_what_there_is(root: Path, tmp_path: Path, cach
     with pytest.raises(UserError, match=r"no class '\.\./test'"):
         load(root, ["../test"], "train", cache)
     (root / "train" / "empty").mkdir()
-    (root / "train" / "empty" / "a.webp").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no \.png, \.jpg, .jpeg file in .*empty.*a.webp"):
+    (root / "train" / "empty" / "a.svg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no \.png, \.jpg, .* file in .*empty.*a\.svg"):
         load(root, ["empty"], "train", cache)
     shutil.move(root / "test", root / "tset")
     with pytest.raises(UserError, match=rf"no folder 'test'.*Did you mean 'tset'.* train, tset.*{layout}"):
@@ -238,7 +238,7 @@ def test_corrupt_cache_is_rebuilt_and_said(
         again, _ = load(root, ["horse"], "train", cache)
     assert torch.equal(first, again)
     assert sorted(decoded) == ["a.png", "b.PNG"]
-    (record,) = caplog.records
+    (record,) = [record for record in caplog.records if record.name == tensor_cache.__name__]
     what = "is corrupt: " if damage == "flipped" else "cannot be read ("
     assert record.getMessage().startswith(f"The image cache {file} {what}")
     assert record.getMessage().endswith(": decoding the images again.")
@@ -305,3 +305,54 @@ def test_default_folder_respects_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for ignored in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert tensor_cache.default_folder() == Path("~/.cache/pegasus_lightning")
+
+
+def test_every_format_is_read_and_what_is_left_out_is_said(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "train" / "horse"
+    folder.mkdir(parents=True)
+    for ending in ("webp", "bmp", "tif", "gif", "jfif", "TIFF"):
+        options = {"format": "JPEG"} if ending == "jfif" else {"lossless": True} if ending == "webp" else {}
+        later = {"save_all": True, "append_images": [Image.new("RGB", (32, 32), BLUE)]} if ending == "gif" else {}
+        Image.new("RGB", (32, 32), RED).save(folder / f"a.{ending}", **options, **later)
+    (folder / "notes.txt").write_text("no image")
+    images, _ = load(tmp_path, ["horse"], "train", cache)
+    assert len(images) == 6
+    assert (images.float() - torch.tensor(RED)[:, None, None]).abs().max() < 4
+    assert f"1 of 7 files in {folder} are left out: .txt." in caplog.text
+
+
+def test_a_postscript_file_named_png_is_not_opened(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "train" / "horse"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n")
+    with pytest.raises(UserError, match=r"a\.png: not an image that can be read"):
+        load(tmp_path, ["horse"], "train", cache)
+
+
+def test_images_one_folder_deeper_are_told(tmp_path: Path, cache: Path) -> None:
+    deeper = tmp_path / "train" / "horse" / "brown"
+    deeper.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(deeper / "a.png")
+    with pytest.raises(UserError, match="images one folder deeper, in brown: move them up"):
+        load(tmp_path, ["horse"], "train", cache)
+
+
+def test_an_accent_typed_in_another_way_is_the_same_name(tmp_path: Path, cache: Path) -> None:
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    for there, typed in ((decomposed, composed), (composed, decomposed)):
+        folder = tmp_path / ascii(there) / "train" / there
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), RED).save(folder / "a.png")
+        images, _ = load(tmp_path / ascii(there), [typed], "train", cache)
+        assert len(images) == 1
+
+
+def test_what_is_too_large_is_called_so(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "train" / "horse"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"a\.png: too large"):
+        load(tmp_path, ["horse"], "train", cache)

@@ -453,7 +453,7 @@ REFUSED: list[tuple[list[str], list[str]]] = [  # more bad values: test_settings
     (["run={run}", "search=bestof"], ["There is no search 'bestof'", "best_of"]),
     (["run={run}", "count=many"], ["count", "wrong type"]),
     (["run={run}", "figures=[compare]"], ["two or more"]),
-    (["run={run}", "first=broken.png", "second=nix.png"], ["broken.png", "not a PNG or JPEG image"]),
+    (["run={run}", "first=broken.png", "second=nix.png"], ["broken.png", "not an image that can be read"]),
     (["run={run}", "first=nix.png", "second=broken.png"], ["There is no image", "nix.png"]),
     (["run={run}", "first=a.png", "second=a.png", "data=silhouettes"], ["leave data out"]),
     (["run={run}", "figures=best"], ["takes a list", "figures=[one]"]),
