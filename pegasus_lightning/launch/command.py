@@ -77,6 +77,8 @@ def run_command(arguments: list[str]) -> int:
         overrides = [*_search_path(parsed.config_dir), *parsed.overrides]
         if parsed.config_path or parsed.config_name or parsed.experimental_rerun:
             raise UserError("There is one main configuration. --config-dir=FOLDER adds presets of your own to it.")
+        if parsed.multirun and (parsed.cfg or parsed.info):
+            raise UserError("--cfg and --info show one run: leave -m out, and give every setting one value.")
         if not (parsed.cfg or parsed.info):
             for line in check_jobs(overrides, parsed.multirun):
                 print(line, file=sys.stderr, flush=True)

@@ -30,6 +30,23 @@ OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
 
 
+# What users of other tools type, and what does it here.
+HABITS = {
+    "logger": "TensorBoard's files and metrics.jsonl are always written.",
+    "ckpt_path": "The same command again continues a run; resume=must insists on it.",
+    "tags": "Name a run with run_name=..., or a folder of runs with experiment_name=... .",
+    "trainer.accelerator": "trainer.gpus=1 takes a GPU, trainer.gpus=0 the CPU.",
+    "trainer.devices": "trainer.gpus=2 takes two GPUs, trainer.gpus=0 the CPU.",
+    "trainer.limit_train_batches": "trainer=quick is a short training.",
+    "trainer.limit_val_batches": "trainer=quick is a short training.",
+    "trainer.fast_dev_run": "trainer=quick is a short training.",
+    "trainer.min_epochs": "trainer.max_epochs is the number of epochs.",
+    "callbacks.early_stopping": "trainer.max_epochs and trainer.max_time end a run.",
+    "callbacks.model_checkpoint": "Every run keeps its checkpoints; see trainer.checkpoint_every_n_epochs.",
+}
+CLOSE = 0.75  # least similarity of a suggested setting
+
+
 def conf_folder() -> Path:
     """Return the folder of presets: inside the package in an installed wheel, beside the package in a checkout."""
     package = Path(__file__).parents[1]
@@ -110,6 +127,8 @@ class Program:
             key = override.get_key_element().lstrip("+~")
             if override.is_delete():
                 raise UserError(f"'{override.input_line}' is not understood: a setting can be changed, not removed.")
+            if key in self.groups and override._value is None:
+                raise UserError(f"{key}=null chooses nothing: leave it out, or choose from {', '.join(presets(key))}.")
             if "_target_" in key.split(".") or _names_target(override._value):
                 text = override.input_line
                 raise UserError(f"'{key}' cannot be set so ({text}): a preset chooses what is built, not a path.")
@@ -182,11 +201,20 @@ class Program:
                 return f"{key} has a value of the wrong type: {value}."
             if isinstance(cause, OverrideParseException):
                 key, equals, value = str(cause.override).partition("=")
+                if re.search(r"\s[\w.+~]+=", value):
+                    return f"'{cause.override}' holds several settings in one pair of quotes: quote each by itself."
                 if equals:
                     return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
                 return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             return self._unknown_key(match[1], overrides)
+        if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", str(error)):
+            key = match[1].partition("=")[0]
+            return f"'{match[1]}' has several values: add -m to train each. A list is written as {key}=[one,two]."
+        if "ConfigLoader is not set" in str(error):
+            return "glob(...) is not understood here: write the presets, such as model=vae,acai."
+        if "HydraConfig was not set" in str(error):
+            return "${hydra:...} is not known here: write the value itself."
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return " ".join(lines[:2])
 
@@ -197,13 +225,25 @@ class Program:
             fields = [str(field) for field in config if not str(field).startswith("_")]
             hint = did_you_mean(key.rpartition(".")[2], fields)
             return f"There is no setting '{key}'.{hint} This launcher has: {', '.join(sorted(fields))}."
+        habit = next((text for name, text in HABITS.items() if f"{key}.".startswith(f"{name}.")), None)
+        if habit is not None:
+            return f"There is no setting '{key}'. {habit}"
+        section, _, last = key.rpartition(".")
+        group = key.partition(".")[0]
+        having = [name for name in presets(group) if key in _keys(self.compose([f"{group}={name}"]))] if section else []
+        swept = any(text.startswith(f"{group}=") and "," in text for text in overrides)
+        if having and swept:  # Hydra composes what is common to all jobs first
+            return f"'{key}' cannot be set while -m sweeps over {group}: train each {group} by a command of its own."
+        if having:
+            return f"The chosen {group} has no setting '{key}': it belongs to {group}={','.join(having)}."
         keys = self.known_keys(overrides)
-        # Compare last components first: a shared prefix makes any two keys of a section look alike.
+        inside = [known for known in keys if known.startswith(f"{group}.")] if section else []
+        # Compare last components: a shared prefix makes any two keys of a section look alike.
         by_last: dict[str, str] = {}
-        for known in sorted(keys, key=lambda known: known.rpartition(".")[0] != key.rpartition(".")[0]):
+        for known in sorted(inside or keys, key=lambda known: known.rpartition(".")[0] != section):
             by_last.setdefault(known.rpartition(".")[2], known)
-        match = nearest(key.rpartition(".")[2], by_last)
-        hint = f" Did you mean '{by_last[match]}'?" if match else did_you_mean(key, keys)
+        match = nearest(last, by_last, CLOSE)
+        hint = f" Did you mean '{by_last[match]}'?" if match else ""
         return f"There is no setting '{key}'.{hint} `{self.command} --cfg job` shows them all."
 
     def describe_presets(self) -> str:

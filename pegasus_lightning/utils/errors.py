@@ -35,9 +35,9 @@ def complain(message: str) -> int:
     return USAGE_ERROR
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most similar to `word`, or None."""
-    matches = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.5)
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the choice most similar to `word`, or None. A cutoff of 1 asks for equality, of 0 for nothing."""
+    matches = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
