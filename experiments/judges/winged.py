@@ -4,7 +4,7 @@
 
 Test photographs; of the edges those that the judge did not learn. Columns: the kinds of pictures. Rows: the judges,
 with the area under the curve of compositions against all negatives, and the share of each kind that they call winged at
-a probability of .95. "decoded compositions" went through the code of `pretrained=pegasus`, which loses many wings.
+a probability of .95. "decoded compositions" went through the code of `pretrained=pegasus`.
 "whole bird elsewhere" is a bird beside, under or at the head of a horse, which no judge learned. With pictures=FOLDER
 the worst mistakes are drawn there: they hold photographs, so they stay out of the repository.
 """
