@@ -80,13 +80,15 @@ def class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:
         hint = did_you_mean(split, present)
         raise UserError(f"There is no folder '{split}' in {root}.{hint} Its folders: {listing(present)}. {layout}")
     # macOS stores accents as characters of their own.
-    named = {unicodedata.normalize("NFC", name): name for name in _folders_in(root / split)}
+    folders = _folders_in(root / split)
+    named = {unicodedata.normalize("NFC", name): name for name in folders}
     try:
         wanted = [unicodedata.normalize("NFC", name) for name in classes]
         index_classes(classes if isinstance(classes, str) else wanted, list(named), str(root / split))
     except UserError as error:
         raise UserError(f"{error} {layout}") from None
-    return [root / split / named[name] for name in wanted]
+    exact = [typed if typed in folders else named[name] for typed, name in zip(classes, wanted, strict=True)]
+    return [root / split / name for name in exact]
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -207,6 +209,8 @@ def decode(path: Path) -> np.ndarray:
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F" or (picture.mode == "I" and int(np.asarray(picture).max()) >= 1 << 16):
+        raise ValueError("its pixels have more than 16 bits")
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:

@@ -72,14 +72,17 @@ def run_command(arguments: list[str]) -> int:
     overrides: list[str] = []
     failures: list[Exception] = []
     try:
-        check_ranks()
         parsed = TRAIN.parse_arguments(arguments)
         overrides = [*_search_path(parsed.config_dir), *parsed.overrides]
         if parsed.config_path or parsed.config_name or parsed.experimental_rerun:
             raise UserError("There is one main configuration. --config-dir=FOLDER adds presets of your own to it.")
         if parsed.multirun and (parsed.cfg or parsed.info):
             raise UserError("--cfg and --info show one run: leave -m out, and give every setting one value.")
-        if not (parsed.cfg or parsed.info):
+        overrides = [text for text in overrides if text != "experiment=null"]  # the default, which Hydra does not take
+        if parsed.cfg or parsed.info:
+            TRAIN.check_overrides(overrides)
+        else:
+            check_ranks()
             for line in check_jobs(overrides, parsed.multirun):
                 print(line, file=sys.stderr, flush=True)
         TRAIN.register()

@@ -49,7 +49,9 @@ def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     parser = OverridesParser.create()
     parsed = parser.parse_overrides(list(overrides))
     single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    swept = TRAIN.compose(single, with_hydra=True).hydra.sweeper.params or {}
+    first = TRAIN.compose(single, with_hydra=True).hydra
+    _check_hydra(first)
+    swept = first.sweeper.params or {}
     # As in Hydra's sweeper, a typed value replaces the values that the preset sweeps over.
     everything = parser.parse_overrides([*(f"{key}={value}" for key, value in swept.items()), *overrides])
     return BasicSweeper.split_arguments(everything, None)[0]
@@ -167,30 +169,38 @@ def _lines(left_out: Sequence[tuple[list[str], UnreadSetting]], jobs: Sequence[S
     ]
 
 
-# The part of Hydra's settings that a preset or override may change; others, such as the logging, could run code.
-HYDRAS_OPEN = {"launcher", "sweeper", "sweep", "run", "mode", "searchpath", "job", "runtime", "overrides", "verbose"}
-HYDRAS_OPEN |= {"output_subdir"}
+HYDRAS_OPEN = ("launcher", "sweeper", "sweep", "run", "mode", "searchpath", "job", "verbose", "output_subdir")
+HYDRAS_OWN_NOTES = ("runtime", "overrides")  # what Hydra writes there itself
 
 
 def _check_hydra(settings: DictConfig) -> None:
-    """Raise UserError if Hydra would import and build anything but its sweeper and an installed launcher."""
-    targets = {text for text in _targets(OmegaConf.to_container(settings)) if not text.startswith(HYDRAS_OWN)}
+    """Raise UserError if Hydra would build anything but its sweeper and an installed launcher, or would run code.
+
+    Its logging, for example, can build handlers out of a file. Values are compared as they are written: some name
+    other settings, such as the job's name.
+    """
+    plain_settings = cast(dict[str, Any], OmegaConf.to_container(settings))
+    targets = {text for text in _targets(plain_settings) if not text.startswith(HYDRAS_OWN)}
     if targets or settings.get("callbacks"):
         named = ", ".join(sorted(targets)) or "hydra.callbacks"
         raise UserError(f"The configuration makes Hydra build {named}, which is not allowed.")
-    usual = _usual_hydra()
-    for name in settings:
-        key = str(name)
-        if key not in HYDRAS_OPEN and settings._get_node(key) != usual._get_node(key):
-            raise UserError(f"hydra.{key} cannot be set: of Hydra's settings, {', '.join(sorted(HYDRAS_OPEN))} can.")
+    for key, value in plain_settings.items():
+        if key not in (*HYDRAS_OPEN, *HYDRAS_OWN_NOTES) and value != _usual_hydra()[key]:
+            raise UserError(f"hydra.{key} cannot be set: of Hydra's settings, {', '.join(HYDRAS_OPEN)} can.")
+    if settings.job.get("env_set"):
+        raise UserError("hydra.job.env_set cannot be set: give variables to the command itself.")
+    swept = settings.sweeper.get("params") or {}
+    for place in (*swept, *settings.overrides.hydra):
+        if str(place).lstrip("+~").startswith("hydra.searchpath") and "file://" not in str(place):
+            raise UserError(f"{place} is not allowed in a preset: add presets with --config-dir=FOLDER.")
     for path in settings.searchpath:
         if not str(path).startswith("file://"):
             raise UserError(f"hydra.searchpath={path} is not allowed: add presets with --config-dir=FOLDER.")
 
 
 @lru_cache(maxsize=1)
-def _usual_hydra() -> DictConfig:
-    return cast(DictConfig, TRAIN.compose([], with_hydra=True).hydra)
+def _usual_hydra() -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(TRAIN.compose([], with_hydra=True).hydra))
 
 
 def _targets(node: Any) -> Iterator[str]:

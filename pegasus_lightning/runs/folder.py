@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -250,7 +251,8 @@ def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
 
 def say(text: str) -> None:
     """Print a text, and write it to the log file if there is one."""
-    print(text, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(text, flush=True)
     for line in text.strip().splitlines():
         log.info(line)
 

@@ -88,7 +88,21 @@ def _unread(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
 
 
 GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
-TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas, _unread)
+# What users of other tools type, and what does it here.
+HABITS = {
+    "logger": "TensorBoard's files and metrics.jsonl are always written.",
+    "ckpt_path": "The same command again continues a run; resume=must insists on it.",
+    "tags": "Name a run with run_name=..., or a folder of runs with experiment_name=... .",
+    "trainer.accelerator": "trainer.gpus=1 takes a GPU, trainer.gpus=0 the CPU.",
+    "trainer.devices": "trainer.gpus=2 takes two GPUs, trainer.gpus=0 the CPU.",
+    "trainer.limit_train_batches": "trainer=quick is a short training.",
+    "trainer.limit_val_batches": "trainer=quick is a short training.",
+    "trainer.fast_dev_run": "trainer=quick is a short training.",
+    "trainer.min_epochs": "trainer.max_epochs is the number of epochs.",
+    "callbacks.early_stopping": "trainer.max_epochs and trainer.max_time end a run.",
+    "callbacks.model_checkpoint": "Every run keeps its checkpoints; see trainer.checkpoint_every_n_epochs.",
+}
+TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas, _unread, HABITS)
 
 
 def _validate_trainer(trainer: Any) -> None:

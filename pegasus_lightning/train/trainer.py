@@ -44,7 +44,7 @@ from pegasus_lightning.utils.devices import (
     is_first_process,
     lightning_precision,
     machine,
-    mark_as_starter,
+    starting_processes,
 )
 from pegasus_lightning.utils.errors import Interrupted, UserError
 from pegasus_lightning.utils.files import write_text
@@ -118,8 +118,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
                 say(f"Continuing from {checkpoint.name}: {epochs} epochs{f' and {rest} batches' if rest else ''} done.")
                 if former and former[-1] != here:
                     say(_change_of_machine(former[-1], here))
-            mark_as_starter()
-            model = _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
+            with starting_processes():
+                model = _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
             ended = {"status": "finished", "exit_code": 0} | done
             first = "Done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -30,20 +30,6 @@ OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
 
 
-# What users of other tools type, and what does it here.
-HABITS = {
-    "logger": "TensorBoard's files and metrics.jsonl are always written.",
-    "ckpt_path": "The same command again continues a run; resume=must insists on it.",
-    "tags": "Name a run with run_name=..., or a folder of runs with experiment_name=... .",
-    "trainer.accelerator": "trainer.gpus=1 takes a GPU, trainer.gpus=0 the CPU.",
-    "trainer.devices": "trainer.gpus=2 takes two GPUs, trainer.gpus=0 the CPU.",
-    "trainer.limit_train_batches": "trainer=quick is a short training.",
-    "trainer.limit_val_batches": "trainer=quick is a short training.",
-    "trainer.fast_dev_run": "trainer=quick is a short training.",
-    "trainer.min_epochs": "trainer.max_epochs is the number of epochs.",
-    "callbacks.early_stopping": "trainer.max_epochs and trainer.max_time end a run.",
-    "callbacks.model_checkpoint": "Every run keeps its checkpoints; see trainer.checkpoint_every_n_epochs.",
-}
 CLOSE = 0.75  # least similarity of a suggested setting
 
 
@@ -83,6 +69,8 @@ class Program:
     schemas: Callable[[], Mapping[str, type]]  # by place in Hydra's ConfigStore, such as "schema/model/vae"
     # Settings that nothing reads in a configuration with such overrides of data, and why ("... means nothing with ...")
     unread: Callable[[DictConfig, Sequence[str]], Mapping[str, str]] = lambda config, data: {}
+    # What users of other tools type, and what does it here; None: a command that makes no sweeps
+    habits: Mapping[str, str] | None = field(default=None, hash=False)
 
     def register(self) -> None:
         """Put the schemas into Hydra's ConfigStore."""
@@ -208,9 +196,10 @@ class Program:
                 return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             return self._unknown_key(match[1], overrides)
-        if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", str(error)):
-            key = match[1].partition("=")[0]
-            return f"'{match[1]}' has several values: add -m to train each. A list is written as {key}=[one,two]."
+        match = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", str(error))
+        if match:
+            key, sweep = match[1].partition("=")[0], "add -m to train each. " if self.habits is not None else ""
+            return f"'{match[1]}' has several values: {sweep}A list is written as {key}=[one,two]."
         if "ConfigLoader is not set" in str(error):
             return "glob(...) is not understood here: write the presets, such as model=vae,acai."
         if "HydraConfig was not set" in str(error):
@@ -225,7 +214,7 @@ class Program:
             fields = [str(field) for field in config if not str(field).startswith("_")]
             hint = did_you_mean(key.rpartition(".")[2], fields)
             return f"There is no setting '{key}'.{hint} This launcher has: {', '.join(sorted(fields))}."
-        habit = next((text for name, text in HABITS.items() if f"{key}.".startswith(f"{name}.")), None)
+        habit = next((text for name, text in (self.habits or {}).items() if f"{key}.".startswith(f"{name}.")), None)
         if habit is not None:
             return f"There is no setting '{key}'. {habit}"
         section, _, last = key.rpartition(".")
@@ -240,6 +229,7 @@ class Program:
         inside = [known for known in keys if known.startswith(f"{group}.")] if section else []
         # Compare last components: a shared prefix makes any two keys of a section look alike.
         by_last: dict[str, str] = {}
+        inside += [known for known in keys if known.rpartition(".")[2] == last]
         for known in sorted(inside or keys, key=lambda known: known.rpartition(".")[0] != section):
             by_last.setdefault(known.rpartition(".")[2], known)
         match = nearest(last, by_last, CLOSE)

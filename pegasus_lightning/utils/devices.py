@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,28 @@ def _cpu_name() -> str:
 STARTED_BY = "PEGASUS_LIGHTNING_STARTED_BY"  # process number of the one that starts others for data parallelism
 
 
-def mark_as_starter() -> None:
-    """Let the processes that Lightning starts know that LOCAL_RANK is from this one."""
+@contextlib.contextmanager
+def starting_processes() -> Iterator[None]:
+    """Let the processes that Lightning starts know that LOCAL_RANK is from this one, and clear it afterwards."""
+    before = {name: os.environ.get(name) for name in (STARTED_BY, "LOCAL_RANK")}
     os.environ[STARTED_BY] = str(os.getpid())
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def check_ranks() -> None:
-    """Raise UserError if LOCAL_RANK is set by another program: such processes would write to one run side by side."""
-    if "LOCAL_RANK" in os.environ and os.environ.get(STARTED_BY) not in (str(os.getpid()), str(os.getppid())):
+    """Raise UserError if LOCAL_RANK is set by another program that started several processes.
+
+    They would write to one run side by side.
+    """
+    if "LOCAL_RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
+        return
+    if os.environ.get(STARTED_BY) != str(os.getppid()):
         raise UserError(
             f"LOCAL_RANK={os.environ['LOCAL_RANK']} is set, as torchrun does. Start the command once and without "
             "torchrun: trainer.gpus=2 starts both processes. If it was left behind, type `unset LOCAL_RANK`."

@@ -22,5 +22,5 @@ def usable_backend() -> None:
 def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # the package that should hold it is missing, or this is no module's name
+    except Exception:  # the package that should hold it is missing or broken, or this is no module's name
         return False

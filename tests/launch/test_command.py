@@ -109,6 +109,8 @@ BEFORE_HYDRA_RUNS = [
     (["seed=0,1"], ["add -m", "seed=[one,two]"]),
     (["seed=range(3)"], ["add -m"]),
     (["model=null"], ["model=null chooses nothing", "vae_gan"]),
+    (["trainer.batch_size=64"], ["Did you mean 'data.batch_size'?"]),
+    (["--cfg", "job", "hydra.searchpath=[pkg://spy]"], ["--config-dir=FOLDER"]),
     (["-m", "--cfg", "job", "model=vae,acai"], ["leave -m out"]),
     (["-m", "model=glob(v*)"], ["model=vae,acai"]),
     (["model=vae seed=1"], ["quote each by itself"]),
@@ -296,6 +298,7 @@ def test_a_process_that_another_program_started_as_one_of_several_trains_nothing
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, sweep: list[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
     answer = command(*sweep, "model=vae", *SMALL, folder=tmp_path)
     assert (answer.code, answer.created) == (2, [])
     assert "unset LOCAL_RANK" in answer.err and answer.err.count("\n") == 1

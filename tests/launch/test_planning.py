@@ -127,6 +127,27 @@ def test_a_preset_cannot_have_hydra_build_what_it_names(tmp_path: Path, what: st
         check_jobs([f'hydra.searchpath=["file://{tmp_path}"]', *CPU, "experiment=evil", "seed=0"], multirun=False)
 
 
+def test_the_jobs_name_which_other_settings_show_may_be_set() -> None:
+    """Lightning gives the processes that it starts a name; hydra.help shows it."""
+    plan(TRAIN.compose([*CPU, "hydra.job.name=train_ddp_process_1"], with_hydra=True), CPU)
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize(
+    "what",
+    ["sweeper: {params: {hydra.searchpath: '[pkg://spy_package]'}}", "job: {env_set: {LD_PRELOAD: evil.so}}"],
+)
+def test_a_preset_cannot_load_code_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    (tmp_path / "spy_package.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "evil.yaml").write_text(f"# @package _global_\nhydra:\n  {what}\n")
+    typed = [f'hydra.searchpath=["file://{tmp_path}"]', *CPU, "experiment=evil", "seed=0"]
+    for multirun in (False, True):
+        with pytest.raises(UserError, match=r"cannot be set|not allowed"):
+            check_jobs(typed, multirun=multirun)
+
+
 def test_hydra_writes_a_sweep_into_the_home_folder_and_not_into_one_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/rider")
     for typed, folder in {"~/runs": "/home/rider/runs/mine", "a~/b": "a~/b/mine"}.items():

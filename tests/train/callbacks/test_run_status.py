@@ -29,6 +29,7 @@ class Notes:
 
 @pytest.fixture
 def notes() -> Iterator[Notes]:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     former = {number: signal.getsignal(number) for number in SIGNALS}
     notes = Notes()
     notes.callback.install_handlers()
