@@ -56,7 +56,7 @@ def test_every_preset_composes_and_validates(group: str, name: str) -> None:
 def test_every_search_preset_composes_and_validates(name: str) -> None:
     config = GENERATE.compose([f"search={name}", "run=[somewhere]"])
     settings.validate(config)
-    assert plain(config)["search"]["method"] == {"winged": "best_of"}.get(name, name)
+    assert plain(config)["search"]["method"] == {"winged": "best_of", "guided_winged": "guided"}.get(name, name)
     assert OmegaConf.get_type(config) is settings.GenerateConfig  # typed: typos are refused
 
 
