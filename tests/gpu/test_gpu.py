@@ -126,13 +126,10 @@ def test_two_jobs_share_a_gpu(tmp_path: Path) -> None:
     ended = call(tmp_path, "-m", *SETTINGS, "experiment_name=pair", "seed=0,1", *launcher)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     runs = [path.parent for path in (tmp_path / "runs" / "pair").glob("*/status.json")]
-    spans = []
-    for run in runs:
-        status = json.loads((run / "status.json").read_text())
-        assert status["status"] == "finished"
-        spans.append(((run / "config.yaml").stat().st_mtime, (run / "status.json").stat().st_mtime))
-    (first, ended_first), (second, ended_second) = spans
-    assert max(first, second) < min(ended_first, ended_second)  # at the same time
+    assert [json.loads((run / "status.json").read_text())["status"] for run in runs] == ["finished"] * 2
+    (record,) = (tmp_path / "runs" / "pair").glob("sweep-*/sweep.json")
+    jobs = json.loads(record.read_text())["jobs"]
+    assert max(job["began"] for job in jobs) < min(job["ended"] for job in jobs)  # at the same time
     assert digest(runs[0]) != digest(runs[1])
 
 
