@@ -68,12 +68,12 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
     colours, own_colours = _colours(second), limb_colours(limbs)
 
     source = generator(seed, Stream.PAIRS, 4)
-    cut = _first_of_each(limbs.donors)
-    whole_ones = torch.ones(len(second), dtype=torch.bool).index_fill(0, limbs.donors, False).nonzero().flatten()
-    whole_ones = whole_ones if len(whole_ones) else torch.arange(len(second))
-    several = (bodies, cut, whole_ones, second)
+    own_limbs = _first_of_each(limbs.donors)
+    no_donors = torch.ones(len(second), dtype=torch.bool).index_fill(0, limbs.donors, False).nonzero().flatten()
+    no_donors = no_donors if len(no_donors) else torch.arange(len(second))
+    several = (bodies, own_limbs, no_donors, second)
     body, limb, other, behind = (torch.randint(len(some), (count,), generator=source) for some in several)
-    limb, other = cut[limb], whole_ones[other]
+    limb, other = own_limbs[limb], no_donors[other]
     busy = torch.rand(count, generator=source) < BUSY_SHARE
     own = torch.arange(count) < round(OWN_SHARE * count)
     shades = 1 + SHADE * (2 * torch.rand(count, 1, generator=source) - 1)
