@@ -156,7 +156,7 @@ class Pool:
             self._conclude(job, process)
 
     def _conclude(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        finished = process.returncode == 0 and self.finished(job)
+        finished = (process.returncode == 0 or self._stopping) and self.finished(job)
         conclude(job, process.pid, process.returncode, finished=finished, stopped=self._stopping)
 
 
@@ -191,10 +191,12 @@ def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bo
     status = read_status(job.folder) or {}
     said = str(status.get("status")) if status.get("pid") == pid else None  # None: written by another session
     asked = job.exit_code in {128 + number for number in SIGNALS}
-    if returncode == 0 and (finished or said == "finished"):
+    if finished or (returncode == 0 and said == "finished"):
         job.state, job.reason = State.FINISHED, ""
         return
-    was_stopped = said == "interrupted" or (stopped and (asked or job.exit_code == 128 + signal.SIGKILL))
+    # A signal while Python imports a package can end in any error: what did not begin did not fail.
+    in_time = asked or job.exit_code == 128 + signal.SIGKILL or said is None
+    was_stopped = said == "interrupted" or (stopped and in_time)
     job.state = State.STOPPED if was_stopped else State.FAILED
     job.reason = _reason(job, returncode, status if said in ("failed", "interrupted") else {})
     # Another session's status is kept, unless it is "running", which is wrong by now.
@@ -203,6 +205,8 @@ def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bo
 
 
 def _reason(job: Job, returncode: int, status: Mapping[str, Any]) -> str:
+    if job.state is State.STOPPED and returncode > 0 and not status:
+        return "stopped before it began"
     if status.get("reason"):
         return " ".join(str(status["reason"]).split())
     if returncode < 0:

@@ -226,6 +226,23 @@ def test_a_signal_lets_all_running_jobs_save_and_starts_no_more(tmp_path: Path, 
     assert signal.getsignal(number) == before
 
 
+def test_a_job_that_a_signal_reaches_before_it_began_is_stopped_and_did_not_fail(tmp_path: Path) -> None:
+    # While packages are imported, a KeyboardInterrupt can end in any error, such as a RecursionError and exit code 1.
+    startled = "Path(sys.argv[1]).with_suffix('.on').touch()\ntry:\n    time.sleep(60)\nfinally:\n    sys.exit(1)"
+    one = job(tmp_path, 1, startled)
+    with signalled(signal.SIGINT, [one.folder.with_suffix(".on")]):
+        assert Pool([one], slots(1)).run() == signal.SIGINT
+    assert (one.state, one.exit_code, one.reason) == (State.STOPPED, 1, "stopped before it began")
+    assert status(one)["status"] == "interrupted"
+
+
+def test_a_run_that_was_finished_before_a_signal_is_not_listed_as_killed(tmp_path: Path) -> None:
+    one = job(tmp_path, 1, "Path(sys.argv[1]).with_suffix('.on').touch()\n" + WAIT)
+    with signalled(signal.SIGINT, [one.folder.with_suffix(".on")]):
+        assert Pool([one], slots(1), finished=lambda asked: True).run() == signal.SIGINT
+    assert (one.state, one.reason) == (State.FINISHED, "")
+
+
 KILLED = "did not stop in time and was killed; it goes on from its last checkpoint"
 IGNORES = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay('running')\n" + WAIT
 

@@ -204,7 +204,8 @@ def test_a_sweep_that_was_stopped_is_continued_to_the_same_weights(unbroken: Pat
     else:
         assert process.returncode == 128 + number
         assert "Run the same command again to continue it" in out
-        assert {status["status"] for status in statuses(tmp_path).values()} <= {"interrupted", "finished"}
+        reached = {name: (status["status"], status["reason"]) for name, status in statuses(tmp_path).items()}
+        assert {state for state, _ in reached.values()} <= {"interrupted", "finished"}, reached
 
     process = start(tmp_path, *SWEEP)
     out, _ = process.communicate(timeout=300)
