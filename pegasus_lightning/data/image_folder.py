@@ -26,6 +26,7 @@ from tqdm import tqdm
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.common import SPLITS, check_split, index_classes
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
+from pegasus_lightning.utils.files import sha256
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,8 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     the user's cache folder) until a file changes. Raise UserError if a folder is missing or empty, or files cannot be
     used (the message names them).
     """
-    check_split(split)
-    root = Path(root).expanduser()
-    files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
+    root, files_by_class, place = _listed(root, classes, split)
     files = [file for files_of_class in files_by_class for file in files_of_class]
-    place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
     images = tensor_cache.load_or_build(
         (cache_dir or tensor_cache.default_folder()) / f"images-{place}.safetensors",
         _fingerprint(files),
@@ -68,6 +66,33 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     )
     counts = torch.tensor([len(files_of_class) for files_of_class in files_by_class])
     return torch.from_numpy(images), torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+def contents(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None = None) -> np.ndarray:
+    """Return the SHA-256 of each file's bytes, uint8 (N, 32), in the order of `load`; cached as its pixels are.
+
+    Unlike pixels they do not depend on the version of a decoder. Raise UserError as `load` does.
+    """
+    root, files_by_class, place = _listed(root, classes, split)
+    files = [file for files_of_class in files_by_class for file in files_of_class]
+
+    def build() -> np.ndarray:
+        try:
+            return np.stack([np.frombuffer(bytes.fromhex(sha256(file)), dtype=np.uint8) for file in files])
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}).") from error
+
+    path = (cache_dir or tensor_cache.default_folder()) / f"contents-{place}.safetensors"
+    return tensor_cache.load_or_build(path, _fingerprint(files), (len(files), 32), build)
+
+
+def _listed(root: Path, classes: Sequence[str], split: str) -> tuple[Path, list[list[Path]], str]:
+    """Return the root, the image files of each class, and a name for what is cached of them."""
+    check_split(split)
+    root = Path(root).expanduser()
+    files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
+    place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
+    return root, files_by_class, place
 
 
 def class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:

@@ -181,8 +181,8 @@ class Status:
         self.fields: dict[str, Any] = {"status": "running", "exit_code": None, "reason": None} | fields
 
     @classmethod
-    def begin(cls, folder: Path, config: dict[str, Any]) -> Status:
-        """Write and return the status of a run that starts or continues now."""
+    def begin(cls, folder: Path, config: dict[str, Any], **fields: Any) -> Status:
+        """Write and return the status of a run that starts or continues now. `fields` are added."""
         status = cls(
             folder,
             config_hash=config_hash(config),
@@ -190,6 +190,7 @@ class Status:
             pid=os.getpid(),
             versions=software_versions(),
             started=now(),
+            **fields,
         )
         status.update()
         return status
@@ -216,9 +217,10 @@ def machines_of(status: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
+def run_session(folder: Path, config: dict[str, Any], **fields: Any) -> Iterator[Status]:
     """Hold a run's folder while it trains: its lock, its log file, and its status, which says how the run ended.
 
+    `fields` are written into the status from the beginning.
     Raise UserError if another process trains the run, and Interrupted in place of a KeyboardInterrupt.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +233,7 @@ def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
         clear_leftovers(place)
     handler = log_to(folder / "train.log")
     try:
-        status = Status.begin(folder, config)
+        status = Status.begin(folder, config, **fields)
         try:
             yield status
         except (Interrupted, KeyboardInterrupt) as error:

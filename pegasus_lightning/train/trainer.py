@@ -29,6 +29,7 @@ from pegasus_lightning.runs.checkpoints import (
     read_checkpoint,
 )
 from pegasus_lightning.runs.folder import flat, machines_of, read_status, run_folder, run_session, say
+from pegasus_lightning.runs.images import check_images, recorded_images
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
@@ -81,6 +82,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         )
     folder = run_folder(values, readable_name)
     if is_first_process() and is_finished(folder, values):
+        check_images(folder, settings.data)
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
         reason = (read_status(folder) or {}).get("reason")
         short = f" until {reason}" if reason else ""
@@ -92,7 +94,11 @@ def train(config: DictConfig, readable_name: str) -> Path:
         if trainer.threads:
             torch.set_num_threads(trainer.threads)
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.
-    data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test)
+    record = recorded_images(folder)
+    by_position = checkpoint is not None and (record or {}).get("validation") != "content"
+    if checkpoint is not None:
+        check_images(folder, settings.data)
+    data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test, by_position=by_position)
     lessons = _lessons(settings, data)
     here = machine(devices.accelerator, devices.devices, lightning_precision(trainer.precision, devices.accelerator))
     run_status = RunStatus()
@@ -101,7 +107,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
             _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
             return folder
         former = machines_of(read_status(folder))
-        with run_session(folder, values) as status:
+        with run_session(folder, values, images=data.record) as status:
             run_status.report = status.update
             if settings.resume != "never":
                 checkpoint = latest_checkpoint(folder)  # again: another process may have trained until a moment ago
