@@ -45,6 +45,9 @@ MIN_SIDE = 8
 MAX_ASPECT_RATIO = 4
 MAX_FILES_NAMED = 5
 BYTES_WORTH_A_THREAD = 1 << 15
+# What may be decoded at once in each of eight threads. A JPEG may have 64 times as many: it is decoded at reduced size.
+MAX_PIXELS = 50_000_000
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows no reduced size, and takes a photograph for an attack
 # Increment when `decode` changes its pixels: cached images are then decoded again.
 DECODING_VERSION = 1
 
@@ -187,7 +190,7 @@ def _decode_all(root: Path, files: list[Path]) -> np.ndarray:
 
 
 class _MisshapenError(Exception):
-    """The image is too small or too elongated to be cropped to a square."""
+    """The image is too small, too large, or too elongated to be cropped to a square."""
 
 
 def _reason(error: Exception) -> str:
@@ -195,8 +198,6 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):  # its own message repeats the path
         return f"not an image that can be read ({', '.join(FORMATS)})"
-    if isinstance(error, Image.DecompressionBombError):  # its own message takes it for an attack
-        return "too large, above 178 megapixels"
     if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
         return "it holds more text than an image should: save it again without"
     # The message of an OSError repeats the path too; its `strerror` does not.
@@ -223,6 +224,8 @@ def decode(path: Path) -> np.ndarray:
             raise _MisshapenError(f"{width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO}:1")
         # Much faster: a large JPEG is decoded at reduced size, but at least at 4 * IMAGE_SIZE.
         opened.draft(None, (4 * IMAGE_SIZE, 4 * IMAGE_SIZE))
+        if opened.width * opened.height > MAX_PIXELS:
+            raise _MisshapenError(f"{width} x {height} pixels, too large: above {MAX_PIXELS // 1_000_000} megapixels")
         ImageOps.exif_transpose(opened, in_place=True)
         picture = _as_rgb(opened)
     if picture.size != (IMAGE_SIZE, IMAGE_SIZE):

@@ -25,6 +25,9 @@ from pegasus_lightning.utils.errors import UnreadSetting, UserError, did_you_mea
 Settings = TypeVar("Settings")
 _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 
+# Words that Hydra's grammar takes for text.
+PLAIN_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Z_][\w. /+-]*", re.ASCII | re.IGNORECASE)
+NAME = r"""\s*"[^"]*"\s*|\s*'[^']*'\s*|[^],[{}()'"$\\]+"""  # an entry of a list
 VERSION_BASE = "1.3"
 OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()), replace=True)  # as shells read ~
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
@@ -101,7 +104,9 @@ class Program:
 
         parser = get_args_parser()
         parser.error = refuse  # type: ignore[method-assign]
-        return parser.parse_intermixed_args(list(arguments))
+        parsed = parser.parse_intermixed_args(list(arguments))
+        parsed.overrides = [_quote_classes(text) for text in parsed.overrides]
+        return parsed
 
     def check_overrides(self, overrides: Sequence[str]) -> list[Override]:
         """Return the overrides parsed. They may change settings, but not remove any or add unknown ones.
@@ -191,6 +196,11 @@ class Program:
                 key, equals, value = str(cause.override).partition("=")
                 if re.search(r"\s[\w.+~]+=", value):
                     return f"'{cause.override}' holds several settings in one pair of quotes: quote each by itself."
+                if equals and '"' in value:
+                    return (
+                        f"The value in '{cause.override}' is not understood. Put each text with other signs than "
+                        "letters and digits in double quotes, and the whole setting in single quotes."
+                    )
                 if equals:
                     return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
                 return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
@@ -278,6 +288,20 @@ def _only_folders(override: Override) -> bool:
         return False
     value = override.value()
     return isinstance(value, list) and all(str(place).startswith("file://") for place in value)
+
+
+def _quote_classes(override: str) -> str:
+    """Return the override with names of classes quoted that Hydra would take for something else: [1e3,true,馬]."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") != "data.classes":
+        return override
+
+    def quote(match: re.Match[str]) -> str:
+        names = [name.strip() for name in re.findall(NAME, match[1])]
+        plain = [name if name[:1] in "'\"" or PLAIN_NAME.fullmatch(name) else f'"{name}"' for name in names]
+        return f"[{','.join(plain)}]"
+
+    return key + equals + re.sub(rf"\[((?:{NAME}|,)+)\]", quote, value)
 
 
 def _names_target(value: Any) -> bool:

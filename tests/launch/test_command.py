@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.launch.planning import readable_name
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.compose import presets
 
 PREFIX = "pegasus_lightning: "
@@ -302,3 +303,21 @@ def test_a_process_that_another_program_started_as_one_of_several_trains_nothing
     answer = command(*sweep, "model=vae", *SMALL, folder=tmp_path)
     assert (answer.code, answer.created) == (2, [])
     assert "unset LOCAL_RANK" in answer.err and answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("[true,1e3]", ["true", "1e3"]),
+        ("[马, null]", ["马", "null"]),
+        ("['a,b',10]", ["a,b", "10"]),
+        ('["é b",horse]', ["é b", "horse"]),
+        ("[horse, bird]", ["horse", "bird"]),
+    ],
+)
+def test_classes_are_names_whatever_they_look_like(typed: str, names: list[str]) -> None:
+    parsed = TRAIN.parse_arguments([f"data.classes={typed}"])
+    assert list(TRAIN.compose(parsed.overrides).data.classes) == names
+    (swept,) = TRAIN.parse_arguments([f"data.classes={typed},[cat,ship]"]).overrides
+    assert swept == f"{parsed.overrides[0]},[cat,ship]"
+    assert TRAIN.parse_arguments(["data.classes=[horse,bird]"]).overrides == ["data.classes=[horse,bird]"]
