@@ -74,7 +74,9 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
     _print_results(jobs, unexplained, settings, home, folder / "report.html")
     if received is not None:
-        print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
+        never = any(run.config.resume == "never" for run in runs)
+        how = "Run the same command again" if not never else "Run the same command without resume=never"
+        print(f"The sweep was stopped. {how} to continue it.", file=sys.stderr)
         return 128 + received
     return 0 if all(job.state is State.FINISHED for job in jobs) else 1
 

@@ -239,7 +239,7 @@ def run_session(folder: Path, config: dict[str, Any], **fields: Any) -> Iterator
         except (Interrupted, KeyboardInterrupt) as error:
             interrupt = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
             status.update(status="interrupted", exit_code=interrupt.exit_code, reason=str(interrupt))
-            say(f"\nThe run was {interrupt}. Run the same command again to continue from its last checkpoint.")
+            say(f"\nThe run was {interrupt}. {_what_goes_on(folder, config)}")
             raise interrupt from None
         except BaseException as error:
             log.exception("The run failed.")
@@ -249,6 +249,15 @@ def run_session(folder: Path, config: dict[str, Any], **fields: Any) -> Iterator
     finally:
         stop_logging(handler)
         lock.release()
+
+
+def _what_goes_on(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return what the same command will do with a run that was interrupted."""
+    if config["resume"] == "never":
+        return "resume=never refuses its folder: leave it out to continue."
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        return "Run the same command again to continue from its last checkpoint."
+    return "Nothing was saved yet: the same command starts it again."
 
 
 def say(text: str) -> None:

@@ -97,8 +97,12 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write `text` (UTF-8) atomically. Bytes of file names that Python could not decode are written as they were."""
+    try:
+        content = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON's escapes can name
+        content = text.encode(errors="replace")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, content: Any) -> None:
