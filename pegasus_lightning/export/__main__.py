@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.surroundings import steady_streams
 
 if TYPE_CHECKING:
     from pegasus_lightning.export.model_files import Written
@@ -57,6 +58,7 @@ def describe(written: Written) -> str:
     return "\n".join(lines)
 
 
+@steady_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)

@@ -6,7 +6,6 @@ The configuration of every job is composed and validated before Hydra creates an
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -34,6 +33,7 @@ from pegasus_lightning.utils.errors import (
     path_mistake,
 )
 from pegasus_lightning.utils.program import quieten
+from pegasus_lightning.utils.surroundings import steady_streams
 
 
 def _task(failures: list[Exception], config: DictConfig) -> None:
@@ -68,6 +68,7 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
             raise
 
 
+@steady_streams()
 def run_command(arguments: list[str]) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     if "--help" in arguments or "-h" in arguments:
@@ -78,9 +79,6 @@ def run_command(arguments: list[str]) -> int:
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors rather than prints them
     quieten()
-    for stream in (sys.stdout, sys.stderr):  # a console without some characters must not end a sweep
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     overrides: list[str] = []
     failures: list[Exception] = []
     try:

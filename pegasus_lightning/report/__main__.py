@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.surroundings import steady_streams
 
 EVALUATE = "python -m pegasus_lightning.evaluate"
 EXAMPLES = """
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@steady_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
@@ -262,8 +261,7 @@ def _what_goes_on(folder: Path, config: Mapping[str, Any]) -> str:
 
 def say(text: str) -> None:
     """Print a text, and write it to the log file if there is one."""
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(text, flush=True)
+    print(text, flush=True)
     for line in text.strip().splitlines():
         log.info(line)
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.surroundings import steady_streams
 
 PATHS = ("run", "images", "ratings", "key", "out", "first", "second", "recognisers", "data.root", "data.cache")
 REPEATED = ("run", "images", "ratings")
@@ -52,6 +53,7 @@ def names_run(argument: str) -> bool:
     return not equals or ("/" in key and not key.startswith(("+", "~"))) or Path(argument).exists()
 
 
+@steady_streams()
 def run_program(
     program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
 ) -> int:

@@ -346,6 +346,7 @@ def test_every_model_trains_two_batches_and_leaves_everything(swept: tuple[Answe
     assert OmegaConf.load(run / "config.yaml").data.batch_size == 18
 
 
+@pytest.mark.promise(20)
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_a_process_that_another_program_started_as_one_of_several_trains_nothing(
