@@ -42,6 +42,7 @@ class Job:
     slot: str = ""  # display name of its slot
     exit_code: int | None = None  # of its process, 128 + n if signal n killed it; None before the end
     reason: str = ""  # why it failed or stopped, one line
+    retried: int = 0  # how often it was started again after a signal had killed it
     began: float | None = None  # seconds since the epoch
     ended: float | None = None  # seconds since the epoch
     label: str = ""  # the name without the parts common to all runs of the sweep; empty: the name

@@ -273,6 +273,7 @@ def _check_launcher(launcher: DictConfig, on_gpus: bool) -> None:
         return
     check_at_least("hydra.launcher.slots", launcher.slots, 1)
     check_at_least("hydra.launcher.jobs_per_gpu", launcher.jobs_per_gpu, 1)
+    check_at_least("hydra.launcher.retries", launcher.retries, 0)
     check_choice("hydra.launcher.rank_by", launcher.rank_by, RANKS)
     check_above("hydra.launcher.stop_timeout", launcher.stop_timeout, 0)
     if launcher.slots is not None and on_gpus:

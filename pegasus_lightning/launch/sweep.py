@@ -69,6 +69,7 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
             report=_Reporter(table, folder / FILE).report,
             finished=lambda job: is_finished(job.folder, wanted[job.number]),
             stop_timeout=settings.stop_timeout,
+            retries=settings.retries,
         ).run()
     write_jobs(folder / FILE, jobs)
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]

@@ -29,7 +29,7 @@ LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # Settings that do not make another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
     "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
-    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "threads", "evaluate_test")
+    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "stall_after", "threads", "evaluate_test")
     + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
 }

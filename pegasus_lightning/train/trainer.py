@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -36,6 +37,7 @@ from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.train.callbacks.run_status import RunStatus
+from pegasus_lightning.train.callbacks.stall import StallWatch
 from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
 from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import (
@@ -245,6 +247,10 @@ def _fit(
     run_status.save = save_last.save
     run_status.report(limits={"max_epochs": settings.trainer.max_epochs, "max_time": settings.trainer.max_time})
     callbacks = _callbacks(settings, data, folder, save_last, run_status)
+    watch = None
+    if settings.trainer.stall_after is not None and is_first_process():
+        watch = StallWatch(parse_duration(settings.trainer.stall_after).total_seconds(), folder, run_status.report)
+        callbacks.insert(0, watch)
     trainer = build_trainer(settings.trainer, devices, callbacks=callbacks, logger=logger)
 
     log.info("Networks:\n%s", describe_networks(model))
@@ -262,22 +268,23 @@ def _fit(
     logger.open_hparams(flat(shown), [final[0], *evaluated, *final[1:]])  # TensorBoard shows the first few by default
     began = time.monotonic()
     try:
-        run_status.check()
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        run_status.sync_signal(trainer)
-        run_status.check()
-        log.info("Trained for %.1f s in this session.", time.monotonic() - began)
-        logger.begin_closing()
-        split = "test" if settings.trainer.evaluate_test else "validation"
-        if split == "test":
-            trainer.test(model, datamodule=data, verbose=False)
-        elif model.validated_at != model.batches_done:
-            trainer.validate(model, datamodule=data, verbose=False)
-        run_status.sync_signal(trainer)
-        run_status.check()
-        measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
-        model.latest |= measured
-        logger.close_hparams(measured, model.batches_done)
+        with watch.watching() if watch is not None else contextlib.nullcontext():
+            run_status.check()
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            run_status.sync_signal(trainer)
+            run_status.check()
+            log.info("Trained for %.1f s in this session.", time.monotonic() - began)
+            logger.begin_closing()
+            split = "test" if settings.trainer.evaluate_test else "validation"
+            if split == "test":
+                trainer.test(model, datamodule=data, verbose=False)
+            elif model.validated_at != model.batches_done:
+                trainer.validate(model, datamodule=data, verbose=False)
+            run_status.sync_signal(trainer)
+            run_status.check()
+            measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
+            model.latest |= measured
+            logger.close_hparams(measured, model.batches_done)
     except BaseException as error:
         # Lightning turns a KeyboardInterrupt, and a SIGTERM between its loops, into exits of its own.
         if run_status.received is not None and not isinstance(error, Interrupted):
