@@ -47,6 +47,7 @@ from pegasus_lightning.utils.devices import (
     is_first_process,
     lightning_precision,
     machine,
+    set_threads,
     starting_processes,
 )
 from pegasus_lightning.utils.errors import Interrupted, UserError
@@ -90,11 +91,13 @@ def train(config: DictConfig, readable_name: str) -> Path:
         short = f" until {reason}" if reason else ""
         say(f"Already trained{short}: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
-    checkpoint = checkpoint_to_resume(folder, values)
+    checkpoint, load = checkpoint_to_resume(folder, values), ""
     if devices.accelerator == "cpu":
         hide_gpus()
-        if trainer.threads:
-            torch.set_num_threads(trainer.threads)
+        former = machines_of(read_status(folder))[-1:] if checkpoint is not None else []
+        if devices.count == 1 or trainer.threads:
+            load = set_threads(trainer.threads, former[0].get("threads") if former else None)
+        devices = choose_devices(trainer.gpus, trainer.cpu_processes)  # again: its sentence names the threads
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.
     record = recorded_images(folder)
     by_position = checkpoint is not None and (record or {}).get("validation") != "content"
@@ -120,6 +123,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             say(f"Training {settings.model.name} on {len(data.train)} images, on {devices.sentence}.")
+            if load:
+                say(load)
             say(f"Run folder: {folder}")
             if checkpoint is not None:
                 epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
