@@ -29,7 +29,7 @@ from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model, mode
 from pegasus_lightning.runs.places import check_writable
 from pegasus_lightning.runs.trained import find_trained
 from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.files import sha256, sorted_header, whole_folder, write_json
+from pegasus_lightning.utils.files import clear_staged, sha256, sorted_header, whole_folder, write_json
 from pegasus_lightning.utils.foreign import Unreadable, check_safetensors, read_json, read_text
 
 PACKAGE = "pegasus_lightning"
@@ -151,6 +151,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
         check_onnx()
     with _readable(checkpoint):
         _check_place(folder)
+        clear_staged(folder)
         digest = sha256(checkpoint)
         if (there := _already(folder, digest, onnx)) is not None:
             return there
