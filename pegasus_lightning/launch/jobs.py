@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import Any
 
 from pegasus_lightning.runs.folder import RunName, now, read_status
 from pegasus_lightning.utils.files import write_json
+from pegasus_lightning.utils.foreign import Unreadable, read_json
 
 
 class State(str, Enum):
@@ -100,6 +100,8 @@ def write_jobs(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:
-    """Return the jobs in a `sweep.json`."""
-    content: list[dict[str, Any]] = json.loads(path.read_text())["jobs"]
-    return content
+    """Return the jobs in a `sweep.json`. Raise UserError for any other file."""
+    jobs = read_json(path).get("jobs")
+    if not isinstance(jobs, list) or not all(isinstance(job, dict) and "state" in job for job in jobs):
+        raise Unreadable(path, "is not the list of a sweep's jobs")
+    return jobs

@@ -28,6 +28,7 @@ from pegasus_lightning.runs.checkpoints import (
     is_finished,
     latest_checkpoint,
     read_checkpoint,
+    read_to_continue,
 )
 from pegasus_lightning.runs.folder import flat, machines_of, read_status, run_folder, run_session, say
 from pegasus_lightning.runs.images import check_images, recorded_images
@@ -246,8 +247,7 @@ def _fit(
     model = build_model(values)
     if lessons is not None:
         object.__setattr__(model, "lessons", lessons)
-    resumed_at = None if checkpoint is None else read_checkpoint(checkpoint)["batches_done"]
-    logger = RunLogger(folder, resumed_at)
+    logger = RunLogger(folder, *(() if checkpoint is None else read_to_continue(checkpoint, model)))
     save_last = SaveLast(folder / "checkpoints", settings.trainer.checkpoint_every_n_epochs, run_status.check)
     run_status.save = save_last.save
     run_status.report(limits={"max_epochs": settings.trainer.max_epochs, "max_time": settings.trainer.max_time})
