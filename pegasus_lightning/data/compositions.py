@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
 from pegasus_lightning.data.cutouts import Limbs
 from pegasus_lightning.data.parts import Bodies
 from pegasus_lightning.data.room import ROOM, mask_with_room, place_with_room, with_room
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
 
@@ -80,7 +80,7 @@ def compose(
     grounds = grounds_of(bodies)
     made = []
     parts = torch.arange(count).split(AT_A_TIME)
-    for part in tqdm(parts, desc="composing", unit="batch", delay=2.0, disable=None, leave=False):
+    for part in bar(parts, desc="composing", unit="batch"):
         own, other = bodies.take(first[part]), _edged(limbs.take(second[part]), edge)
         made.append(put_together(own, grounds[first[part]], other, _drawn(own, draws[part], place), place))
     images, without, masks, moved, _ = (torch.cat(values) for values in zip(*made, strict=True))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 KEPT = 0.85  # share of the border's pixels that count as ground: an object may touch the border
@@ -58,8 +58,8 @@ def silhouettes(images: Tensor) -> Silhouettes:
         return Silhouettes(empty.bool(), empty, torch.zeros(0))
     distances, spreads = (torch.cat(values) for values in zip(*parts, strict=True))
     relative = distances / _thresholds(distances.flatten(1))[:, None, None]
-    bar = tqdm(relative.numpy(), desc="silhouettes", unit="img", delay=2.0, disable=None, leave=False)
-    masks = torch.from_numpy(np.stack([_largest_object(image > 1) for image in bar]))
+    images = bar(relative.numpy(), desc="silhouettes", unit="img")
+    masks = torch.from_numpy(np.stack([_largest_object(image > 1) for image in images]))
     return Silhouettes(masks, relative, spreads)
 
 

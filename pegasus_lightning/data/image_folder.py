@@ -21,10 +21,10 @@ import PIL
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.common import SPLITS, check_split, index_classes
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
 from pegasus_lightning.utils.files import sha256
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
@@ -177,8 +177,7 @@ def _decode_all(root: Path, files: list[Path]) -> np.ndarray:
     workers = min(8, os.cpu_count() or 1) if mean_bytes > BYTES_WORTH_A_THREAD else 1
     with ThreadPoolExecutor(workers) as pool:
         results = (map if workers == 1 else pool.map)(decode_one, range(len(files)))
-        # Shown on standard error, on a terminal only, after one second.
-        progress = tqdm(results, total=len(files), desc="decoding images", unit="img", delay=1.0, disable=None)
+        progress = bar(results, total=len(files), desc="decoding images", unit="img")
         bad = [reason for reason in progress if reason]
     if bad:
         left_out = f"\n  and {len(bad) - MAX_FILES_NAMED} more" if len(bad) > MAX_FILES_NAMED else ""

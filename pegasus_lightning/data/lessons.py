@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.compositions import AT_A_TIME, Layout, limb_colours, mean_colours, put_together
 from pegasus_lightning.data.cutouts import PLAIN, Limbs, silhouettes
 from pegasus_lightning.data.parts import DONOR_AREAS, Bodies, find_parts
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, blurred, to_float
 
@@ -86,7 +86,7 @@ def make_lessons(data: ImageSet, count: int, seed: int = 0) -> Lessons:
     shifts = torch.randint(-SHIFT, SHIFT + 1, (4, count), generator=source)
 
     made: list[tuple[Tensor, ...]] = []
-    for part in tqdm(torch.arange(count).split(AT_A_TIME), desc="lessons", unit="batch", delay=2.0, disable=None):
+    for part in bar(torch.arange(count).split(AT_A_TIME), desc="lessons", unit="batch"):
         ones, taken = bodies.take(body[part]), limbs.take(limb[part])
         right, down, right_of_other, down_of_other = shifts[:, part]
         images, masks = (_shifted(some, right, down) for some in (ones.images, ones.masks[:, None]))

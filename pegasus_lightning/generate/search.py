@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pegasus_lightning.generate.mixing import Mixer, Mixes, Recipes
 from pegasus_lightning.generate.scores import Score, total
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.tensors import BATCH
 
 
@@ -25,11 +25,11 @@ def best_of(
     """
     scores = []
     batches = torch.arange(len(candidates)).split(batch_size)
-    bar = tqdm(total=len(candidates), desc="searching", unit="mix", delay=2.0, disable=None, leave=False)
-    with torch.no_grad(), bar:
+    shown = bar(total=len(candidates), desc="searching", unit="mix")
+    with torch.no_grad(), shown:
         for batch in batches:
             scores.append(total(score(make(candidates.take(batch)))).float().cpu())
-            bar.update(len(batch))
+            shown.update(len(batch))
     return torch.cat(scores)
 
 
@@ -117,7 +117,7 @@ def guided(
     best_codes, best = codes.detach().clone(), torch.full((len(codes),), -torch.inf, device=codes.device)
     trace: list[Tensor] = []
     strip: list[Tensor] = []
-    for step in tqdm(range(steps + 1), desc="ascending", unit="step", delay=2.0, disable=None, leave=False):
+    for step in bar(range(steps + 1), desc="ascending", unit="step"):
         with torch.enable_grad():
             mixes = dataclasses.replace(start, codes=codes, images=decode(codes))
             value = total(score(mixes))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,6 @@ from pegasus_lightning.utils.torch_file import read_torch_file
 RECIPE_VERSION = 1
 WINGED_VERSION = 1  # likewise, when the pictures that winged judges learn from change
 TRAIN_COMPOSITIONS, HELD_COMPOSITIONS, TEST_COMPOSITIONS = 4000, 800, 2000
-CPU_SECONDS_AN_IMAGE = 0.0035  # of one core
 
 logger = logging.getLogger(__name__)
 
@@ -128,11 +128,19 @@ class RecogniserStore:
         recipes = [guiding_recipe(architecture) for architecture in architectures]
         if images is not None:
             recipes = [dataclasses.replace(recipe, least=images, most=images) for recipe in recipes]
-        return self._committee([self.get(data, recipe) for recipe in recipes])
+        return self._committee(self._several(data, recipes))
 
     def winged_guides(self, data: Any, architectures: Sequence[str]) -> StoredRecogniser:
         """Return the winged judges that guide (see `winged_recipe`), as one `Committee`."""
-        return self._committee([self.get(data, winged_recipe(name, winged.GUIDES)) for name in architectures])
+        return self._committee(self._several(data, [winged_recipe(name, winged.GUIDES) for name in architectures]))
+
+    def _several(self, data: Any, recipes: Sequence[RecogniserConfig]) -> list[StoredRecogniser]:
+        """Return the recogniser of each recipe. What is said of a training begins with its number."""
+        found = []
+        for number, recipe in enumerate(recipes, start=1):
+            said = partial(_say_of, self.say, f"{number} of {len(recipes)} recognisers")
+            found.append(dataclasses.replace(self, say=said).get(data, recipe))
+        return found
 
     def _committee(self, members: Sequence[StoredRecogniser]) -> StoredRecogniser:
         names = [member.path.stem for member in members]
@@ -197,10 +205,9 @@ class RecogniserStore:
         if not kept.targets.bool().any(0).all():
             raise UserError(f"There are too few training images to learn {first} and {second} from: {len(own)} in all.")
         shown = len(training_order(kept, recipe))
-        duration = _duration(shown * (2 if recipe.adversarial else 1), self.device)
         self.say(
             f"Training the {recipe.architecture} recogniser of {first} and {second} on {len(own)} images (once; kept "
-            f"in {path.parent}): {duration}."
+            f"in {path.parent})."
         )
         started, busy = time.perf_counter(), time.process_time()
         model = train_recogniser(recipe, kinds, held=held, device=self.device)
@@ -220,6 +227,10 @@ class RecogniserStore:
         measured = ", ".join(f"{name} or not {accuracy:.1%}" for name, accuracy in accuracies)
         self.say(f"Trained in {seconds / 60:.1f} minutes. Balanced accuracy on test: {measured}.")
         return StoredRecogniser(model, path, quality)
+
+
+def _say_of(say: Callable[[str], object], which: str, text: str) -> None:
+    say(f"{which}: {text}")
 
 
 @contextmanager
@@ -300,10 +311,3 @@ def measure(model: Recogniser, test: Kinds) -> dict[str, Any]:
         "both": {name: both[test.kinds == kind].float().mean().item() for kind, name in enumerate(test.names)},
         "test_images": len(test),
     }
-
-
-def _duration(shown: int, device: torch.device | str) -> str:
-    if torch.device(device).type != "cpu":
-        return "a minute or two"
-    minutes = shown * CPU_SECONDS_AN_IMAGE / min(torch.get_num_threads(), 4) / 60
-    return f"about {max(1, round(minutes))} minute{'s' if round(minutes) > 1 else ''} on the CPU"

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pegasus_lightning.data.augmentation import NUMBERS, augment
 from pegasus_lightning.data.kinds import Kinds
 from pegasus_lightning.recognisers.network import Recogniser, class_weights, predict
 from pegasus_lightning.recognisers.winged import GUIDES
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float
 
@@ -210,7 +210,7 @@ def train_recogniser(
     steps = len(order) // config.batch_size
     images, labels, targets = (t.to(device) for t in (kept.images, kept.kinds, kept.targets))
     model.train()
-    for step in tqdm(range(steps), desc="recogniser", unit="batch", delay=2.0, disable=None, leave=False):
+    for step in bar(range(steps), desc="recogniser", unit="batch"):
         batch = order[step * config.batch_size : (step + 1) * config.batch_size]
         mirrored = sides[batch].to(device)
         sides[batch] = ~sides[batch]
