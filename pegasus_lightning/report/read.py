@@ -21,7 +21,7 @@ from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_r
 LOG_LINES, LOG_WIDTH = 15, 300  # lines of train.log that are shown, and their longest length
 CONFIG_BYTES, CONFIG_VALUES = MEGABYTE, 10_000  # most of config.yaml
 CURVES_BYTES, LINE_BYTES, CURVES = 256 * MEGABYTE, 64 * 1024, 200  # most of metrics.jsonl: in all, a line, tags
-POINTS = 1_000_000  # most points of all curves of a run
+POINTS = 1_000_000  # most points of all curves of a run, and lines
 LONGEST = 300  # most points of a curve that are kept; longer curves are averaged in segments
 LARGEST = 1e39  # no value of float32 is larger
 MAX_PICTURES, MAX_KINDS = 10_000, 12  # most saved grids of a run, and kinds of them
@@ -230,7 +230,7 @@ def _curves(folder: Path, problems: list[str]) -> dict[str, Curve]:
     lines = torn = points = 0
     with open_regular(path, CURVES_BYTES) as file:
         while (line := file.readline(LINE_BYTES)) and points < POINTS:
-            lines += 1
+            lines, points = lines + 1, points + 1
             try:
                 batch, values = _measured(path, line)
             except (Unreadable, ValueError):
@@ -243,7 +243,9 @@ def _curves(folder: Path, problems: list[str]) -> dict[str, Curve]:
     if torn:
         problems.append(f"metrics.jsonl: {torn} of {lines} lines cannot be read and are left out.")
     if line or len(curves) == CURVES:
-        problems.append(f"metrics.jsonl holds more than {CURVES} curves or {POINTS} points: the rest is left out.")
+        problems.append(
+            f"metrics.jsonl holds more than {CURVES} curves or {POINTS} points and lines: the rest is left out."
+        )
     lost = sorted(tag for tag, curve in curves.items() if not all(math.isfinite(value) for _, value in curve))
     if lost:
         first = min(batch for tag in lost for batch, value in curves[tag] if not math.isfinite(value))

@@ -15,7 +15,7 @@ from PIL import Image
 from pegasus_lightning.utils.errors import listing
 from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_picture
 
-MAX_PIXELS, MAX_BYTES, MAX_SIDE = 10_000_000, 32 * MEGABYTE, 16_383  # of a saved grid; WebP has no longer side
+MAX_PIXELS, MAX_BYTES, MAX_SIDE = 6_000_000, 32 * MEGABYTE, 16_383  # of a saved grid; WebP has no longer side
 MARKUP = 600  # bytes of the page for a picture, without the picture
 QUALITIES = (80, 60)  # of WebP; the second if the first would be too large
 LEAST = 0.02  # bytes of WebP that a pixel of a saved grid takes, about
