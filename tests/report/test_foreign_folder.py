@@ -142,6 +142,20 @@ def test_a_gallery_is_refused_by_its_headers(
         read_gallery(tmp_path / GALLERY)
 
 
+def test_a_gallery_has_no_more_pictures_than_one_can_hold(tmp_path: Path, pictures: Callable) -> None:
+    """512 pegasi of 32 pixels are 16384 pixels wide; WebP holds 16383."""
+    one = pictures()
+    many = {name: np.repeat(one[name][:1], 512, 0) for name in one if len(one[name].shape) and len(one[name]) == 4}
+    many = {name: array for name, array in many.items() if name.startswith(("peg", "neigh"))}
+    for count, fits in ((511, True), (512, False)):
+        np.savez(tmp_path / GALLERY, **pictures(**{name: array[:count] for name, array in many.items()}))
+        if fits:
+            assert len(read_gallery(tmp_path / GALLERY).pegasi) == 511
+        else:
+            with pytest.raises(Unreadable, match="is not a gallery"):
+                read_gallery(tmp_path / GALLERY)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_a_gallery_with_a_number_that_is_none_is_refused(tmp_path: Path, pictures: Callable, value: float) -> None:
     np.savez(tmp_path / GALLERY, **pictures(neighbour_limit=np.array(value)))
@@ -211,6 +225,7 @@ def test_a_page_of_many_runs_keeps_its_bound_and_the_baseline(
         assert len(text.encode()) <= bound
         assert "so that the page stays small." in text
         assert "zzz <small>baseline</small>" in text
+    assert re.search(r"[1-5] of 6 runs are shown, so that the page stays small", text)
 
 
 def test_the_help_names_the_place_of_the_page(tmp_path: Path, make_run: MakeRun) -> None:
