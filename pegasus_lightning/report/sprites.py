@@ -88,7 +88,10 @@ class Sheets:
         sheet = Sheet(sprite(images), images.shape[0], images.shape[1])
         known = sheet in self.all
         size = MARKUP * shown + (0 if known else len(sheet.address))
-        if size > min(self.room, self.largest):
+        if size > self.largest:
+            return None
+        if size > self.room:
+            self.room = 0  # the next ones are as large, and need not be encoded
             return None
         self.room -= size
         if not known:
