@@ -150,12 +150,16 @@ def _config(run: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
 
 
+class Late(BaseException):
+    """Too late; no `except OSError` catches it, as it would a TimeoutError."""
+
+
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after so long."""
+    """Raise Late after so long."""
 
     def late(*_: object) -> None:
-        raise TimeoutError
+        raise Late
 
     former = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
