@@ -1,14 +1,23 @@
-"""`python -m pegasus_lightning`: train one run, or with -m a sweep of them."""
+"""`python -m pegasus_lightning`: train one run, or with -m a sweep of them. A first word names another command."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-from pegasus_lightning.launch.command import run_command
+COMMANDS = ("generate", "evaluate", "report", "export", "panel")
 
 
 def main() -> None:
-    """Run the console script `pegasus-lightning`."""
+    """Run the console script `pegasus-lightning`. Its first word is a command; `train` may be left out."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    if word in COMMANDS:
+        del sys.argv[1]
+        sys.exit(import_module(f"pegasus_lightning.{word}.__main__").main())
+    if word == "train":
+        del sys.argv[1]
+    from pegasus_lightning.launch.command import run_command  # Hydra is slow to import
+
     sys.exit(run_command(sys.argv[1:]))
 
 

@@ -54,6 +54,10 @@ def test_the_worked_examples_of_a_variant_and_a_data_source_train(tmp_path):
     assert "Training least_squares_vae on 76 images" in said
     (metrics,) = tmp_path.glob("runs/single/least_squares_vae*/metrics.jsonl")
     assert '"critic_loss/fake"' in metrics.read_text()  # from the example's own critic
+    assert '"critic/fake"' in metrics.read_text()
+    unread = [sys.executable, "-m", "pegasus_lightning", "model=least_squares_vae", "model.adversarial_loss=hinge"]
+    refused = subprocess.run(unread, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "whose critic tells 1 from 0" in refused.stderr
     kinds = "from pegasus_lightning.data import kinds, settings\n"
     kinds += "print(kinds.load_kinds(settings.data_settings(None, ['data=stripes']), 'test').names)"
     assert run("-c", kinds) == "('level', 'upright')\n"

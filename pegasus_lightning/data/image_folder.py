@@ -26,6 +26,7 @@ from tqdm import tqdm
 from pegasus_lightning.data import tensor_cache
 from pegasus_lightning.data.common import SPLITS, check_split, index_classes
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
+from pegasus_lightning.utils.files import sha256
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ MIN_SIDE = 8
 MAX_ASPECT_RATIO = 4
 MAX_FILES_NAMED = 5
 BYTES_WORTH_A_THREAD = 1 << 15
+# What may be decoded at once in each of eight threads. A JPEG may have 64 times as many: it is decoded at reduced size.
+MAX_PIXELS = 50_000_000
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows no reduced size, and takes a photograph for an attack
 # Increment when `decode` changes its pixels: cached images are then decoded again.
 DECODING_VERSION = 1
 
@@ -55,11 +59,8 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     the user's cache folder) until a file changes. Raise UserError if a folder is missing or empty, or files cannot be
     used (the message names them).
     """
-    check_split(split)
-    root = Path(root).expanduser()
-    files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
+    root, files_by_class, place = _listed(root, classes, split)
     files = [file for files_of_class in files_by_class for file in files_of_class]
-    place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
     images = tensor_cache.load_or_build(
         (cache_dir or tensor_cache.default_folder()) / f"images-{place}.safetensors",
         _fingerprint(files),
@@ -68,6 +69,33 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     )
     counts = torch.tensor([len(files_of_class) for files_of_class in files_by_class])
     return torch.from_numpy(images), torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+def contents(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None = None) -> np.ndarray:
+    """Return the SHA-256 of each file's bytes, uint8 (N, 32), in the order of `load`; cached as its pixels are.
+
+    Unlike pixels they do not depend on the version of a decoder. Raise UserError as `load` does.
+    """
+    root, files_by_class, place = _listed(root, classes, split)
+    files = [file for files_of_class in files_by_class for file in files_of_class]
+
+    def build() -> np.ndarray:
+        try:
+            return np.stack([np.frombuffer(bytes.fromhex(sha256(file)), dtype=np.uint8) for file in files])
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}).") from error
+
+    path = (cache_dir or tensor_cache.default_folder()) / f"contents-{place}.safetensors"
+    return tensor_cache.load_or_build(path, _fingerprint(files), (len(files), 32), build)
+
+
+def _listed(root: Path, classes: Sequence[str], split: str) -> tuple[Path, list[list[Path]], str]:
+    """Return the root, the image files of each class, and a name for what is cached of them."""
+    check_split(split)
+    root = Path(root).expanduser()
+    files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
+    place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
+    return root, files_by_class, place
 
 
 def class_folders(root: Path, classes: Sequence[str], split: str) -> list[Path]:
@@ -162,7 +190,7 @@ def _decode_all(root: Path, files: list[Path]) -> np.ndarray:
 
 
 class _MisshapenError(Exception):
-    """The image is too small or too elongated to be cropped to a square."""
+    """The image is too small, too large, or too elongated to be cropped to a square."""
 
 
 def _reason(error: Exception) -> str:
@@ -170,8 +198,6 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):  # its own message repeats the path
         return f"not an image that can be read ({', '.join(FORMATS)})"
-    if isinstance(error, Image.DecompressionBombError):  # its own message takes it for an attack
-        return "too large, above 178 megapixels"
     if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
         return "it holds more text than an image should: save it again without"
     # The message of an OSError repeats the path too; its `strerror` does not.
@@ -198,6 +224,8 @@ def decode(path: Path) -> np.ndarray:
             raise _MisshapenError(f"{width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO}:1")
         # Much faster: a large JPEG is decoded at reduced size, but at least at 4 * IMAGE_SIZE.
         opened.draft(None, (4 * IMAGE_SIZE, 4 * IMAGE_SIZE))
+        if opened.width * opened.height > MAX_PIXELS:
+            raise _MisshapenError(f"{width} x {height} pixels, too large: above {MAX_PIXELS // 1_000_000} megapixels")
         ImageOps.exif_transpose(opened, in_place=True)
         picture = _as_rgb(opened)
     if picture.size != (IMAGE_SIZE, IMAGE_SIZE):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -43,9 +45,32 @@ def load_split(config: Any, split: str) -> ImageSet:
     return ImageSet(images, labels, tuple(classes))
 
 
-def split_validation(data: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    """Return (train, validation); the validation images do not depend on the run's seed."""
-    order = torch.randperm(len(data), generator=generator(0, Stream.SPLIT))
+def image_contents(config: Any, split: str) -> np.ndarray | None:
+    """Return the SHA-256 of each image, uint8 (N, 32); None for a source whose images the configuration decides."""
+    if config.source != "image_folder":
+        return None
+    from pegasus_lightning.data import image_folder
+
+    cache = Path(config.cache) if config.cache else None
+    return image_folder.contents(Path(config.root), list(config.classes), split, cache_dir=cache)
+
+
+def images_record(contents: np.ndarray) -> dict[str, Any]:
+    """Return what a run keeps of its training images: how many there are, and a SHA-256 of the set."""
+    rows = sorted(row.tobytes() for row in contents)
+    return {"count": len(rows), "sha256": hashlib.sha256(b"".join(rows)).hexdigest()}
+
+
+def split_validation(data: ImageSet, fraction: float, contents: np.ndarray | None = None) -> tuple[ImageSet, ImageSet]:
+    """Return (train, validation); the validation images do not depend on the run's seed.
+
+    With `contents` (`image_contents`) an image's place follows from its content alone: others that are added, removed
+    or renamed hardly change it. Without, it follows from the image's position.
+    """
+    if contents is None:
+        order = torch.randperm(len(data), generator=generator(0, Stream.SPLIT))
+    else:
+        order = torch.tensor(sorted(range(len(data)), key=lambda index: contents[index].tobytes()))
     count = max(2, round(fraction * len(data)))
     return data.take(order[count:]), data.take(order[:count])
 
@@ -68,14 +93,23 @@ class ImageDataModule(pl.LightningDataModule):
         config: a `DataConfig` (dataclass or DictConfig).
         seed: seed of the batch order and flips.
         with_test: load the test split too, so that errors in it appear before training.
+        by_position: hold out images of a folder by their position, as runs of version 0.1.0 did.
+
+    `record` is `images_record` of the training images with "validation", content or position; None if the
+    configuration decides the images.
     """
 
-    def __init__(self, config: Any, seed: int, *, with_test: bool = True) -> None:
+    def __init__(self, config: Any, seed: int, *, with_test: bool = True, by_position: bool = False) -> None:
         super().__init__()
         self.config, self.seed = config, seed
         self.test = in_mixed_order(load_split(config, "test")) if with_test else None
         whole = load_split(config, "train")
-        self.train, self.validation = split_validation(whole, config.validation_fraction)
+        contents, self.record = image_contents(config, "train"), None
+        if contents is not None:
+            self.record = images_record(contents) | {"validation": "position" if by_position else "content"}
+        self.train, self.validation = split_validation(
+            whole, config.validation_fraction, None if by_position else contents
+        )
         if len(self.train) < config.batch_size:
             raise UserError(
                 f"data.batch_size={config.batch_size} is larger than the train split of {len(self.train)} images."

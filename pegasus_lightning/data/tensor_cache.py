@@ -16,7 +16,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import whole_file
+from pegasus_lightning.utils.foreign import check_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +59,16 @@ def _read(path: Path, key: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
+        check_safetensors(path)
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
             if metadata.get("key") != key.hex():
                 logger.info("The images have changed since they were cached: decoding them again.")
                 return None
+            if file.get_slice("images").get_shape() != [*shape]:
+                raise ValueError("images of another shape")
             array: np.ndarray = file.get_tensor("images")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError, ValueError, TypeError) as error:
         logger.warning("The image cache %s cannot be read (%s): decoding the images again.", path, error)
         return None
     if array.dtype != np.uint8 or array.shape != shape or _sha256(array) != metadata.get("sha256"):

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pegasus_lightning.utils.errors import UserError, complain
+from pegasus_lightning import __version__
+from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.surroundings import steady_streams
 
 if TYPE_CHECKING:
     from pegasus_lightning.export.model_files import Written
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"pegasus_lightning {__version__}")
     parser.add_argument(
         "places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, a pattern, or a checkpoint file"
     )
@@ -55,19 +58,27 @@ def describe(written: Written) -> str:
     return "\n".join(lines)
 
 
+@steady_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
+    places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
     try:
         from pegasus_lightning.export import model_files  # torch is slow to import
 
         if options.onnx:
             model_files.check_onnx()
-        for checkpoint, folder in model_files.plan_exports(options.places, options.out):
+        for checkpoint, folder in model_files.plan_exports(places, options.out):
             written = model_files.export_checkpoint(checkpoint, folder, onnx=options.onnx)
             print(describe(written), flush=True)
     except UserError as error:
         return complain(str(error))
+    except OSError as error:  # such as a full disk
+        mistake = path_mistake(error)
+        if mistake is not None:
+            return complain(mistake)
+        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

@@ -12,28 +12,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from pegasus_lightning import __version__
 from pegasus_lightning.export.onnx import check_onnx, decoder_onnx, largest_difference
-from pegasus_lightning.models import model_class
 from pegasus_lightning.models.latent import Posterior, lerp
 from pegasus_lightning.models.mixing_network import MixNetwork, mix_by_parts
-from pegasus_lightning.models.networks import Decoder, Encoder
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
+from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model, model_on_meta
 from pegasus_lightning.runs.places import check_writable
 from pegasus_lightning.runs.trained import find_trained
 from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.files import sha256, sorted_header, whole_folder, write_json
+from pegasus_lightning.utils.files import clear_staged, sha256, sorted_header, whole_folder, write_json
+from pegasus_lightning.utils.foreign import Unreadable, check_safetensors, read_json, read_text
 
 PACKAGE = "pegasus_lightning"
 FORMAT_VERSION = 1  # raise it if older and newer code can no longer read each other's exports
@@ -154,6 +151,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, onnx: bool = False) -> 
         check_onnx()
     with _readable(checkpoint):
         _check_place(folder)
+        clear_staged(folder)
         digest = sha256(checkpoint)
         if (there := _already(folder, digest, onnx)) is not None:
             return there
@@ -234,34 +232,47 @@ def load_export(folder: Path | str, device: torch.device | str = "cpu") -> Expor
     folder = Path(folder).expanduser()
     with _readable(folder):
         about = _read(folder)
+        parts = {name: _shapes(folder / f"{name}.safetensors") for name in [*NETWORKS, "mixer"] if _has(folder, name)}
+    found = {f"{name}.{key}": shape for name, shapes in parts.items() for key, shape in shapes.items()}
+    model = model_on_meta(folder / CONFIG, about, found, tuple(parts))
+    if (model.mixer is None) != ("mixer" not in parts):
+        raise UserError(f"{folder} is incomplete: {MIXER} does not fit its {CONFIG}.")
+    for name in parts:
+        network = getattr(model, name)
+        network.load_state_dict(
+            _tensors(folder / f"{name}.safetensors", _strings(about) | {"network": name}), assign=True
+        )
+        # The memory format of the training, so that outputs are bitwise equal.
+        network.requires_grad_(False).float().to(memory_format=torch.channels_last).to(device).eval()
+    return ExportedModel(model.encoder, model.decoder, model.config, about, model.mixer)
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.safetensors").exists()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file. Raise UserError for any other."""
+    check_safetensors(path)
     try:
-        schema = OmegaConf.structured(model_class(about["model"]["name"]).Config)
-        config = cast(ModelConfig, OmegaConf.to_object(OmegaConf.merge(schema, about["model"])))
-        with torch.device("meta"):  # no initialisation: the weights come from files
-            encoder = Encoder(config.networks, deterministic=not config.sample_codes)
-            decoder = Decoder(config.networks)
-            mixer = MixNetwork(config.networks) if getattr(config, "learned_mixing", False) else None
-        for name, network in (("encoder", encoder), ("decoder", decoder), ("mixer", mixer)):
-            if network is None:
-                continue
-            tensors = _tensors(folder / f"{name}.safetensors", _strings(about) | {"network": name})
-            network.load_state_dict(tensors, assign=True)
-            # The memory format of the training, so that outputs are bitwise equal.
-            network.requires_grad_(False).float().to(memory_format=torch.channels_last).to(device).eval()
-    except (OmegaConfBaseException, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder} does not fit this version of {PACKAGE}: {error}") from error
-    return ExportedModel(encoder, decoder, config, about, mixer)
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}).") from error
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    with _opened(path) as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (it is no dict)
 
 
 def _tensors(path: Path, metadata: dict[str, str]) -> dict[str, Tensor]:
     """Return the tensors of a file. Raise UserError unless its metadata are these."""
-    try:
-        with safe_open(path, "pt") as file:
-            found = file.metadata()
-            # Copies: the tensors are memory-mapped, and would change with the file.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}).") from error
+    with _opened(path) as file:
+        found = file.metadata()
+        # Copies: the tensors are memory-mapped, and would change with the file.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
     if found != metadata:
         raise UserError(f"{path} and the {CONFIG} beside it come from different exports.")
     return tensors
@@ -271,11 +282,8 @@ def _read(folder: Path) -> dict[str, Any]:
     """Return `config.json` without its texts. Raise UserError unless all files agree with SHA256SUMS."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not an export of {PACKAGE}: there is no {CONFIG} in it.")
-    try:
-        content = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG} cannot be read: it is corrupt, or not part of an export.") from error
-    if not isinstance(content, dict) or content.get("package") != PACKAGE:
+    content: dict[str, Any] = read_json(folder / CONFIG)
+    if content.get("package") != PACKAGE:
         raise UserError(f"{folder} is not an export of {PACKAGE}: its {CONFIG} is something else.")
     version = content.get("format_version")
     if not isinstance(version, int) or version < 1:
@@ -289,14 +297,16 @@ def _read(folder: Path) -> dict[str, Any]:
     content.pop("files", None)
     if missing := sorted(ABOUT - content.keys()):
         raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is corrupt, or not part of an export.")
+    if not isinstance(content["batches_done"], int) or not isinstance(content["checkpoint_sha256"], str):
+        raise UserError(f"{folder / CONFIG} is corrupt: its batches_done or checkpoint_sha256 is something else.")
     return content
 
 
 def _check_sums(folder: Path) -> None:
     try:
-        lines = (folder / SUMS).read_text().splitlines()
+        lines = read_text(folder / SUMS).splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
+    except (Unreadable, ValueError) as error:
         raise UserError(f"{folder / SUMS} is missing or cannot be read: the export is incomplete.") from error
     if not NEEDED <= sums.keys() <= FILES.keys():
         raise UserError(f"{folder / SUMS} does not list what an export consists of: {', '.join(sorted(NEEDED))}.")

@@ -24,9 +24,11 @@ from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.committee import Committee
 from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.runs.checkpoints import model_on_meta
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.files import sha256, sorted_header, write_atomically
+from pegasus_lightning.utils.foreign import check_safetensors, parse_json
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches
 
@@ -107,11 +109,13 @@ def head_of_pretrained(name: str) -> tuple[list[str], str]:
 
     Both are empty if there is no such file. The file's own SHA-256 also depends on the judges that come with it.
     """
+    path = FOLDER / f"{name}.safetensors"
     try:
-        with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+        check_safetensors(path)
+        with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-        return list(json.loads(about["classes"])), str(json.loads(about["networks_sha256"]))
-    except (OSError, SafetensorError, KeyError, ValueError):
+        return parse_json(path, about["classes"], list), parse_json(path, about["networks_sha256"], str)
+    except (UserError, OSError, SafetensorError, KeyError):
         return [], ""
 
 
@@ -129,27 +133,35 @@ def open_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained
 
 def read_pretrained(path: Path, name: str, device: torch.device | str = "cpu") -> PretrainedModel:
     """Return the content of a file that `pack` wrote. Raise UserError for any other file."""
+    check_safetensors(path)
     try:
         with safe_open(path, "pt") as file:
-            about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (it is no dict)
+            about = {key: parse_json(path, value, object) for key, value in (file.metadata() or {}).items()}
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (it is no dict)
+            found = {key: shape for key, shape in shapes.items() if key.partition(".")[0] in NETWORKS}
+            model_on_meta(path, about, found, [name for name in NETWORKS if any(_under(found, name))])
+            tensors = {key: file.get_tensor(key).clone() for key in shapes}
         model = model_class(about["model"]["name"])(about["model"], seed=about["seed"], classes=about["classes"])
         for part in _networks(model):
             getattr(model, part).load_state_dict(_under(tensors, part))
             if model.averaged is not None and part in model.averaged:
                 model.averaged[part].load_state_dict(_under(tensors, part))
-        model.batches_done = about["batches_done"]
+        model.batches_done = int(about["batches_done"])
         members = []
         for index, architecture in enumerate(about["judges"]):
             member = Recogniser(architecture, tuple(about["classes"]))
             unused = {key: value for key, value in member.state_dict().items() if key.startswith("kinds_head")}
             member.load_state_dict(unused | _under(tensors, f"judges.{index}"))
             members.append(member.freeze())
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        codes = [(tensors[f"codes.{k}.means"].float(), tensors[f"codes.{k}.deviations"].float()) for k in (0, 1)]
+        if any(not len(pair[0]) or pair[0][0].shape != (model.config.networks.latent_dim,) for pair in codes):
+            raise ValueError("codes of another size")
+        if any(means.shape != deviations.shape for means, deviations in codes):
+            raise ValueError("codes of two sizes")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is no model of this package ({type(error).__name__}).") from error
     model = model.requires_grad_(False).to(memory_format=torch.channels_last).to(device).eval()
     committee = Committee(members).to(memory_format=torch.channels_last).to(device)
-    codes = [(tensors[f"codes.{k}.means"].float(), tensors[f"codes.{k}.deviations"].float()) for k in (0, 1)]
     return PretrainedModel(TrainedRun(path, path, model, None, name), committee, codes)
 
 
@@ -157,5 +169,5 @@ def _networks(model: TwoPlayerModel) -> list[str]:
     return [name for name in NETWORKS if getattr(model, name) is not None]
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

@@ -6,7 +6,6 @@ The configuration of every job is composed and validated before Hydra creates an
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -19,12 +18,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from pegasus_lightning import __version__
 from pegasus_lightning.launch.planning import check_jobs, check_read, readable_name
 from pegasus_lightning.train.settings import TRAIN, validate
-from pegasus_lightning.utils.compose import VERSION_BASE, conf_folder
+from pegasus_lightning.utils.compose import VERSION_BASE, check_presets, conf_folder
 from pegasus_lightning.utils.devices import check_ranks
-from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, SweepEnded, UnreadSetting, UserError, complain
+from pegasus_lightning.utils.errors import (
+    Interrupted,
+    NonFiniteLoss,
+    SweepEnded,
+    UnreadSetting,
+    UserError,
+    complain,
+    path_mistake,
+)
 from pegasus_lightning.utils.program import quieten
+from pegasus_lightning.utils.surroundings import steady_streams
 
 
 def _task(failures: list[Exception], config: DictConfig) -> None:
@@ -59,26 +68,31 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
             raise
 
 
+@steady_streams()
 def run_command(arguments: list[str]) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
+    if "--version" in arguments:
+        print(f"pegasus_lightning {__version__}")
+        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors rather than prints them
     quieten()
-    for stream in (sys.stdout, sys.stderr):  # a console without some characters must not end a sweep
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     overrides: list[str] = []
     failures: list[Exception] = []
     try:
         parsed = TRAIN.parse_arguments(arguments)
         overrides = [*_search_path(parsed.config_dir), *parsed.overrides]
+        if parsed.hydra_help or parsed.shell_completion:
+            raise UserError(f"Hydra's own help and completion do not know this command. Try `{TRAIN.command} --help`.")
         if parsed.config_path or parsed.config_name or parsed.experimental_rerun:
             raise UserError("There is one main configuration. --config-dir=FOLDER adds presets of your own to it.")
         if parsed.multirun and (parsed.cfg or parsed.info):
             raise UserError("--cfg and --info show one run: leave -m out, and give every setting one value.")
         overrides = [text for text in overrides if text != "experiment=null"]  # the default, which Hydra does not take
+        if parsed.config_dir:
+            check_presets(Path(parsed.config_dir).expanduser(), overrides, TRAIN.groups)
         if parsed.cfg or parsed.info:
             TRAIN.check_overrides(overrides)
         else:
@@ -112,7 +126,10 @@ def _exit_code(failure: Exception) -> int:
         print(f"pegasus_lightning: the run failed: {failure} {advice}", file=sys.stderr)
         return 1
     if isinstance(failure, OSError):  # such as a full disk
-        advice = "Saved checkpoints are kept: run the same command again to continue from them."
+        mistake = path_mistake(failure)
+        if mistake is not None:
+            return complain(mistake)
+        advice = "What was saved is kept: once the cause is mended, the same command goes on."
         print(f"pegasus_lightning: the run failed: {failure}. {advice}", file=sys.stderr)
         return 1
     return complain(str(failure))
@@ -131,7 +148,7 @@ def _search_path(folder: str | None) -> list[str]:
 def _options(parsed: argparse.Namespace) -> list[str]:
     """Return Hydra's own options. Its parser requires them before the overrides."""
     texts = [f"--{name}={getattr(parsed, name)}" for name in ("cfg", "info", "package") if getattr(parsed, name)]
-    flags = ("run", "multirun", "resolve", "hydra_help", "shell_completion")
+    flags = ("run", "multirun", "resolve")
     return texts + [f"--{name.replace('_', '-')}" for name in flags if getattr(parsed, name)]
 
 

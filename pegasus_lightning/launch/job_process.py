@@ -24,6 +24,7 @@ def main() -> None:
     threading.Thread(target=follow, args=(sys.stdin.fileno(),), daemon=True).start()
     from pegasus_lightning.launch.command import run_command  # slow: the pool may die meanwhile
 
+    os.environ["PEGASUS_LIGHTNING_JOB"] = str(os.getpid())  # a run that hangs ends itself: train/callbacks/stall.py
     sys.argv[0] = str(Path(__file__).parents[1] / "__main__.py")  # the program that status.json records
     sys.exit(run_command(sys.argv[1:]))
 

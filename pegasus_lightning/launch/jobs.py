@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import Any
 
 from pegasus_lightning.runs.folder import RunName, now, read_status
 from pegasus_lightning.utils.files import write_json
+from pegasus_lightning.utils.foreign import Unreadable, read_json
 
 
 class State(str, Enum):
@@ -42,6 +42,7 @@ class Job:
     slot: str = ""  # display name of its slot
     exit_code: int | None = None  # of its process, 128 + n if signal n killed it; None before the end
     reason: str = ""  # why it failed or stopped, one line
+    retried: int = 0  # how often it was started again after a signal had killed it
     began: float | None = None  # seconds since the epoch
     ended: float | None = None  # seconds since the epoch
     label: str = ""  # the name without the parts common to all runs of the sweep; empty: the name
@@ -99,6 +100,8 @@ def write_jobs(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:
-    """Return the jobs in a `sweep.json`."""
-    content: list[dict[str, Any]] = json.loads(path.read_text())["jobs"]
-    return content
+    """Return the jobs in a `sweep.json`. Raise UserError for any other file."""
+    jobs = read_json(path).get("jobs")
+    if not isinstance(jobs, list) or not all(isinstance(job, dict) and "state" in job for job in jobs):
+        raise Unreadable(path, "is not the list of a sweep's jobs")
+    return jobs

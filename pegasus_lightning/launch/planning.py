@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -169,7 +170,7 @@ def _lines(left_out: Sequence[tuple[list[str], UnreadSetting]], jobs: Sequence[S
     ]
 
 
-HYDRAS_OPEN = ("launcher", "sweeper", "sweep", "run", "mode", "searchpath", "job", "verbose", "output_subdir")
+HYDRAS_OPEN = ("launcher", "sweeper", "sweep", "mode", "searchpath", "job")
 HYDRAS_OWN_NOTES = ("runtime", "overrides")  # what Hydra writes there itself
 
 
@@ -186,7 +187,9 @@ def _check_hydra(settings: DictConfig) -> None:
         raise UserError(f"The configuration makes Hydra build {named}, which is not allowed.")
     for key, value in plain_settings.items():
         if key not in (*HYDRAS_OPEN, *HYDRAS_OWN_NOTES) and value != _usual_hydra()[key]:
-            raise UserError(f"hydra.{key} cannot be set: of Hydra's settings, {', '.join(HYDRAS_OPEN)} can.")
+            instead = "a run's folder follows from runs_dir, experiment_name and run_name"
+            others = f"of Hydra's settings, {', '.join(HYDRAS_OPEN)} can"
+            raise UserError(f"hydra.{key} cannot be set: {instead if key in ('run', 'output_subdir') else others}.")
     if settings.job.get("env_set"):
         raise UserError("hydra.job.env_set cannot be set: give variables to the command itself.")
     swept = settings.sweeper.get("params") or {}
@@ -260,11 +263,17 @@ def uses_gpus(runs: Sequence[Planned]) -> bool:
 
 
 def _check_launcher(launcher: DictConfig, on_gpus: bool) -> None:
-    """Check the settings of the launcher `pool`. Other launchers check their own."""
+    """Check the settings of the launcher `pool`, and that Slurm is there for `slurm`. Others check their own."""
+    if str(launcher.get("_target_")).endswith("SlurmLauncher") and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=slurm hands the runs to Slurm, and this machine has no srun. Start the sweep on a login "
+            "node of the cluster, or leave hydra/launcher out to train on this machine."
+        )
     if launcher.get("_target_") != POOL:
         return
     check_at_least("hydra.launcher.slots", launcher.slots, 1)
     check_at_least("hydra.launcher.jobs_per_gpu", launcher.jobs_per_gpu, 1)
+    check_at_least("hydra.launcher.retries", launcher.retries, 0)
     check_choice("hydra.launcher.rank_by", launcher.rank_by, RANKS)
     check_above("hydra.launcher.stop_timeout", launcher.stop_timeout, 0)
     if launcher.slots is not None and on_gpus:

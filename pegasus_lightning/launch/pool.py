@@ -37,6 +37,7 @@ class Pool:
         finished: returns whether the job's folder holds the finished run; called when a process ends with 0.
         report: called with all jobs several times a second.
         stop_timeout: seconds that jobs get to save after a signal; then they are killed.
+        retries: how often a job that another's signal killed, such as for want of memory, is started again.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Pool:
         report: Callable[[Sequence[Job]], object] = lambda jobs: None,
         finished: Callable[[Job], bool] = lambda job: False,
         stop_timeout: float = 120.0,
+        retries: int = 0,
     ) -> None:
         self.jobs, self.slots, self.report, self.stop_timeout = jobs, slots, report, stop_timeout
-        self.finished = finished
+        self.finished, self.retries = finished, retries
         self.received: int | None = None
         self._stopping = False
         self._kill_at: float | None = None
@@ -157,6 +159,8 @@ class Pool:
     def _conclude(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         finished = (process.returncode == 0 or self._stopping) and self.finished(job)
         conclude(job, process.pid, process.returncode, finished=finished, stopped=self._stopping)
+        if process.returncode < 0 and not self._stopping and job.retried < self.retries:
+            job.state, job.retried = State.QUEUED, job.retried + 1
 
 
 def _send(process: subprocess.Popen[bytes], number: int) -> None:

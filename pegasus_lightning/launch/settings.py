@@ -14,3 +14,4 @@ class PoolSettings:
     rank_by: str = "validation/psnr"  # metric that the final table is sorted by; final/: of the test split
     report: bool = True  # whether to write the HTML report at the end
     stop_timeout: float = 120.0  # seconds that jobs get to save when the sweep is stopped
+    retries: int = 0  # how often a run that a signal killed, such as for want of memory, is started again

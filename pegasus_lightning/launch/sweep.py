@@ -23,6 +23,7 @@ from pegasus_lightning.launch.slots import Slot, cpu_slots, cpu_slots_wanted, gp
 from pegasus_lightning.launch.tables import failures, ranked_table, seeds_table
 from pegasus_lightning.runs.checkpoints import is_finished
 from pegasus_lightning.runs.folder import LOCK, config_hash
+from pegasus_lightning.runs.images import check_images
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 
@@ -68,19 +69,22 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
             report=_Reporter(table, folder / FILE).report,
             finished=lambda job: is_finished(job.folder, wanted[job.number]),
             stop_timeout=settings.stop_timeout,
+            retries=settings.retries,
         ).run()
     write_jobs(folder / FILE, jobs)
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
     _print_results(jobs, unexplained, settings, home, folder / "report.html")
     if received is not None:
-        print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
+        never = any(run.config.resume == "never" for run in runs)
+        how = "Run the same command again" if not never else "Run the same command without resume=never"
+        print(f"The sweep was stopped. {how} to continue it.", file=sys.stderr)
         return 128 + received
     return 0 if all(job.state is State.FINISHED for job in jobs) else 1
 
 
 def _job(number: int, run: Planned, logs: Path) -> Job:
     settings = plain(run.config)
-    finished = is_finished(run.folder, settings)
+    finished = is_finished(run.folder, settings) and _has_its_images(run)
     return Job(
         number=number,
         name=run.folder.name,
@@ -94,6 +98,15 @@ def _job(number: int, run: Planned, logs: Path) -> Job:
         config=OmegaConf.to_yaml(run.config, resolve=True),
         config_hash=config_hash(settings),
     )
+
+
+def _has_its_images(run: Planned) -> bool:
+    """Return False for a run whose images have changed: its process says so, and the sweep lists it."""
+    try:
+        check_images(run.folder, run.config.data)
+    except UserError:
+        return False
+    return True
 
 
 def _slots(runs: Sequence[Planned], settings: PoolSettings) -> list[Slot]:

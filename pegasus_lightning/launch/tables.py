@@ -19,6 +19,8 @@ from rich.text import Text
 from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.runs.folder import RunName
 from pegasus_lightning.runs.scorecards import MEASURES, MODEL_MEASURES
+from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.foreign import open_regular
 
 STYLES = {
     State.QUEUED: "dim",
@@ -112,11 +114,11 @@ def plain_lines(text: str) -> list[str]:
 def last_lines(path: Path, count: int) -> list[str]:
     """Return the last lines of a log without trailing blank lines; empty if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - TAIL_BYTES))
             lines = plain_lines(file.read().decode("utf-8", errors="replace"))
-    except OSError:
+    except (OSError, UserError):
         return []
     if size > TAIL_BYTES and len(lines) > 1:
         lines = lines[1:]  # incomplete: its beginning was not read

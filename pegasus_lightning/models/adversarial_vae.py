@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from pegasus_lightning.models.losses import Term, blind_loss, critic_loss_fake, critic_loss_real, generator_loss
-from pegasus_lightning.models.settings import ModelConfig
+from pegasus_lightning.models.settings import DEFAULT_TASK, ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 
 
@@ -23,6 +24,7 @@ class AdversarialVAEWeights:
 @dataclass
 class AdversarialVAEConfig(ModelConfig):
     name: str = "adversarial_vae"
+    critic_tells: ClassVar[str | None] = DEFAULT_TASK
     weights: AdversarialVAEWeights = field(default_factory=AdversarialVAEWeights)
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from pegasus_lightning.models.mixing_network import (
 )
 from pegasus_lightning.models.moves import NUMBERS, came_from_inside, move, random_affine
 from pegasus_lightning.models.networks import final_side
-from pegasus_lightning.models.settings import ModelConfig
+from pegasus_lightning.models.settings import DEFAULT_TASK, ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
@@ -57,6 +57,7 @@ class PegasusWeights:
 @dataclass
 class PegasusModelConfig(ModelConfig):
     name: str = "pegasus"
+    critic_tells: ClassVar[str | None] = DEFAULT_TASK
     learned_mixing: bool = False  # codes are mixed by a MixNetwork; else linearly
     lessons: int = 16384  # number of lessons, of which each batch takes some:
     lesson_share: float = 0.25  # lessons in a batch, as a share of its images,

@@ -75,6 +75,16 @@ class TwoPlayerModel(Autoencoder):
         self._clock = time.perf_counter()
         self._images_since = 0
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Insist on a word about the critic: the settings that only DEFAULT_TASK reads are refused by others."""
+        super().__init_subclass__(**keywords)
+        if "critic_losses" in cls.__dict__ and "critic_tells" not in cls.Config.__dict__:
+            raise TypeError(
+                f"{cls.__name__} has losses of its own for the critic. Say in {cls.Config.__name__} what it tells "
+                'apart, such as critic_tells: ClassVar[str | None] = "1 from 0", or models.settings.DEFAULT_TASK if '
+                "it reads model.adversarial_loss and model.adaptive_adversarial."
+            )
+
     # A variant implements these.
 
     def autoencoder_losses(self, step: Step) -> dict[str, Term]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from pegasus_lightning.models.losses import (
     feature_distance,
     generator_loss,
 )
-from pegasus_lightning.models.settings import ModelConfig
+from pegasus_lightning.models.settings import DEFAULT_TASK, ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream
 
@@ -36,6 +37,7 @@ class VAEGANWeights:
 @dataclass
 class VAEGANConfig(ModelConfig):
     name: str = "vae_gan"
+    critic_tells: ClassVar[str | None] = DEFAULT_TASK
     weights: VAEGANWeights = field(default_factory=VAEGANWeights)
 
 

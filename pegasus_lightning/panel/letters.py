@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 FIRST, LADEN, WINGED, SECOND, OTHER, NOTHING = LETTERS = ("H", "R", "W", "B", "O", "N")
 REALISM = (1, 2, 3, 4, 5)
+MAX_ALL = 10_000  # pictures of all sources of a panel
 COLUMNS = ("panel", "number", "letter", "realism")  # of a rater's CSV file
 
 

@@ -26,7 +26,7 @@ from pegasus_lightning.generate.sampler import sample
 from pegasus_lightning.generate.session import Session, open_session
 from pegasus_lightning.generate.settings import GENERATE, GenerateConfig
 from pegasus_lightning.generate.settings import validate as validate_generate
-from pegasus_lightning.panel.letters import COLUMNS
+from pegasus_lightning.panel.letters import COLUMNS, MAX_ALL
 from pegasus_lightning.panel.page import render, sheets
 from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelMakeConfig
@@ -40,7 +40,6 @@ from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches, to_float
 
 KEY, RATERS, PAGE, SHEETS = "key.json", "raters", "panel.html", "sheet"
-MAX_ALL = 10_000  # pictures of all sources
 NO_PHOTOGRAPHS = "A panel needs photographs as controls: add for example data=image_folder data.root=FOLDER."
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pegasus_lightning.panel.letters import COLUMNS, LETTERS, REALISM, WINGED
+from pegasus_lightning.panel.letters import COLUMNS, LETTERS, MAX_ALL, REALISM, WINGED
 from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelScoreConfig
 from pegasus_lightning.runs.places import digest
@@ -22,6 +23,7 @@ from pegasus_lightning.runs.scorecards import CONFIDENCE, PANEL_FOLDER, Figure
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError, listing
 from pegasus_lightning.utils.files import write_json, write_text
+from pegasus_lightning.utils.foreign import read_json, read_text
 from pegasus_lightning.utils.image_grid import image_grid, save_png
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 
@@ -70,7 +72,7 @@ def score(config: DictConfig) -> dict[str, Any]:
     if images is not None:
         save_png(votes_grid(answers, images), place.with_name("votes.png"))
     for name, about in key["sources"].items():
-        if about.get("run") and name in rows and Path(about["run"]).is_dir():
+        if name in rows and _is_run(about.get("run")):
             record = about | {"panel": key["panel"], "raters": len(answers.raters), "rows": rows, "pegasi": name}
             folder = Path(about["run"]) / PANEL_FOLDER
             folder.mkdir(exist_ok=True)
@@ -79,32 +81,37 @@ def score(config: DictConfig) -> dict[str, Any]:
     return result
 
 
+def _is_run(folder: object) -> bool:
+    """Return whether the folder that a key names is a run's: nothing is written to another one."""
+    return isinstance(folder, str) and "\0" not in folder and (Path(folder) / "checkpoints").is_dir()
+
+
 def _read_key(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"There is no key {path}: `panel make` wrote it beside raters/, as key.json.")
+    key: dict[str, Any] = read_json(path)
     try:
-        key: dict[str, Any] = json.loads(path.read_text())
-        if not key["panel"] or not key["pictures"] or {p["source"] for p in key["pictures"]} - set(key["sources"]):
+        pictures, sources, classes = key["pictures"], key["sources"], key["classes"]
+        named = [*classes, *sources]
+        # The panel's number becomes part of a file's name, and names are printed.
+        right = re.fullmatch("[0-9a-f]{1,64}", key["panel"]) and all(each.isprintable() for each in named)
+        right = right and len(classes) == 2 and all(isinstance(about, dict) for about in sources.values())
+        right = right and 0 < len(pictures) <= MAX_ALL and {picture["source"] for picture in pictures} <= sources.keys()
+        if not right or [picture["number"] for picture in pictures] != list(range(1, len(pictures) + 1)):
             raise ValueError("incomplete")
-        if len(key["classes"]) != 2 or not all(isinstance(about, dict) for about in key["sources"].values()):
-            raise ValueError("incomplete")
-        if [picture["number"] for picture in key["pictures"]] != list(range(1, len(key["pictures"]) + 1)):
-            raise ValueError("numbers")
-    except FileNotFoundError as error:
-        raise UserError(f"There is no key {path}: `panel make` wrote it beside raters/, as key.json.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the key of a panel ({type(error).__name__}).") from error
     return key
 
 
 def _read_ratings(path: Path, key: dict[str, Any]) -> dict[int, tuple[int, float]]:
     """Return letter and realism by number. Raise UserError for a file that is not one of this panel's."""
+    text = read_text(path).removeprefix("\ufeff")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or ()
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})."
-        ) from error
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows, columns = list(reader), reader.fieldnames or ()
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as a table ({error}).") from error
     if missing := [name for name in COLUMNS if name not in columns]:
         raise UserError(f"{path} has no column {listing(missing)}: its first line must be {','.join(COLUMNS)}.")
     found: dict[int, tuple[int, float]] = {}
@@ -113,7 +120,7 @@ def _read_ratings(path: Path, key: dict[str, Any]) -> dict[int, tuple[int, float
         values = {name: (row[name] or "").strip() for name in COLUMNS}
         if values["panel"] != key["panel"]:
             raise UserError(f"{where} is of panel {values['panel'] or '(none)'}, and the key of {key['panel']}.")
-        if not values["number"].isdecimal() or not 1 <= int(values["number"]) <= len(key["pictures"]):
+        if not re.fullmatch("[0-9]{1,9}", values["number"]) or not 1 <= int(values["number"]) <= len(key["pictures"]):
             raise UserError(
                 f"{where}: the panel has no picture '{values['number']}', only 1 to {len(key['pictures'])}."
             )

@@ -42,6 +42,8 @@ from pegasus_lightning.recognisers.training import (
 )
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, write_atomically, write_json
+from pegasus_lightning.utils.foreign import read_json
+from pegasus_lightning.utils.torch_file import read_torch_file
 
 # Raise it when the same recipe and images train to another recogniser: older files are then ignored.
 RECIPE_VERSION = 1
@@ -171,10 +173,10 @@ class RecogniserStore:
         if not path.exists() or not about.exists():  # the JSON is written last: without it the weights may be torn
             return None
         try:
-            quality = json.loads(about.read_text())
+            quality = read_json(about)
             if quality["sha256"] != sha256(path):
                 raise ValueError("its SHA-256 is not the one noted beside it")
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = read_torch_file(path)
             kinds = len(weights["kinds_head.bias"])
             model = Recogniser(recipe.architecture, lessons.classes, kinds=kinds, seed=recipe.seed)
             model.load_state_dict(weights)

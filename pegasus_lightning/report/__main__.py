@@ -7,7 +7,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from pegasus_lightning.utils.errors import UserError, complain
+from pegasus_lightning import __version__
+from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.surroundings import steady_streams
 
 EVALUATE = "python -m pegasus_lightning.evaluate"
 EXAMPLES = """
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"pegasus_lightning {__version__}")
     parser.add_argument("places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, or a pattern")
     parser.add_argument(
         "--out",
@@ -42,16 +45,24 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@steady_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
+    places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
     try:
         from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
         from pegasus_lightning.report.read import printable
 
-        path, runs = write_report(options.places, options.out, options.baseline, not options.no_originals)
+        path, runs = write_report(places, options.out, options.baseline, not options.no_originals)
     except UserError as error:
         return complain(str(error))
+    except OSError as error:  # such as a full disk
+        mistake = path_mistake(error)
+        if mistake is not None:
+            return complain(mistake)
+        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

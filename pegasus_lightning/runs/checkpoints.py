@@ -1,7 +1,7 @@
 """Checkpoints that are never torn: save, find, check and load them.
 
 A run keeps `checkpoints/last.ckpt` and the one before it, `previous.ckpt`, each beside a file with its SHA-256. Loading
-never executes code: `weights_only=True`, hyperparameters as plain dicts, model classes from the registry.
+never executes code (see `utils/torch_file.py`): hyperparameters are plain dicts, model classes come from the registry.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
 from pegasus_lightning import __version__
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.folder import config_hash, read_status
 from pegasus_lightning.utils.devices import is_first_process
-from pegasus_lightning.utils.errors import Interrupted, UserError
+from pegasus_lightning.utils.errors import Interrupted, UserError, check_seed
 from pegasus_lightning.utils.files import clear_leftovers, sha256, sync_folder, write_atomically, write_text
+from pegasus_lightning.utils.foreign import Unreadable, open_regular, read_text
+from pegasus_lightning.utils.torch_file import MAX_TORCH_BYTES, check_fits, read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,10 @@ def _hash_file(checkpoint: Path) -> Path:
 
 
 def _hashes(checkpoint: Path) -> list[str]:
-    path = _hash_file(checkpoint)
-    return path.read_text(errors="replace").split() if path.exists() else []  # a damaged hash file counts as none
+    try:
+        return read_text(_hash_file(checkpoint), limit=4096).split()
+    except Unreadable:
+        return []  # a damaged hash file counts as none
 
 
 def is_intact(checkpoint: Path) -> bool:
@@ -47,18 +53,20 @@ def is_intact(checkpoint: Path) -> bool:
         before = _identity(checkpoint)
         if before is None:
             return False
+        if not checkpoint.is_file() or before[2] > MAX_TORCH_BYTES:
+            return False
         if sha256(checkpoint) in _hashes(checkpoint):
             return True
         if _identity(checkpoint) == before:
             return False  # otherwise another file took its name between the two readings
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -218,14 +226,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"There is no checkpoint {path}.")
+    open_regular(path, MAX_TORCH_BYTES).close()  # before its SHA-256, which would take for ever
     if _hash_file(path).exists() and not is_intact(path):
         raise UserError(f"The checkpoint {path} is corrupt: its SHA-256 is not the one it was saved with.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters", "batches_done"} <= content.keys():
+    content = read_torch_file(path, object)
+    kinds = {"state_dict": dict, "hyper_parameters": dict, "batches_done": int}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f"{path} is not a checkpoint of pegasus_lightning.")
+    weights = content["state_dict"].items()
+    if content["batches_done"] < 0 or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights):
+        raise UserError(f"{path} is damaged: its number of batches or its weights are something else.")
     written = content.get("format_version", 1)  # release 0.1 wrote none
     if not (isinstance(written, int) and 1 <= written <= FORMAT_VERSION):
         raise UserError(
@@ -233,6 +243,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"format {FORMAT_VERSION}. Use the version of pegasus_lightning that wrote it."
         )
     return content
+
+
+def read_to_continue(path: Path, model: TwoPlayerModel) -> tuple[int, int | None]:
+    """Return the batches done at a checkpoint, and at the last entry of the log before it (None: unknown).
+
+    Raise UserError if it cannot be read, or does not fit the model that is to be trained on.
+    """
+    content = read_checkpoint(path)
+    check_fits(path, model, content["state_dict"])
+    done = content["batches_done"]
+    try:
+        return done, done - max(content["logged"]["averages"]["counts"].values(), default=0)
+    except (KeyError, TypeError, AttributeError):  # the first checkpoints have none
+        return done, None
 
 
 def find_checkpoint(source: Path | str) -> Path:
@@ -257,14 +281,41 @@ def load_model(source: Path | str, device: torch.device | str = "cpu") -> TwoPla
     """
     path = find_checkpoint(source)
     content = read_checkpoint(path)
-    hyperparameters = content["hyper_parameters"]
-    try:
-        name, keywords = hyperparameters["model"]["name"], {k: hyperparameters[k] for k in ("seed", "classes")}
-        model = model_class(name)(hyperparameters["model"], **keywords)
-        model.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]  # the others are OmegaConf's own words
-        raise UserError(f"{path} does not fit this version of pegasus_lightning: {reason}.") from error
+    hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
+    model_on_meta(path, hyperparameters, weights)
+    name, keywords = hyperparameters["model"]["name"], {k: hyperparameters[k] for k in ("seed", "classes")}
+    model = model_class(name)(hyperparameters["model"], **keywords)
+    model.load_state_dict(weights)
     model.batches_done = content["batches_done"]
     # The memory format of training, so that the same images give the same bits.
     return model.to(memory_format=torch.channels_last).to(device).eval()
+
+
+def model_on_meta(
+    path: Path, about: Mapping[str, Any], found: Mapping[str, Any], networks: Sequence[str] = ()
+) -> TwoPlayerModel:
+    """Return the model that a file describes, on the `meta` device, where it takes no memory.
+
+    `about` has the keys `model`, `seed` and `classes`, and `found` tensors by name, or their shapes as lists. Raise
+    UserError if they do not fit the model, or `networks` of it, so that a file of a few bytes cannot ask for a network
+    of many.
+    """
+    try:
+        settings, seed, classes = (about[key] for key in ("model", "seed", "classes"))
+        check_seed(seed)
+        if len(classes) != 2 or not all(isinstance(name, str) for name in classes):
+            raise TypeError("there are not two classes")
+        kind = model_class(settings["name"])
+        sizes = OmegaConf.merge(OmegaConf.structured(kind.Config), settings).networks
+        if max(sizes.fc_layers, sizes.residual_blocks) > len(found):
+            raise ValueError("the networks have more layers than there are weights")
+        with torch.device("meta"):
+            model = kind(settings, seed=seed, classes=classes)
+    except UserError:
+        raise
+    except Exception as error:  # OmegaConf's and PyTorch's have no common ancestor
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__  # the others are OmegaConf's
+        raise UserError(f"{path} does not fit this version of pegasus_lightning: {reason}.") from error
+    whole = torch.nn.ModuleDict({name: getattr(model, name) for name in networks}) if networks else model
+    check_fits(path, whole, found)
+    return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import glob
 import hashlib
@@ -32,7 +31,7 @@ LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # Settings that do not make another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
     "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
-    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "threads", "evaluate_test")
+    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "stall_after", "threads", "evaluate_test")
     + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
 }
@@ -185,8 +184,8 @@ class Status:
         self.fields: dict[str, Any] = {"status": "running", "exit_code": None, "reason": None} | fields
 
     @classmethod
-    def begin(cls, folder: Path, config: dict[str, Any]) -> Status:
-        """Write and return the status of a run that starts or continues now."""
+    def begin(cls, folder: Path, config: dict[str, Any], **fields: Any) -> Status:
+        """Write and return the status of a run that starts or continues now. `fields` are added."""
         status = cls(
             folder,
             config_hash=config_hash(config),
@@ -194,6 +193,7 @@ class Status:
             pid=os.getpid(),
             versions=software_versions(),
             started=now(),
+            **fields,
         )
         status.update()
         return status
@@ -244,9 +244,10 @@ def machines_of(status: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
+def run_session(folder: Path, config: dict[str, Any], **fields: Any) -> Iterator[Status]:
     """Hold a run's folder while it trains: its lock, its log file, and its status, which says how the run ended.
 
+    `fields` are written into the status from the beginning.
     Raise UserError if another process trains the run, and Interrupted in place of a KeyboardInterrupt.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -259,13 +260,13 @@ def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
         clear_leftovers(place)
     handler = log_to(folder / "train.log")
     try:
-        status = Status.begin(folder, config)
+        status = Status.begin(folder, config, **fields)
         try:
             yield status
         except (Interrupted, KeyboardInterrupt) as error:
             interrupt = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
             status.update(status="interrupted", exit_code=interrupt.exit_code, reason=str(interrupt))
-            say(f"\nThe run was {interrupt}. Run the same command again to continue from its last checkpoint.")
+            say(f"\nThe run was {interrupt}. {_what_goes_on(folder, config)}")
             raise interrupt from None
         except BaseException as error:
             log.exception("The run failed.")
@@ -277,10 +278,18 @@ def run_session(folder: Path, config: dict[str, Any]) -> Iterator[Status]:
         lock.release()
 
 
+def _what_goes_on(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return what the same command will do with a run that was interrupted."""
+    if config["resume"] == "never":
+        return "resume=never refuses its folder: leave it out to continue."
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        return "Run the same command again to continue from its last checkpoint."
+    return "Nothing was saved yet: the same command starts it again."
+
+
 def say(text: str) -> None:
     """Print a text, and write it to the log file if there is one."""
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(text, flush=True)
+    print(text, flush=True)
     for line in text.strip().splitlines():
         log.info(line)
 

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
 from pegasus_lightning.runs.folder import RunName, find_runs
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.foreign import Unreadable, is_inside, read_yaml
+
+UNTOUCHED = {"cache": None, "download": False}  # of the section `data` of a run that is only read
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +75,32 @@ def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     config_file = home / "config.yaml"
     if checkpoint.absolute().parent.name != "checkpoints" or not config_file.exists():
         return TrainedRun(path, checkpoint, model, None, checkpoint.stem)
-    try:
-        config = OmegaConf.load(config_file)
-        OmegaConf.resolve(config)
-    except Exception as error:  # YAML's and OmegaConf's errors have no common ancestor
-        raise UserError(f"{config_file} cannot be read ({type(error).__name__}).") from error
-    if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):
-        raise UserError(f"{config_file} is not the configuration of a run: it has no section `data`.")
+    if not is_inside(config_file, home):
+        raise UserError(f"{config_file} is a link out of the run's folder: put the file itself there.")
+    config = _configuration(config_file)
     return TrainedRun(path, checkpoint, model, config, RunName.parse(home.name).caption(config.data.get("source")))
+
+
+def _configuration(path: Path) -> DictConfig:
+    """Return the configuration of a run that is read: its images are neither downloaded nor cached where it says."""
+    try:
+        content = read_yaml(path, object)
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read (it {error.reason}).") from error
+    data, seed = (content.get(key) if isinstance(content, dict) else None for key in ("data", "seed"))
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not the configuration of a run: it has no section `data`.")
+    if type(seed) is not int:
+        raise UserError(f"{path} is damaged: its seed is {seed!r:.40}, and not a whole number.")
+    schema = DATA_SCHEMAS.get(str(data.get("source")))
+    if schema is not None:
+        try:
+            validate_data(OmegaConf.merge(OmegaConf.structured(schema), data))
+        except (OmegaConfBaseException, UserError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0].removesuffix(".")  # the others are OmegaConf's own words
+            raise UserError(f"{path} is damaged, in its section `data`: {reason}.") from error
+    content["data"] = data | {key: value for key, value in UNTOUCHED.items() if key in data}
+    return OmegaConf.create(content)
 
 
 def open_runs(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[TrainedRun]:

@@ -14,7 +14,14 @@ from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models import MODELS
 from pegasus_lightning.models.settings import unread_settings, validate_model
 from pegasus_lightning.utils.compose import Program
-from pegasus_lightning.utils.errors import UserError, check_at_least, check_choice, check_fraction, check_seed
+from pegasus_lightning.utils.errors import (
+    UserError,
+    check_above,
+    check_at_least,
+    check_choice,
+    check_fraction,
+    check_seed,
+)
 
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
@@ -28,6 +35,7 @@ class TrainerConfig:
     cpu_processes: int = 1  # data-parallel processes on the CPU (gloo)
     max_epochs: int = 1000
     max_time: str | None = None  # total training time, such as 90s, 20m, 12h, 2d; checked after each epoch
+    stall_after: str | None = "30m"  # after this time without a batch, say where the run hangs; in a sweep it fails
     precision: str = "auto"  # auto (bf16 where the hardware has it), 32, bf16
     compile: bool = False
     threads: int | None = None  # CPU threads a process; null: PyTorch's default
@@ -69,11 +77,11 @@ class Config:
     resume: str = "auto"  # auto: continue if there is a checkpoint; never: refuse a used folder; must
 
 
-def parse_duration(text: str) -> timedelta:
+def parse_duration(text: str, key: str = "max_time") -> timedelta:
     """Return `90s`, `20m`, `12h`, `2d` or a bare number of seconds as a timedelta. Raise UserError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(text).strip())
     if match is None:
-        raise UserError(f"trainer.max_time={text} is not a duration. Write for example 90s, 20m, 12h or 2d.")
+        raise UserError(f"trainer.{key}={text} is not a duration. Write for example 90s, 20m, 12h or 2d.")
     unit = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
     return timedelta(seconds=float(match[1]) * unit)
 
@@ -119,8 +127,9 @@ def _validate_trainer(trainer: Any) -> None:
     for key in ("threads", "checkpoint_every_n_epochs"):
         check_at_least(f"trainer.{key}", trainer[key], 1)
     check_choice("trainer.precision", trainer.precision, PRECISION)
-    if trainer.max_time is not None:
-        parse_duration(trainer.max_time)
+    for key in ("max_time", "stall_after"):
+        if trainer[key] is not None:
+            check_above(f"trainer.{key}", parse_duration(trainer[key], key).total_seconds(), 0)
 
 
 def validate(config: DictConfig) -> None:

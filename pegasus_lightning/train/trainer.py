@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -27,14 +28,17 @@ from pegasus_lightning.runs.checkpoints import (
     is_finished,
     latest_checkpoint,
     read_checkpoint,
+    read_to_continue,
 )
 from pegasus_lightning.runs.folder import flat, machines_of, read_status, run_folder, run_session, say
+from pegasus_lightning.runs.images import check_images, recorded_images
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.train.callbacks.run_status import RunStatus
+from pegasus_lightning.train.callbacks.stall import StallWatch
 from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
 from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import (
@@ -44,6 +48,7 @@ from pegasus_lightning.utils.devices import (
     is_first_process,
     lightning_precision,
     machine,
+    set_threads,
     starting_processes,
 )
 from pegasus_lightning.utils.errors import Interrupted, UserError
@@ -81,18 +86,25 @@ def train(config: DictConfig, readable_name: str) -> Path:
         )
     folder = run_folder(values, readable_name)
     if is_first_process() and is_finished(folder, values):
+        check_images(folder, settings.data)
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
         reason = (read_status(folder) or {}).get("reason")
         short = f" until {reason}" if reason else ""
         say(f"Already trained{short}: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
-    checkpoint = checkpoint_to_resume(folder, values)
+    checkpoint, load = checkpoint_to_resume(folder, values), ""
     if devices.accelerator == "cpu":
         hide_gpus()
-        if trainer.threads:
-            torch.set_num_threads(trainer.threads)
+        former = machines_of(read_status(folder))[-1:] if checkpoint is not None else []
+        if devices.count == 1 or trainer.threads:
+            load = set_threads(trainer.threads, former[0].get("threads") if former else None)
+        devices = choose_devices(trainer.gpus, trainer.cpu_processes)  # again: its sentence names the threads
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.
-    data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test)
+    record = recorded_images(folder)
+    by_position = checkpoint is not None and (record or {}).get("validation") != "content"
+    if checkpoint is not None:
+        check_images(folder, settings.data)
+    data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test, by_position=by_position)
     lessons = _lessons(settings, data)
     here = machine(devices.accelerator, devices.devices, lightning_precision(trainer.precision, devices.accelerator))
     run_status = RunStatus()
@@ -101,7 +113,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
             _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
             return folder
         former = machines_of(read_status(folder))
-        with run_session(folder, values) as status:
+        with run_session(folder, values, images=data.record) as status:
             run_status.report = status.update
             if settings.resume != "never":
                 checkpoint = latest_checkpoint(folder)  # again: another process may have trained until a moment ago
@@ -112,6 +124,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             say(f"Training {settings.model.name} on {len(data.train)} images, on {devices.sentence}.")
+            if load:
+                say(load)
             say(f"Run folder: {folder}")
             if checkpoint is not None:
                 epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
@@ -233,12 +247,15 @@ def _fit(
     model = build_model(values)
     if lessons is not None:
         object.__setattr__(model, "lessons", lessons)
-    resumed_at = None if checkpoint is None else read_checkpoint(checkpoint)["batches_done"]
-    logger = RunLogger(folder, resumed_at)
+    logger = RunLogger(folder, *(() if checkpoint is None else read_to_continue(checkpoint, model)))
     save_last = SaveLast(folder / "checkpoints", settings.trainer.checkpoint_every_n_epochs, run_status.check)
     run_status.save = save_last.save
     run_status.report(limits={"max_epochs": settings.trainer.max_epochs, "max_time": settings.trainer.max_time})
     callbacks = _callbacks(settings, data, folder, save_last, run_status)
+    watch = None
+    if settings.trainer.stall_after is not None and is_first_process():
+        watch = StallWatch(parse_duration(settings.trainer.stall_after).total_seconds(), folder, run_status.report)
+        callbacks.insert(0, watch)
     trainer = build_trainer(settings.trainer, devices, callbacks=callbacks, logger=logger)
 
     log.info("Networks:\n%s", describe_networks(model))
@@ -256,22 +273,23 @@ def _fit(
     logger.open_hparams(flat(shown), [final[0], *evaluated, *final[1:]])  # TensorBoard shows the first few by default
     began = time.monotonic()
     try:
-        run_status.check()
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        run_status.sync_signal(trainer)
-        run_status.check()
-        log.info("Trained for %.1f s in this session.", time.monotonic() - began)
-        logger.begin_closing()
-        split = "test" if settings.trainer.evaluate_test else "validation"
-        if split == "test":
-            trainer.test(model, datamodule=data, verbose=False)
-        elif model.validated_at != model.batches_done:
-            trainer.validate(model, datamodule=data, verbose=False)
-        run_status.sync_signal(trainer)
-        run_status.check()
-        measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
-        model.latest |= measured
-        logger.close_hparams(measured, model.batches_done)
+        with watch.watching() if watch is not None else contextlib.nullcontext():
+            run_status.check()
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            run_status.sync_signal(trainer)
+            run_status.check()
+            log.info("Trained for %.1f s in this session.", time.monotonic() - began)
+            logger.begin_closing()
+            split = "test" if settings.trainer.evaluate_test else "validation"
+            if split == "test":
+                trainer.test(model, datamodule=data, verbose=False)
+            elif model.validated_at != model.batches_done:
+                trainer.validate(model, datamodule=data, verbose=False)
+            run_status.sync_signal(trainer)
+            run_status.check()
+            measured = {f"final/{name}": model.latest[f"{split}/{name}"] for name in _final_names(model)}
+            model.latest |= measured
+            logger.close_hparams(measured, model.batches_done)
     except BaseException as error:
         # Lightning turns a KeyboardInterrupt, and a SIGTERM between its loops, into exits of its own.
         if run_status.received is not None and not isinstance(error, Interrupted):

@@ -21,10 +21,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
 from pegasus_lightning.utils.errors import UnreadSetting, UserError, did_you_mean, nearest
+from pegasus_lightning.utils.foreign import read_text
 
 Settings = TypeVar("Settings")
 _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 
+# Words that Hydra's grammar takes for text.
+PLAIN_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Z_][\w. /+-]*", re.ASCII | re.IGNORECASE)
+NAME = r"""\s*"[^"]*"\s*|\s*'[^']*'\s*|[^],[{}()'"$\\]+"""  # an entry of a list
+# What others call a trainer.
+DEVICES = {"gpu": "trainer.gpus=1 takes a GPU", "cpu": "trainer.gpus=0 takes the CPU"}
+DEVICES |= {"ddp": "trainer.gpus=2 takes two GPUs", "mps": "only NVIDIA's GPUs and the CPU are supported"}
 VERSION_BASE = "1.3"
 OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()), replace=True)  # as shells read ~
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
@@ -99,9 +106,17 @@ class Program:
                 f"The command line is not understood ({message}). `{self.command} --help` shows what can be typed."
             )
 
+        for text, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            if not text.isprintable() and any("\udc80" <= character <= "\udcff" for character in text):
+                shown = text.encode(errors="surrogateescape").decode(errors="replace")
+                raise UserError(f"'{shown}' holds bytes that are not UTF-8: rename the file or folder.")
+            if text.count("[") > text.count("]") and "]" in following and "=" not in following:
+                raise UserError(f"A list with a space in it needs quotes: '{text} {following}'.")
         parser = get_args_parser()
         parser.error = refuse  # type: ignore[method-assign]
-        return parser.parse_intermixed_args(list(arguments))
+        parsed = parser.parse_intermixed_args(list(arguments))
+        parsed.overrides = [_quote_classes(text) for text in parsed.overrides]
+        return parsed
 
     def check_overrides(self, overrides: Sequence[str]) -> list[Override]:
         """Return the overrides parsed. They may change settings, but not remove any or add unknown ones.
@@ -178,19 +193,27 @@ class Program:
                     extra = f"'.[{LAUNCHER_EXTRAS[name]}]'"
                     return f"This launcher needs a plugin that is not installed. In a checkout: pip install -e {extra}."
                 options = presets(group) if group in self.groups else list(cause.options or [])
+                if group == "trainer" and name in DEVICES:
+                    return f"There is no trainer '{name}': {DEVICES[name]}."
                 return f"There is no {group} '{name}'.{did_you_mean(name, options)} Choose from: {', '.join(options)}."
             if isinstance(cause, ConfigKeyError):  # also ConfigAttributeError
                 return self._unknown_key(str(cause.full_key or cause.key), overrides)
             if isinstance(cause, ValidationError):
                 value = (str(cause.msg) if cause.msg else str(cause)).splitlines()[0]
                 if "ListConfig" in value and cause.full_key:
-                    return f"{cause.full_key} takes a list: write {cause.full_key}=[one] or {cause.full_key}=[one,two]."
+                    typed = next((o.partition("=")[2] for o in overrides if o.startswith(f"{cause.full_key}=")), "one")
+                    return f"{cause.full_key} takes a list: write {cause.full_key}=[{typed}]."
                 key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
                 return f"{key} has a value of the wrong type: {value}."
             if isinstance(cause, OverrideParseException):
                 key, equals, value = str(cause.override).partition("=")
                 if re.search(r"\s[\w.+~]+=", value):
                     return f"'{cause.override}' holds several settings in one pair of quotes: quote each by itself."
+                if equals and '"' in value:
+                    return (
+                        f"The value in '{cause.override}' is not understood. Put each text with other signs than "
+                        "letters and digits in double quotes, and the whole setting in single quotes."
+                    )
                 if equals:
                     return f"The value in '{cause.override}' is not understood. Quote it: '{key}=\"{value}\"'."
                 return f"'{cause.override}' is not understood. Write settings as key=value, such as seed=1."
@@ -278,6 +301,46 @@ def _only_folders(override: Override) -> bool:
         return False
     value = override.value()
     return isinstance(value, list) and all(str(place).startswith("file://") for place in value)
+
+
+def check_presets(folder: Path, overrides: Sequence[str], groups: Sequence[str]) -> None:
+    """Raise UserError if a preset in the user's `folder` that the overrides choose cannot be read as one."""
+    import yaml  # type: ignore[import-untyped]
+
+    for override in overrides:
+        group, _, names = override.partition("=")
+        for path in [folder / group / f"{name.strip()}.yaml" for name in names.split(",") if group in groups]:
+            if not path.is_file():
+                continue
+            text = read_text(path)
+            try:
+                content = yaml.safe_load(text)
+            except (yaml.YAMLError, RecursionError, ValueError) as error:
+                mark = getattr(error, "problem_mark", None)
+                line = "" if mark is None else f", line {mark.line + 1}"
+                tab = " YAML is indented with spaces, not with tabs." if "\t" in text else ""
+                raise UserError(
+                    f"{path}{line} is not YAML ({getattr(error, 'problem', None) or error}).{tab}"
+                ) from error
+            if not isinstance(content, dict):
+                raise UserError(f"{path} holds no settings: a preset is a file of lines such as `key: value`.")
+            if "defaults" not in content and group != "experiment":
+                start = f"`defaults: [{presets(group)[0]}]`"
+                raise UserError(f"{path} names no preset that it changes: begin it with a line such as {start}.")
+
+
+def _quote_classes(override: str) -> str:
+    """Return the override with names of classes quoted that Hydra would take for something else: [1e3,true,馬]."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") != "data.classes":
+        return override
+
+    def quote(match: re.Match[str]) -> str:
+        names = [name.strip() for name in re.findall(NAME, match[1])]
+        plain = [name if name[:1] in "'\"" or PLAIN_NAME.fullmatch(name) else f'"{name}"' for name in names]
+        return f"[{','.join(plain)}]"
+
+    return key + equals + re.sub(rf"\[((?:{NAME}|,)+)\]", quote, value)
 
 
 def _names_target(value: Any) -> bool:

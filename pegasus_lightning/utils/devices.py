@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,53 @@ def choose_devices(gpus: int | Sequence[int] | None, cpu_processes: int = 1, *, 
         )
     names = ", ".join(torch.cuda.get_device_name(index) for index in wanted)
     return Devices("cuda", wanted, f"{len(wanted)} GPU{'s' if len(wanted) > 1 else ''}: {names}")
+
+
+LOOK = 0.25  # seconds during which the load is measured
+STAT = Path("/proc/stat")
+
+
+def busy_cpus() -> float | None:
+    """Return how many of this machine's CPUs other programs keep busy now; None where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        before = _cpu_times()
+        time.sleep(LOOK)
+        (total, idle) = (after - former for after, former in zip(_cpu_times(), before, strict=True))
+        return (os.cpu_count() or 1) * (1 - idle / total) if total > 0 else 0.0
+    return None
+
+
+def _cpu_times() -> tuple[int, int]:
+    """Return the time of all CPUs since the start, and how much of it they idled or waited for disks."""
+    name, *fields = STAT.read_text().splitlines()[0].split()
+    if name != "cpu":
+        raise ValueError(name)
+    times = [int(field) for field in fields[:8]]
+    return sum(times), times[3] + times[4]
+
+
+def set_threads(wanted: int | None, former: int | None) -> str:
+    """Set PyTorch's CPU threads for a training, and return a sentence if it takes fewer than it could; else "".
+
+    Two threads beside other programs are many times slower than one: each waits for the other at every operation. A
+    continued run keeps the number it had, `former`, because other numbers give other bits.
+    """
+    usual = torch.get_num_threads()
+    asked = "OMP_NUM_THREADS" in os.environ  # by the user, or by the slot of a sweep
+    if wanted or (not asked and former in range(1, (os.cpu_count() or 1) + 1)):
+        torch.set_num_threads(wanted or former or usual)
+        return ""
+    if usual == 1 or asked:
+        return ""
+    busy = busy_cpus()
+    free = max(1, min(usual, round((os.cpu_count() or 1) - busy))) if busy is not None else usual
+    if free == usual:
+        return ""
+    torch.set_num_threads(free)
+    return (
+        f"Other programs keep {busy:.1f} of {os.cpu_count()} CPUs busy: this run takes {free} of {usual} threads "
+        f"(trainer.threads={usual} takes them all)."
+    )
 
 
 def hide_gpus() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,14 +49,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` once it is complete and flushed to disk.
 
     The temporary folder lies beside `path`, and an error leaves `path` unchanged. An existing folder is replaced by two
-    renames; a kill between them leaves the old folder as `.<name>.<token>.old`. Raise FileExistsError if `path` is
-    something other than a folder.
+    renames; a kill between them leaves the old folder as `.<name>.<token>.old`. What killed writers of `path` left is
+    removed first. Raise FileExistsError if `path` is something other than a folder.
     """
     if path.is_symlink() or path.is_file():
         raise FileExistsError(f"{path} is not a folder")
     token = secrets.token_hex(4)
     staged, old = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
-    staged.mkdir(parents=True)
+    clear_staged(path)
+    lock = _make_locked(staged)
     try:
         yield staged
         for entry in staged.rglob("*"):
@@ -66,7 +71,45 @@ def whole_folder(path: Path) -> Iterator[Path]:
             os.rename(old, path)
         for leftover in (staged, old):
             shutil.rmtree(leftover, ignore_errors=True)
+        os.close(lock)
     sync_folder(path.parent)
+
+
+def clear_staged(path: Path) -> None:
+    """Remove what killed writers of the folder `path` left beside it (see `whole_folder`).
+
+    A writer holds a lock on its temporary folder, which the system takes back when the process ends. So whatever can be
+    locked belongs to nobody, however old it is; where the file system knows no locks, everything stays.
+    """
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
+    for leftover in path.parent.glob(f"{pattern}.tmp"):
+        with contextlib.suppress(OSError), _opened(leftover) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True)
+    for old in path.parent.glob(f"{pattern}.old"):
+        if path.exists() and not old.with_suffix(".tmp").exists():  # otherwise its writer is between two renames
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _make_locked(folder: Path) -> int:
+    """Make a folder and return a descriptor of it that holds its lock."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists():
+            return descriptor
+        os.close(descriptor)  # taken for a leftover, and removed, before it was locked
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -97,8 +140,12 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write `text` (UTF-8) atomically. Bytes of file names that Python could not decode are written as they were."""
+    try:
+        content = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON's escapes can name
+        content = text.encode(errors="replace")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -107,8 +154,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a regular file. Raise OSError for anything else, such as a FIFO."""
     digest = hashlib.sha256()
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)

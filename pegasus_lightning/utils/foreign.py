@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,14 +18,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pegasus_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 MEGABYTE = 1 << 20
-MAX_BYTES = 32 * MEGABYTE  # of a JSON or YAML file
+MAX_BYTES = 32 * MEGABYTE  # of a JSON file
+MAX_YAML_BYTES = MEGABYTE  # a configuration has a few thousand bytes
 MAX_DEPTH = 40  # of lists and mappings in each other
 MAX_ENTRIES = 2_000_000  # YAML's aliases can make very many of a few bytes
 MAX_INTEGER = 2**63  # a larger one cannot be turned into a float or a tensor
 MAX_PIXELS, MAX_PICTURE_BYTES = 50_000_000, 256 * MEGABYTE
+MAX_ARRAY_BYTES = 320 * MEGABYTE  # 100,000 pictures
+MAX_HEADER_BYTES = 8 * MEGABYTE  # of a safetensors file: about 50,000 tensors
 
 
 class Unreadable(UserError):
@@ -75,15 +80,15 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
 
 def read_json(path: Path, kind: type[Any] = dict, limit: int = MAX_BYTES) -> Any:
     """Return the content of a JSON file, a `kind` on top. Raise Unreadable."""
-    return _checked(path, _load_json(path, read_text(path, limit)), kind)
+    return check_plain(path, _load_json(path, read_text(path, limit)), kind)
 
 
 def parse_json(path: Path, text: str, kind: type[Any] = dict) -> Any:
     """Return the value of a JSON text that comes from the file `path`, such as a line of it. Raise Unreadable."""
-    return _checked(path, _load_json(path, text), kind)
+    return check_plain(path, _load_json(path, text), kind)
 
 
-def read_yaml(path: Path, kind: type[Any] = dict, limit: int = MAX_BYTES, entries: int = MAX_ENTRIES) -> Any:
+def read_yaml(path: Path, kind: type[Any] = dict, limit: int = MAX_YAML_BYTES, entries: int = MAX_ENTRIES) -> Any:
     """Return the content of a YAML file without interpolation: `${oc.env:HOME}` is refused. Raise Unreadable.
 
     Numbers are YAML 1.1's: 1.0e-3 is one, and 1e-3 is text. `entries` is the most keys and values.
@@ -94,10 +99,10 @@ def read_yaml(path: Path, kind: type[Any] = dict, limit: int = MAX_BYTES, entrie
     if "<<" in text or "!!merge" in text:  # some releases of PyYAML merge without an end
         raise Unreadable(path, "holds a merge key (<<), which the file of a run never does")
     try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text).get_single_data()
     except Exception as error:  # a tag that does not fit, such as !!bool x, may raise any exception
         raise Unreadable(path, f"is not YAML ({type(error).__name__})") from error
-    return _checked(path, content, kind, interpolation=False, most=entries)
+    return check_plain(path, content, kind, interpolation=False, most=entries)
 
 
 def open_picture(
@@ -130,6 +135,37 @@ def inside(path: Path, folder: Path) -> Path:
     return path
 
 
+def read_npz(path: Path, name: str, limit: int = MAX_ARRAY_BYTES) -> np.ndarray:
+    """Return one array of an .npz file, without objects and of at most `limit` bytes. Raise Unreadable."""
+    import numpy as np  # slow to import
+
+    with open_regular(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as stored:
+                if np.lib.format.read_magic(stored) != (1, 0):
+                    raise ValueError("a long header")
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stored)
+                count = math.prod(shape)
+                if dtype.hasobject or count * dtype.itemsize > limit or min((0, *shape)) < 0:
+                    raise ValueError(f"{dtype} {shape}")
+                data = stored.read(count * dtype.itemsize)
+                return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C")
+        except Exception as error:  # NumPy and zipfile may raise any for a broken file
+            reason = f"has no array `{name}` that can be read, of at most {limit // MEGABYTE} MB"
+            raise Unreadable(path, f"{reason} ({type(error).__name__})") from error
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise Unreadable unless a file is a regular one with a header of a reasonable size.
+
+    The library that reads it checks that the tensors fill the file.
+    """
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise Unreadable(path, f"cannot be read as safetensors (a header of {length} bytes)")
+
+
 def is_inside(path: Path, folder: Path) -> bool:
     """Return whether `path`, after links are followed, lies in `folder`, after links are followed too."""
     try:
@@ -145,8 +181,20 @@ def _load_json(path: Path, text: str) -> Any:
         raise Unreadable(path, "is not JSON" if isinstance(error, ValueError) else "is nested too deeply") from error
 
 
-def _checked(path: Path, content: Any, kind: type[Any], *, interpolation: bool = True, most: int = MAX_ENTRIES) -> Any:
-    """Return the content if it is a `kind` of plain values, neither deep nor absurdly large."""
+def check_plain(
+    path: Path,
+    content: Any,
+    kind: type[Any] = dict,
+    *,
+    interpolation: bool = True,
+    leaves: tuple[type[Any], ...] = (),
+    most: int = MAX_ENTRIES,
+) -> Any:
+    """Return the content of a file if it is a `kind` of plain values, neither deep nor absurdly large.
+
+    `leaves` are types that are allowed beside plain ones; tuples among them are looked into. `most` is the most keys
+    and values. Raise Unreadable.
+    """
     if not isinstance(content, kind):
         raise Unreadable(path, f"holds a {type(content).__name__}, not a {kind.__name__}")
     level, entries = [content], 0
@@ -159,13 +207,13 @@ def _checked(path: Path, content: Any, kind: type[Any], *, interpolation: bool =
             if isinstance(value, dict):
                 below += value.keys()
                 below += value.values()
-            elif isinstance(value, list):
+            elif isinstance(value, list) or (isinstance(value, tuple) and tuple in leaves):
                 below += value
             elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
                 raise Unreadable(path, "holds a number of too many digits")
             elif isinstance(value, str) and "${" in value and not interpolation:
                 raise Unreadable(path, "holds an interpolation (${...}), which the file of a run never does")
-            elif value is not None and not isinstance(value, (str, int, float)):
+            elif value is not None and not isinstance(value, (str, int, float, *leaves)):
                 raise Unreadable(path, f"holds a {type(value).__name__}")
             if len(below) > most:
                 raise Unreadable(path, f"holds more than {most} values")

@@ -142,25 +142,52 @@ def _fit(texts: Sequence[str], sizes: Iterable[int], width: int, height: int, al
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int, file: str = "") -> ImageFont.FreeTypeFont:
+    if file:
+        return ImageFont.truetype(file, size)
     return ImageFont.load_default(size)  # type: ignore[return-value]  # Aileron, part of Pillow: equal on all machines
 
 
 @functools.cache
-def _printable(character: str) -> str:
-    """Return a printable replacement of a character: itself, its spelling, its letter without accents, or "?"."""
-    if character == " " or bytes(_font(20).getmask(character)) != bytes(_font(20).getmask("\uffff")):
-        return character
+def _has(file: str, character: str) -> bool:
+    try:
+        font = _font(20, file)
+    except OSError:  # not a font that FreeType reads
+        return False
+    return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+
+
+@functools.cache
+def _file_for(characters: frozenset[str]) -> str:
+    """Return the font file that has all characters: Pillow's (""), matplotlib's, or one of the system; else ""."""
+    if all(_has("", character) or _spelled(character) for character in characters):
+        return ""
+    from matplotlib import font_manager  # slow to import, and seldom needed
+
+    files = [font_manager.findfont("DejaVu Sans"), *sorted(font_manager.findSystemFonts())]
+    return next((file for file in files if all(_has(file, character) for character in characters)), "")
+
+
+def _spelled(character: str) -> str:
+    """Return a character in ASCII: its spelling, or its letter without accents; "" if it has neither."""
     bare = unicodedata.normalize("NFKD", character)[0]
-    return SPELLED.get(character, bare if bare.isascii() and bare.isprintable() else "?")
+    return SPELLED.get(character, bare if bare.isascii() and bare.isprintable() else "")
+
+
+def _printable(text: str, file: str) -> str:
+    """Return the text with the characters that the font lacks spelled, or else as their code: [9A6C]."""
+    return "".join(
+        character if _has(file, character) else _spelled(character) or f"[{ord(character):X}]" for character in text
+    )
 
 
 def render_text(text: str, size: int, width: int, align: str = "left") -> np.ndarray:
     """Return text as (h, w) uint8 ink, (0, 0) if empty, wrapped between words at `width` pixels."""
-    font, lines = _font(size), list[str]()
+    file = _file_for(frozenset(text) - {"\n"})
+    font, lines = _font(size, file), list[str]()
     for paragraph in text.split("\n"):
         lines.append("")
-        for word in "".join(map(_printable, paragraph)).split():
+        for word in _printable(paragraph, file).split():
             longer = f"{lines[-1]} {word}".lstrip()
             fits = not lines[-1] or font.getlength(longer) <= width
             lines[-1:] = [longer] if fits else [lines[-1], word]

@@ -6,13 +6,16 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pegasus_lightning import __version__
 from pegasus_lightning.utils.compose import Program
-from pegasus_lightning.utils.errors import UserError, complain
+from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.surroundings import steady_streams
 
 PATHS = ("run", "images", "ratings", "key", "out", "first", "second", "recognisers", "data.root", "data.cache")
 REPEATED = ("run", "images", "ratings")
@@ -21,11 +24,13 @@ REPEATED = ("run", "images", "ratings")
 def quote_paths(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with paths, as in `run=runs/a,b=c`, quoted for Hydra, which would parse commas and `=`.
 
-    Several `run=` become one list, and so do several `images=` and `ratings=`.
+    A path on its own counts as `run=PATH`. Several `run=` become one list, and so do several `images=` and `ratings=`.
     """
     quoted: list[str] = []
     repeated: dict[str, list[str]] = {}
     for argument in arguments:
+        if names_run(argument):
+            argument = f"run={argument}"
         key, equals, value = argument.partition("=")
         if key in REPEATED and equals and value in ("", "null"):
             continue
@@ -40,6 +45,15 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     return [*quoted, *(f"{key}=[{','.join(texts)}]" for key, texts in repeated.items())]
 
 
+def names_run(argument: str) -> bool:
+    """Return whether an argument is a path on its own, which may hold `=`, and no option or setting."""
+    key, equals, _ = argument.partition("=")
+    if argument.startswith("-") or argument.endswith("]") or key.startswith(("hydra/", "+hydra/")):
+        return False
+    return not equals or ("/" in key and not key.startswith(("+", "~"))) or Path(argument).exists()
+
+
+@steady_streams()
 def run_program(
     program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
 ) -> int:
@@ -49,6 +63,9 @@ def run_program(
     """
     if "--help" in arguments or "-h" in arguments:
         print(help_text)
+        return 0
+    if "--version" in arguments:
+        print(f"pegasus_lightning {__version__}")
         return 0
     quieten()
     overrides: list[str] = []
@@ -75,6 +92,9 @@ def run_program(
     except (HydraException, OmegaConfBaseException) as error:
         return complain(program.explain(error, [*overrides, *arguments]))
     except OSError as error:  # such as a full disk
+        mistake = path_mistake(error)
+        if mistake is not None:
+            return complain(mistake)
         print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

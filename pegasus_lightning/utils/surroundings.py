@@ -1,9 +1,14 @@
-"""What a process finds in its environment, and has to put right before anything else is imported."""
+"""What a process finds around it, and has to put right: its environment, its terminal, the readers of its output."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 MODULE = "module://"  # prefix of the name of a matplotlib backend that lies in a package of its own
 
@@ -24,3 +29,67 @@ def _found(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except Exception:  # the package that should hold it is missing or broken, or this is no module's name
         return False
+
+
+@contextlib.contextmanager
+def steady_streams() -> Iterator[None]:
+    """Let a command go on in silence, and end as it would have, when nobody reads what it prints.
+
+    The reader of a pipe may be gone, the disk full, the terminal closed, or a stream closed from the start. Characters
+    that a stream's encoding lacks are printed as "?".
+    """
+    # A closed descriptor would be given to the next file that is opened, and what is printed would end up in it.
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+    former = sys.stdout, sys.stderr
+    for name, stream in zip(("stdout", "stderr"), former, strict=True):
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
+            continue
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+        setattr(sys, name, _Steady(stream))
+    try:
+        yield
+    finally:
+        for name, stream in zip(("stdout", "stderr"), former, strict=True):
+            getattr(sys, name).flush()
+            if stream is not None:
+                setattr(sys, name, stream)
+
+
+class _Steady:
+    """A stream whose writes never fail: after the first error the rest goes to os.devnull."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # What waits in the buffer, and what other libraries print, goes there too.
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(descriptor, self._stream.fileno())
+            os.close(descriptor)
+            self._stream.flush()

@@ -349,10 +349,13 @@ def test_an_accent_typed_in_another_way_is_the_same_name(tmp_path: Path, cache: 
         assert len(images) == 1
 
 
-def test_what_is_too_large_is_called_so(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_is_judged_as_it_would_be_decoded(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folder, "MAX_PIXELS", 300_000)
     folder = tmp_path / "train" / "horse"
     folder.mkdir(parents=True)
-    Image.new("RGB", (64, 64)).save(folder / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match=r"a\.png: too large"):
+    Image.new("RGB", (4000, 4000), RED).save(folder / "a.jpg")  # decoded at 500 x 500
+    images, _ = load(tmp_path, ["horse"], "train", cache)
+    assert images[0, :, 16, 16].tolist() == [254, 0, 0]
+    Image.new("RGB", (600, 501)).save(folder / "b.png")
+    with pytest.raises(UserError, match=r"b\.png: 600 x 501 pixels, too large: above 0 megapixels"):
         load(tmp_path, ["horse"], "train", cache)

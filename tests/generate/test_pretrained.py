@@ -146,7 +146,7 @@ def test_a_file_that_is_not_the_one_known_is_refused(packed: Path, monkeypatch: 
 
 def test_a_file_of_something_else_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"something else")
-    with pytest.raises(UserError, match="no model of this package"):
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
         read_pretrained(tmp_path / "x.safetensors", "x")
 
 

@@ -16,8 +16,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from pegasus_lightning import __version__
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.launch.planning import readable_name
+from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.compose import presets
 
 PREFIX = "pegasus_lightning: "
@@ -115,6 +117,14 @@ BEFORE_HYDRA_RUNS = [
     (["-m", "model=glob(v*)"], ["model=vae,acai"]),
     (["model=vae seed=1"], ["quote each by itself"]),
     (["runs_dir=${hydra:runtime.cwd}/x"], ["${hydra:...} is not known here"]),
+    (["trainer=gpu"], ["trainer.gpus=1 takes a GPU"]),
+    (["data.classes=[horse,", "bird]"], ["quotes: 'data.classes=[horse, bird]'"]),
+    (["runs_dir=r\udcff"], ["not UTF-8"]),
+    (["hydra.run.dir=x"], ["hydra.run cannot be set", "runs_dir, experiment_name and run_name"]),
+    (["hydra.verbose=true"], ["hydra.verbose cannot be set"]),
+    (["--hydra-help"], ["--help"]),
+    (["--shell-completion", "install=bash"], ["--help"]),
+    (["-m", "hydra/launcher=slurm", "seed=0,1"], ["no srun"]),
     (["logger=wandb"], ["'logger'", "metrics.jsonl"]),
     (["trainer.accelerator=gpu"], ["trainer.gpus=1"]),
     (["+callbacks.early_stopping.patience=3"], ["trainer.max_epochs and trainer.max_time"]),
@@ -199,6 +209,50 @@ def test_the_same_from_a_shell(tmp_path: Path, arguments: list[str], part: str) 
     assert err.count(PREFIX) == 1
     assert part in err
     assert "Traceback" not in err
+
+
+@pytest.mark.promise(9)
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (b"defaults: [vae]\n\tweights: {}\n", "own.yaml, line 2 is not YAML (found character '\\t' "),
+        (b"weights: {kl: 3}\n", "begin it with a line such as `defaults: ["),
+        (b"- vae\n", "own.yaml holds no settings"),
+        (b"defaults: [v\xe9e]\n", "own.yaml is not text in UTF-8"),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, text: bytes, part: str
+) -> None:
+    own = tmp_path / "model" / "own.yaml"
+    own.parent.mkdir()
+    own.write_bytes(text)
+    assert run_command(["-m", f"--config-dir={tmp_path}", "model=vae,own"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and part in err
+    own.write_text("defaults: [vae]\nweights: {kl: 3}\n")  # as it is meant
+    assert run_command([f"--config-dir={tmp_path}", "model=own", "--cfg", "job"]) == 0
+    assert "kl: 3" in capsys.readouterr().out
+
+
+@pytest.mark.promise(9)
+def test_a_file_where_the_runs_should_lie_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").touch()
+    for sweep in ([], ["-m"]):
+        assert run_command([*sweep, *SMALL]) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith(f"{PREFIX}runs/single") and "a part of this path is a file. Choose another" in err
+        assert err.count("\n") == 1 and not out
+
+
+def test_the_first_word_is_a_command(tmp_path: Path) -> None:
+    for words in (["--version"], ["train", "--version"], ["generate", "--version"], ["report", "--version"]):
+        assert command(*words, folder=tmp_path)[:3] == (0, f"pegasus_lightning {__version__}\n", "")
+    assert "no run folder nowhere" in command("report", "run=nowhere", folder=tmp_path).err
+    assert "no run folder or checkpoint a/b=c" in command("generate", "a/b=c", folder=tmp_path).err
 
 
 @pytest.mark.parametrize("option", [["--help"], ["-h"], ["model=acai", "--help"]])
@@ -292,6 +346,7 @@ def test_every_model_trains_two_batches_and_leaves_everything(swept: tuple[Answe
     assert OmegaConf.load(run / "config.yaml").data.batch_size == 18
 
 
+@pytest.mark.promise(20)
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_a_process_that_another_program_started_as_one_of_several_trains_nothing(
@@ -302,3 +357,21 @@ def test_a_process_that_another_program_started_as_one_of_several_trains_nothing
     answer = command(*sweep, "model=vae", *SMALL, folder=tmp_path)
     assert (answer.code, answer.created) == (2, [])
     assert "unset LOCAL_RANK" in answer.err and answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("[true,1e3]", ["true", "1e3"]),
+        ("[马, null]", ["马", "null"]),
+        ("['a,b',10]", ["a,b", "10"]),
+        ('["é b",horse]', ["é b", "horse"]),
+        ("[horse, bird]", ["horse", "bird"]),
+    ],
+)
+def test_classes_are_names_whatever_they_look_like(typed: str, names: list[str]) -> None:
+    parsed = TRAIN.parse_arguments([f"data.classes={typed}"])
+    assert list(TRAIN.compose(parsed.overrides).data.classes) == names
+    (swept,) = TRAIN.parse_arguments([f"data.classes={typed},[cat,ship]"]).overrides
+    assert swept == f"{parsed.overrides[0]},[cat,ship]"
+    assert TRAIN.parse_arguments(["data.classes=[horse,bird]"]).overrides == ["data.classes=[horse,bird]"]

@@ -190,8 +190,9 @@ def test_a_name_may_have_target_in_it() -> None:
     check_jobs([*CPU, "run_name=my_target_x"], multirun=False)
 
 
-def test_on_a_cluster_the_gpus_are_not_looked_for_here() -> None:
+def test_on_a_cluster_the_gpus_are_not_looked_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    monkeypatch.setattr(planning.shutil, "which", lambda name: f"/usr/bin/{name}")
     check_jobs(["data=silhouettes", "trainer.gpus=1", "seed=0,1", "hydra/launcher=slurm"], multirun=True)
     with pytest.raises(UserError, match="PyTorch sees none"):
         check_jobs(["data=silhouettes", "trainer.gpus=1", "seed=0,1"], multirun=True)

@@ -271,6 +271,27 @@ def test_a_job_that_is_stopped_alone_does_not_stop_the_others(tmp_path: Path) ->
     assert [one.state for one in jobs] == [State.STOPPED, State.FINISHED]
 
 
+@pytest.mark.parametrize(("retries", "starts"), [(0, 1), (2, 3)])
+def test_a_job_that_a_signal_killed_is_started_again_as_often_as_wanted(
+    tmp_path: Path, retries: int, starts: int
+) -> None:
+    killed = job(tmp_path, 1, "os.kill(os.getpid(), 9)")
+    failed = job(tmp_path, 2, "sys.exit(1)")  # it would fail again
+    Pool([killed, failed], slots(1), retries=retries).run()
+    assert [one.log.read_text().count("CPU") for one in (killed, failed)] == [starts, 1]
+    assert (killed.state, failed.state) == (State.FAILED, State.FAILED)
+    assert killed.reason == "killed by SIGKILL (out of memory?)"
+
+
+def test_a_job_that_is_killed_once_finishes_with_one_retry(tmp_path: Path) -> None:
+    again = (
+        "if Path(sys.argv[1]).exists():\n    say('finished')\nelse:\n    say('running')\n    os.kill(os.getpid(), 9)"
+    )
+    one = job(tmp_path, 1, again)
+    Pool([one], slots(1), retries=1).run()
+    assert (one.state, one.retried, status(one)["status"]) == (State.FINISHED, 1, "finished")
+
+
 @pytest.mark.promise(7)
 def test_a_run_that_a_dying_process_still_holds_is_waited_for_and_others_go_first(tmp_path: Path) -> None:
     jobs = [job(tmp_path, 1, FINE), job(tmp_path, 2, FINE)]

@@ -5,6 +5,7 @@ import gc
 import math
 import weakref
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from pegasus_lightning.data.augmentation import augment
 from pegasus_lightning.models import MODELS, model_class
+from pegasus_lightning.models.adversarial_vae import AdversarialVAE
 from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.one_pass import OnePass
@@ -846,3 +848,19 @@ def test_before_they_are_averaged_statistics_are_made_the_same_in_all_processes(
     assert all(torch.equal(b, before) for b, before in zip(kept, own[-len(kept) :], strict=True))
     pairs = zip(model.averaged["decoder"].buffers(), alone.averaged["decoder"].buffers(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)  # the average uses the reduced statistics
+
+
+def test_a_variant_must_say_what_its_critic_tells() -> None:
+    class Silent(AdversarialVAE.Config):
+        pass
+
+    class Said(AdversarialVAE.Config):
+        critic_tells: ClassVar[str | None] = "1 from 0"
+
+    def losses(self: AdversarialVAE, step: Step) -> dict[str, Term]:
+        return {}
+
+    type("Base", (AdversarialVAE,), {"Config": Silent})  # the base's losses
+    type("Own", (AdversarialVAE,), {"Config": Said, "critic_losses": losses})
+    with pytest.raises(TypeError, match=r"Own has losses of its own for the critic.*critic_tells: ClassVar"):
+        type("Own", (AdversarialVAE,), {"Config": Silent, "critic_losses": losses})

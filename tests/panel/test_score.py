@@ -128,7 +128,7 @@ def test_wrong_ratings_are_refused_in_a_sentence(
 
 
 def test_files_that_are_missing_or_named_twice_and_keys_that_are_none(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be opened"):
         run(copy, tmp_path / "nowhere.csv")
     with pytest.raises(UserError, match="named twice"):
         run(copy, tmp_path / "a.csv", tmp_path / "a.csv")
@@ -170,7 +170,7 @@ def test_pictures_that_nobody_rated_are_in_no_row_of_the_votes() -> None:
 
 def test_a_runs_folder_keeps_what_is_said_of_its_pegasi(copy: Path, key: dict[str, Any], tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
-    run_folder.mkdir()
+    (run_folder / "checkpoints").mkdir(parents=True)
     settings = {"pegasus": {"pairs": "colour"}, "search": {"method": "none"}}
     about = {"run": str(run_folder), "batches": 7, "ask": "search=none", "settings": settings, "parents": {}}
     own, other = key["sources"] | {"compositions": about}, about | {"settings": settings | {"search": {"method": "x"}}}

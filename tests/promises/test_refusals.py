@@ -201,15 +201,16 @@ def _calls(tree: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_no_file_of_the_package_loads_what_could_be_code() -> None:
     forbidden = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "torch.hub.load"}
     forbidden |= {"importlib.import_module", "hydra.utils.instantiate", "instantiate", "yaml.load", "joblib.load"}
+    forbidden |= {"torch.load", "pickle.Unpickler"}  # utils/torch_file.py reads what torch.save wrote
     files = sorted(Path(pegasus_lightning.__file__).parent.rglob("*.py"))
     assert len(files) > 50
     loads = 0
     for path in files:
         for name, constants in _calls(ast.parse(path.read_text())):
             assert name not in forbidden, f"{path}: {name}"
-            if name == "torch.load" or name.endswith(("trainer.fit", "load_from_checkpoint")):
+            if name.endswith(("trainer.fit", "load_from_checkpoint")):
                 assert constants.get("weights_only") is True, f"{path}: {name}"
                 loads += 1
             if name == "np.load":
                 assert constants.get("allow_pickle", False) is False, f"{path}: {name}"
-    assert loads >= 2
+    assert loads >= 1

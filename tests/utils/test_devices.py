@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from pegasus_lightning.utils.devices import (
     hide_gpus,
     lightning_precision,
     one_device,
+    set_threads,
 )
 from pegasus_lightning.utils.errors import UserError
 
@@ -144,3 +147,49 @@ def test_a_command_that_is_to_have_a_gpu_is_told_by_its_own_setting(monkeypatch:
 def test_what_is_done_once_is_done_on_the_first_device() -> None:
     assert Devices("cpu", 2, "").first == torch.device("cpu")
     assert Devices("cuda", [3, 1], "").first == torch.device("cuda", 3)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The numbers of threads that are set, on a machine with four CPUs of which PyTorch takes four."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return chosen
+
+
+@pytest.mark.parametrize(("busy", "chosen"), [(0.2, []), (0.6, [3]), (2.1, [2]), (4.0, [1]), (None, [])])
+def test_a_new_run_takes_the_threads_that_are_free(
+    threads: list[int], monkeypatch: pytest.MonkeyPatch, busy: float | None, chosen: list[int]
+) -> None:
+    monkeypatch.setattr(devices, "busy_cpus", lambda: busy)
+    said = set_threads(None, None)
+    assert threads == chosen
+    expected = f"keep {busy:.1f} of 4 CPUs busy: this run takes {chosen[0]} of 4 threads" if chosen else ""
+    assert expected in said and bool(said) == bool(chosen)
+
+
+def test_the_number_of_threads_that_was_asked_for_or_is_kept(
+    threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "busy_cpus", lambda: 4.0)
+    assert set_threads(3, None) == set_threads(None, 2) == set_threads(3, 2) == ""
+    assert threads == [3, 2, 3]
+    assert "1 of 4" in set_threads(None, 64)  # of a larger machine
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    del threads[:]
+    assert set_threads(None, 2) == "" and threads == []
+
+
+def test_the_load_is_the_share_of_time_that_is_not_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 0 50 800 50 0 0 0 7 0\ncpu0 1 2 3\n")
+    monkeypatch.setattr(devices, "STAT", stat)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    # 40 of 100 ticks are neither idle (50) nor waiting for a disk (10): 1.6 of four CPUs.
+    monkeypatch.setattr(devices.time, "sleep", lambda seconds: stat.write_text("cpu  130 0 60 850 60 0 0 0 9 0\n"))
+    assert devices.busy_cpus() == pytest.approx(1.6)
+    stat.write_text("")
+    assert devices.busy_cpus() is None

@@ -253,3 +253,30 @@ def test_a_file_system_that_cannot_flush_folders_is_written_to(
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EINVAL, "file")))
     with pytest.raises(OSError, match="file"):
         write_text(tmp_path / "c", "new")
+
+
+@pytest.mark.promise(18)
+def test_what_killed_writers_of_a_folder_left_is_removed_and_not_what_one_still_writes(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    killed = tmp_path / "killed.py"
+    killed.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom pegasus_lightning.utils.files import whole_folder\n"
+        "with whole_folder(Path(sys.argv[1])) as staged:\n"
+        "    (staged / 'half').write_text('x')\n    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, killed, path], check=False).returncode == -9
+    (leftover,) = tmp_path.glob(".export.*.tmp")
+    assert (leftover / "half").exists()
+    own = [tmp_path / name for name in (".export.mine.tmp", ".exports.01234567.tmp")]
+    for folder in [*own, tmp_path / ".export.89abcdef.old"]:
+        folder.mkdir()
+    with whole_folder(path) as one:
+        assert not leftover.exists()
+        with whole_folder(path):  # another writer, who must leave the first alone
+            assert one.is_dir()
+        (one / "a").touch()
+        assert (tmp_path / ".export.89abcdef.old").is_dir()  # the only copy, until there was another
+    with whole_folder(path) as two:
+        (two / "b").touch()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"export", "killed.py", *(folder.name for folder in own)}
+    assert [entry.name for entry in path.iterdir()] == ["b"]

@@ -201,8 +201,22 @@ def test_a_long_title_wraps_or_widens_and_a_short_one_does_neither() -> None:
 
 
 def test_signs_the_font_lacks_are_spelled_and_never_boxes() -> None:
-    spelled = "".join(map(figures._printable, "horse → bird, β × 0.4–0.6 é ² 馬"))  # noqa: RUF001
-    assert spelled == "horse -> bird, beta x 0.4-0.6 e 2 ?"
+    spelled = figures._printable("horse → bird, β × 0.4–0.6 é ² 馬", "")  # noqa: RUF001
+    assert spelled == "horse -> bird, beta x 0.4-0.6 e 2 [99AC]"
+
+
+def test_other_scripts_are_drawn_in_a_font_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import font_manager
+
+    assert figures._file_for(frozenset("horse é → ")) == ""  # as on all machines
+    dejavu = figures._file_for(frozenset("лошадь"))
+    assert dejavu.endswith("DejaVuSans.ttf")
+    drawn, boxes = (figures.render_text(text, 20, 300) for text in ("лошадь", "\uffff" * 6))
+    assert drawn.shape != boxes.shape
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["no font", dejavu])
+    figures._file_for.cache_clear()
+    assert figures._file_for(frozenset("\u99ac")) == ""  # no font has it: it is shown as [99AC]
+    figures._file_for.cache_clear()
 
 
 def test_highlighted_columns_share_a_frame_that_touches_no_cell() -> None:

@@ -31,6 +31,7 @@ def test_a_backend_that_is_not_installed_is_replaced(
     assert os.environ.get("MPLBACKEND") == left
 
 
+@pytest.mark.promise(20)
 def test_a_command_starts_with_the_backend_of_a_notebook() -> None:
     environment = os.environ | {"MPLBACKEND": "module://no_such_package.backend"}
     code = "import pegasus_lightning, matplotlib; print(matplotlib.get_backend().lower())"

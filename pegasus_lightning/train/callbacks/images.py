@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.runs.folder import say
 from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
 from pegasus_lightning.utils.image_grid import image_grid, save_png
 from pegasus_lightning.utils.randomness import Stream, generator
@@ -103,6 +104,10 @@ class ImageGrids(pl.Callback):
             save_png(picture, self.folder / f"{name}-epoch-{epochs:04d}.png")
             if trainer.logger is not None:
                 trainer.logger.log_picture(f"images/{name}", picture, model.batches_done)  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and trainer.current_epoch and not any(self.folder.glob("*-epoch-0001.png")):
+            say(f"{self.folder} has no pictures of the first epoch: the run goes on without what is missing there.")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         epochs = trainer.current_epoch + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from pegasus_lightning.utils.files import write_text
+from pegasus_lightning.runs.folder import say
+from pegasus_lightning.utils.files import whole_file
+from pegasus_lightning.utils.foreign import MAX_INTEGER, MEGABYTE, Unreadable, open_regular
 
 CLOSING = ".final"  # suffix of the event file with the final metrics
+MAX_LINE = MEGABYTE  # of metrics.jsonl
 
 
 class RunLogger(Logger):
@@ -24,12 +28,12 @@ class RunLogger(Logger):
     and one line of metrics.jsonl. Both are removed if the run is continued.
 
     `resumed_at`: batches done at the checkpoint from which the run continues; None for a new run. Later log entries
-    belong to the lost part of the run and are removed.
+    belong to the lost part of the run and are removed. `logged_at`: batches done at the last entry before it, if known.
     """
 
-    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+    def __init__(self, folder: Path, resumed_at: int | None = None, logged_at: int | None = None) -> None:
         super().__init__()
-        self.folder, self.resumed_at = folder, resumed_at
+        self.folder, self.resumed_at, self.logged_at = folder, resumed_at, logged_at
         self._writer: SummaryWriter | None = None
         self._closing: dict[str, float] | None = None
 
@@ -58,11 +62,27 @@ class RunLogger(Logger):
         return self._writer
 
     def _take_back(self, first: int) -> None:
-        """Remove entries of `first` batches and later, final metrics and an incomplete last line of metrics.jsonl."""
-        if self.metrics_path.exists():
-            lines = self.metrics_path.read_text().splitlines()
-            kept = [line for line in lines if _batch_of(line) < first and '"final/' not in line]
-            write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
+        """Remove entries of `first` batches and later, and final metrics. Say what is damaged or lost, and go on."""
+        damaged, reached = 0, 0
+        if os.path.lexists(self.metrics_path):
+            try:
+                with open_regular(self.metrics_path) as old, whole_file(self.metrics_path) as new:
+                    for line in iter(lambda: old.readline(MAX_LINE), b""):
+                        batch = _batch_of(line)
+                        damaged += batch is None and line.endswith(b"\n")  # a kill may leave half a line at the end
+                        if batch is not None and batch < first and b'"final/' not in line:
+                            new.write(line)
+                            reached = max(reached, batch)
+            except Unreadable as error:
+                say(f"{error} It is left out, and begun anew.")
+                self.metrics_path.unlink()
+        if damaged:
+            lines = "line" if damaged == 1 else "lines"
+            say(f"{damaged} damaged {lines} of {self.metrics_path} {'was' if damaged == 1 else 'were'} left out.")
+        if reached < (self.logged_at or 0):
+            say(f"{self.metrics_path} lacks the figures of batches {reached + 1} to {self.logged_at}: they are lost.")
+        if self.logged_at and not any((self.folder / "tensorboard").glob("events.out.tfevents.*")):
+            say(f"The curves in {self.folder / 'tensorboard'} up to batch {self.logged_at} are lost.")
         for closing in (self.folder / "tensorboard").glob(f"*{CLOSING}"):
             closing.unlink()
 
@@ -142,8 +162,12 @@ class RunLogger(Logger):
             self._writer.close()
 
 
-def _batch_of(line: str) -> float:
+def _batch_of(line: bytes) -> int | None:
+    """Return the batch of a line of metrics.jsonl; None for a line that is damaged."""
     try:
-        return json.loads(line)["batch"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        found = json.loads(line)
+        batch, values = found["batch"], found.values()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    whole = line.endswith(b"\n") and type(batch) is int and 0 <= batch < MAX_INTEGER
+    return batch if whole and all(type(value) in (int, float) for value in values) else None
