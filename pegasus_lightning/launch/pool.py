@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.launch.slots import Slot
 from pegasus_lightning.launch.tables import last_lines
-from pegasus_lightning.runs.folder import LOCK, Status, now, read_status
+from pegasus_lightning.runs.folder import LOCK, Status, is_locked, now, read_status
 from pegasus_lightning.utils.errors import SIGNALS, heeded_signals
 from pegasus_lightning.utils.files import write_text
 
@@ -167,18 +166,6 @@ class Pool:
 def _send(process: subprocess.Popen[bytes], number: int) -> None:
     if process.poll() is None:
         process.send_signal(number)
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process is training the run in `folder`."""
-    path = folder / LOCK
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bool) -> None:

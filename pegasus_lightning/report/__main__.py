@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pegasus_lightning {__version__}")
     parser.add_argument("places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, or a pattern")
     parser.add_argument(
-        "--out", metavar="FILE.html", help="default: report.html in a single run's folder, or in the folder of several"
+        "--out",
+        metavar="FILE.html",
+        help="default: report.html in the run's folder, or for several in the innermost folder that holds them all",
     )
     parser.add_argument("--baseline", metavar="NAME", help="the variant to compare with (default: adversarial_vae)")
     parser.add_argument(
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
     try:
         from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
+        from pegasus_lightning.report.read import printable
 
         path, runs = write_report(places, options.out, options.baseline, not options.no_originals)
     except UserError as error:
@@ -67,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if waiting:
         count = f"{len(waiting)} run has" if len(waiting) == 1 else f"{len(waiting)} runs have"
         command = " ".join([EVALUATE, *(shlex.quote(f"run={folder}") for folder in waiting)])
-        print(f"{count} no scorecard yet: {command}")
-    print(path)
+        print(printable(f"{count} no scorecard yet: {command}", len(command) + 100))
+    print(printable(str(path)))
     return 0
 
 

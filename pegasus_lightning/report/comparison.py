@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pegasus_lightning.report.read import printable
 from pegasus_lightning.runs.folder import flat
 from pegasus_lightning.runs.scorecards import (
     MEASURES,
@@ -26,6 +28,8 @@ from pegasus_lightning.runs.scorecards import (
 
 BASELINE = "adversarial_vae"  # default
 MINUS = "\u2212"
+MAX_COMPARISONS, MAX_SETTINGS = 12, 20  # most comparisons, and most settings of one that are named
+MAX_UNKNOWN = 20  # most columns of measures, and most image sets, that this version does not know
 OWN = (RECONSTRUCTIONS, PRIOR)  # sets that a model makes, even if there is only one model
 # Columns shown by default.
 MAIN: tuple[str, ...] = (
@@ -126,17 +130,18 @@ def choose_baseline(names: Iterable[str], wanted: str | None = None) -> str:
 
 
 def compare(cards: Sequence[Scorecard], baseline: str | None = None) -> list[Comparison]:
-    """Return one comparison per evaluation setting (`Scorecard.key`), the most common first."""
+    """Return one comparison per evaluation setting (`Scorecard.key`), the most common first, up to MAX_COMPARISONS."""
     by_key: dict[str, list[Scorecard]] = {}
     for card in cards:
         by_key.setdefault(card.key, []).append(card)
-    ordered = sorted(by_key.values(), key=len, reverse=True)
+    ordered = sorted(by_key.values(), key=len, reverse=True)[:MAX_COMPARISONS]
     return [_compare(members, baseline, ordered[0][0]) for members in ordered]
 
 
 def _settings(card: Scorecard, usual: Scorecard) -> list[tuple[str, str]]:
     ours, theirs = (dict(flat({**one.settings, "parents": one.parents})) for one in (card, usual))
-    return [(key, str(value)) for key, value in ours.items() if value != theirs.get(key)]
+    found = [(key, printable(str(value), 200)) for key, value in ours.items() if value != theirs.get(key)]
+    return found[:MAX_SETTINGS]
 
 
 def _compare(cards: Sequence[Scorecard], wanted: str | None, usual: Scorecard) -> Comparison:
@@ -176,7 +181,8 @@ def _points(sets: Mapping[str, Sequence[Mapping[str, Figure]]], control: bool) -
 def _columns(known: Mapping[str, Measure], figures: Iterable[Mapping[str, Figure]]) -> dict[str, Column]:
     """Return the measures that any set has, in the order of `known`; unknown ones come last, titled by their name."""
     present = dict.fromkeys(name for one in figures for name in one)
-    ordered = [*(name for name in known if name in present), *(name for name in present if name not in known)]
+    unknown = [name for name in present if name not in known][:MAX_UNKNOWN]
+    ordered = [*(name for name in known if name in present), *unknown]
     plain = {name: Measure(name, "", ".3f", "A measure of a later version.") for name in ordered}
     return {name: Column(known.get(name, plain[name]), name in MAIN or name not in known) for name in ordered}
 
@@ -194,7 +200,9 @@ def _other_sets(grouped: Mapping[str, Sequence[Scorecard]]) -> tuple[Sets, Sets]
 
     A control that is the same for all models is one row, under its own name; every other set has one row per group.
     """
-    names = dict.fromkeys(name for cards in grouped.values() for card in cards for name in card.rows if name != PEGASI)
+    counted = Counter(name for cards in grouped.values() for card in cards for name in card.rows if name != PEGASI)
+    most = {name for name, _ in counted.most_common(MAX_UNKNOWN)}
+    names = [name for name in counted if name in most]
     controls: Sets = {}
     own: Sets = {}
     for name in names:

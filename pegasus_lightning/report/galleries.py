@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pegasus_lightning.report.read import Run
-from pegasus_lightning.report.sprites import sprite
+from pegasus_lightning.report.sprites import Sheets
 from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
 
 
@@ -33,29 +34,32 @@ class PairSet:
     above: list[Strip]  # of the parents
     models: list[Strip]  # of each run
     below: list[Strip]  # of the parents combined without a model
+    left_out: int  # number of models without room on the page
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A sprite and its numbers of rows and columns."""
+def by_turns(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with the first ones of all groups before the second ones, and so on."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for run in runs:
+        turns.append(seen[run.group])
+        seen[run.group] += 1
+    return [runs[i] for i in sorted(range(len(runs)), key=lambda i: (turns[i], i))]
 
-    address: str
-    rows: int
-    columns: int
 
-
-def pair_sets(runs: Sequence[Run], sheets: list[Sheet]) -> list[PairSet]:
-    """Return one set per group of runs with equal pairs and evaluation settings; append their sprites to `sheets`."""
+def pair_sets(runs: Sequence[Run], sheets: Sheets) -> list[PairSet]:
+    """Return one set per group of runs with equal pairs and evaluation settings; add their sprites to `sheets`."""
     found: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         if run.card is not None and run.gallery is not None:
             gallery = run.gallery
             key = (run.card.key, gallery.pair_indices.tobytes(), gallery.ratios.tobytes(), gallery.frames.shape)
             found.setdefault(key, []).append(run)
-    return [_pair_set(members, sheets) for members in found.values()]
+    sets = [_pair_set(members, sheets) for members in sorted(found.values(), key=len, reverse=True)]
+    return [one for one in sets if one.models]
 
 
-def _pair_set(runs: Sequence[Run], sheets: list[Sheet]) -> PairSet:
+def _pair_set(runs: Sequence[Run], sheets: Sheets) -> PairSet:
     # The parents are the same for all runs: take them from any gallery that has them.
     galleries = [run.gallery for run in runs if run.gallery is not None]
     first, second = runs[0].classes if len(runs[0].classes) == 2 else ("first", "second")
@@ -67,14 +71,19 @@ def _pair_set(runs: Sequence[Run], sheets: list[Sheet]) -> PairSet:
     )
     kept = [(field, name, next((g for g in galleries if getattr(g, field) is not None), None)) for field, name in named]
     shown = [(field, name, getattr(gallery, field)) for field, name, gallery in kept if gallery is not None]
-    strips = {field: Strip(name, len(sheets), row) for row, (field, name, _) in enumerate(shown)}
+    pairs = len(galleries[0].frames)
+    strips: dict[str, Strip] = {}
     if shown:
-        sheets.append(Sheet(sprite(np.stack([images for _, _, images in shown])), len(shown), len(shown[0][2])))
-    models = []
-    for run, gallery in zip(runs, galleries, strict=True):
-        frames = gallery.frames.swapaxes(0, 1)
-        models.append(Strip(run.name, len(sheets), None))
-        sheets.append(Sheet(sprite(frames), frames.shape[0], frames.shape[1]))
+        sheet = sheets.add(np.stack([images for _, _, images in shown]), len(shown) * pairs)
+        if sheet is not None:
+            strips = {field: Strip(name, sheet, row) for row, (field, name, _) in enumerate(shown)}
+    places: dict[int, Strip] = {}
+    for run in by_turns(runs):
+        assert run.gallery is not None
+        sheet = sheets.add(run.gallery.frames.swapaxes(0, 1), pairs)
+        if sheet is not None:
+            places[id(run)] = Strip(run.name, sheet, None)
+    models = [places[id(run)] for run in runs if id(run) in places]
     ratios = galleries[0].ratios.astype(float)
     low, high = np.interp(PEGASUS_RATIOS, ratios, np.linspace(0, 1, len(ratios)))
     return PairSet(
@@ -82,10 +91,11 @@ def _pair_set(runs: Sequence[Run], sheets: list[Sheet]) -> PairSet:
         ratios.tolist(),
         start=int(np.abs(ratios - 0.5).argmin()),
         band=(float(low), float(high)),
-        pairs=len(galleries[0].frames),
+        pairs=pairs,
         above=[strips[field] for field in ("first", "second") if field in strips],
         models=models,
         below=[strips[field] for field in ("blend", "cutmix") if field in strips],
+        left_out=len(runs) - len(models),
     )
 
 
@@ -111,13 +121,15 @@ class PegasusGallery:
     selected: list[Pegasus]
 
 
-def pegasus_gallery(run: Run, sheets: list[Sheet]) -> PegasusGallery | None:
-    """Return the gallery of a run and append its sprite to `sheets`; None if the run has no pegasi."""
+def pegasus_gallery(run: Run, sheets: Sheets) -> PegasusGallery | None:
+    """Return the gallery of a run and add its sprite to `sheets`; None if the run has no pegasi, or no room is left."""
     gallery = run.gallery
     if gallery is None or not len(gallery.pegasi):
         return None
     rows = [gallery.pegasi] if gallery.neighbours is None else [gallery.pegasi, gallery.neighbours]
-    sheets.append(Sheet(sprite(np.stack(rows)), len(rows), len(gallery.pegasi)))
+    sheet = sheets.add(np.stack(rows), len(rows) * len(gallery.pegasi))
+    if sheet is None:
+        return None
     pegasi = [
         Pegasus(
             column,
@@ -129,7 +141,7 @@ def pegasus_gallery(run: Run, sheets: list[Sheet]) -> PegasusGallery | None:
         for column in range(len(gallery.pegasi))
     ]
     return PegasusGallery(
-        len(sheets) - 1,
+        sheet,
         len(rows) == 2,
         gallery.neighbour_limit,
         drawn=[pegasus for pegasus in pegasi if not gallery.selected[pegasus.column]],

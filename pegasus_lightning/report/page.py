@@ -5,26 +5,34 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pegasus_lightning.report import plots
-from pegasus_lightning.report.comparison import choose_baseline, compare
-from pegasus_lightning.report.galleries import PegasusGallery, Sheet, pair_sets, pegasus_gallery
-from pegasus_lightning.report.read import PHOTOGRAPHS, Run, config_difference, read_runs
-from pegasus_lightning.report.sprites import Grids, encode_grids
+from pegasus_lightning.report.comparison import MAX_COMPARISONS, Comparison, choose_baseline, compare
+from pegasus_lightning.report.galleries import PairSet, PegasusGallery, by_turns, pair_sets, pegasus_gallery
+from pegasus_lightning.report.read import PHOTOGRAPHS, Run, config_difference, printable, read_runs
+from pegasus_lightning.report.sprites import MARKUP, Grids, Sheet, Sheets, encode_grids
 from pegasus_lightning.runs.folder import find_runs
 from pegasus_lightning.runs.scorecards import VERDICT_SEEDS
-from pegasus_lightning.utils.errors import UserError, did_you_mean
+from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
 from pegasus_lightning.utils.files import write_text
 
 HERE = Path(__file__).parent
-# Size limits of a page, and of the text and curves of a run in it. Sprites are not limited; saved grids get the rest.
-PAGE_BYTES, TEXT_BYTES = 14_500_000, 80_000
+PAGE_BYTES = 14_500_000  # most bytes of a page, whatever the number of runs
+# Most of what the tables and texts take of it, then shares of the rest: of interpolations, of pegasi, of curves. Saved
+# grids get what is left.
+TEXT_SHARE, PAIRS_SHARE, PEGASI_SHARE, CURVES_SHARE = 0.6, 0.45, 0.2, 0.3
+LARGEST_SHARE = 1 / 12  # most of the page for a single sprite
+MAX_PLOTS = 240  # of curves: each takes a twentieth of a second to draw
+MAX_CHECKS, MAX_CLASSES = 24, 4  # most health checks and pairs of classes that a page names
+MAX_VERDICTS, MAX_SETTINGS = 50, 60  # most verdicts and settings of a run
 GOOD, BAD = ("ok", "good", "healthy", "fine", "pass", "passed"), ("bad", "fail", "failed", "unhealthy", "alarm")
 
 
@@ -49,6 +57,7 @@ class Section:
     grids: Grids
     difference: list[tuple[str, str, str]]
     baseline: Run
+    notes: list[str]  # sentences on what was left out
 
     @property
     def recorded(self) -> dict[str, Verdict]:
@@ -91,43 +100,130 @@ def _out(folders: Sequence[Path], out: str | None) -> Path:
     return path
 
 
+@dataclass
+class Parts:
+    """What stands on a page."""
+
+    runs: list[Run]
+    comparisons: list[Comparison]
+    figures: list[Markup]  # of each comparison
+    sections: list[Section]
+    originals: bool
+    notes: list[str]  # sentences on what was left out
+    sheets: list[Sheet] = field(default_factory=list)
+    pair_sets: list[PairSet] = field(default_factory=list)
+
+
 def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = True) -> str:
-    """Return the page as text; equal files give an equal page.
+    """Return the page as text, of at most PAGE_BYTES bytes; equal files give an equal page.
 
     `baseline` is the group to compare with, by default the adversarial VAE; `originals` shows photographs of the data
-    set.
+    set. What has no room is left out, and the page says so.
     """
     groups = list(dict.fromkeys(run.group for run in runs))
     if baseline is not None and baseline not in groups:
         hint = did_you_mean(baseline, groups)
-        raise UserError(f"There is no variant '{baseline}' among these runs.{hint} There are: {', '.join(groups)}.")
+        raise UserError(f"There is no variant '{baseline}' among these runs.{hint} There are: {listing(groups)}.")
     if not originals:
         runs = [_without_photographs(run) for run in runs]
-    comparisons = compare([card for run in runs for _, card in run.cards.values()], baseline)
-    sheets: list[Sheet] = []
-    pairs, pegasi = pair_sets(runs, sheets), [pegasus_gallery(run, sheets) for run in runs]
-    room = PAGE_BYTES - sum(len(sheet.address) for sheet in sheets) - TEXT_BYTES * len(runs)
-    shares = max(room, PAGE_BYTES // 4) // max(1, sum(1 for run in runs if run.grids))
-    sections = _sections(runs, choose_baseline(groups, baseline), pegasi, shares)
+    shown = list(runs)
+    while True:
+        parts = _texts(shown, len(runs), baseline, originals)
+        size = _size(parts)
+        if size <= TEXT_SHARE * PAGE_BYTES or len(shown) == 1:
+            break
+        shown = _some(runs, int(len(shown) * 0.9 * TEXT_SHARE * PAGE_BYTES / size), baseline)
+    _add_sprites_and_curves(parts, max(0, PAGE_BYTES - size))
+    room = PAGE_BYTES - _size(parts)
+    left = sum(1 for run in shown if run.grids)
+    for i, section in enumerate(parts.sections):
+        if section.run.grids:
+            grids = encode_grids(section.run.grids, max(0, room) // left, section.run.folder)
+            room -= sum(len(grid.address) + MARKUP for grid in grids.pictures.values())
+            left -= 1
+            parts.sections[i] = replace(section, grids=grids)
+    return _fill(parts)
+
+
+def _some(runs: Sequence[Run], count: int, baseline: str | None) -> list[Run]:
+    """Return `count` runs in their order, at least one: of every group as many as of the others, if it has them."""
+    standing = choose_baseline(list(dict.fromkeys(run.group for run in runs)), baseline)
+    order = by_turns(sorted(runs, key=lambda run: run.group != standing))
+    kept = {id(run) for run in order[: max(1, count)]}
+    return [run for run in runs if id(run) in kept]
+
+
+def _texts(runs: list[Run], of: int, baseline: str | None, originals: bool) -> Parts:
+    """Return the tables and texts of a page about these of `of` runs."""
+    notes = []
+    if len(runs) < of:
+        notes.append(f"{len(runs)} of {of} runs are shown, so that the page stays small.")
+    cards = [card for run in runs for _, card in run.cards.values()]
+    ways = len({card.key for card in cards})
+    if ways > MAX_COMPARISONS:
+        notes.append(f"{MAX_COMPARISONS} of {ways} ways of evaluation are shown, so that the page stays small.")
+    groups = list(dict.fromkeys(run.group for run in runs))
+    sections = _sections(runs, choose_baseline(groups, baseline))
+    compared = compare(cards, baseline)
+    figures = [Markup(plots.realism_plot(one.points, f"realism-{i}")) for i, one in enumerate(compared)]
+    return Parts(runs, compared, figures, sections, originals, notes)
+
+
+def _add_sprites_and_curves(parts: Parts, room: float) -> None:
+    """Add the sprites and the curves of a page, in `room` bytes."""
+    sheets = Sheets(PAIRS_SHARE * room, LARGEST_SHARE * PAGE_BYTES)
+    parts.pair_sets = pair_sets(parts.runs, sheets)
+    sheets.room += PEGASI_SHARE * room
+    pegasi = {run.folder: pegasus_gallery(run, sheets) for run in by_turns(parts.runs)}
+    parts.sheets = sheets.all
+    shown = sum(len(pairs.models) for pairs in parts.pair_sets)
+    whole = sum(1 for run in parts.runs if run.card is not None and run.gallery is not None)
+    if shown < whole:
+        parts.notes.append(f"The same pairs are shown for {shown} of {whole} runs, so that the page stays small.")
+    colours = plots.colours_of_tags(parts.runs)
+    for i, section in enumerate(parts.sections):
+        run, notes = section.run, list(section.notes)
+        panels = len(plots.finite_panels(run.curves, run.weights))
+        most = min(panels, MAX_PLOTS // len(parts.runs))
+        drawn = plots.curves_plots(run.curves, colours, f"curves-{i}", run.name, run.weights, most)
+        while sum(map(len, drawn)) > CURVES_SHARE * room / len(parts.runs):
+            del drawn[max(0, len(drawn) - 2)]  # the last plot, of the validation, goes last
+        if len(drawn) < panels:
+            notes.append(f"{len(drawn)} of {panels} plots of curves are shown, so that the page stays small.")
+        if pegasi[run.folder] is None and run.gallery is not None and len(run.gallery.pegasi):
+            notes.append("The pegasi are left out, so that the page stays small.")
+        svg = [Markup(plot) for plot in drawn]
+        parts.sections[i] = replace(section, pegasi=pegasi[run.folder], plots=svg, notes=notes)
+
+
+def _size(parts: Parts) -> int:
+    return len(_fill(parts).encode())
+
+
+def _fill(parts: Parts) -> str:
+    runs = parts.runs
     classes = list(dict.fromkeys(" + ".join(run.classes) for run in runs if run.classes))
+    checks = Counter(name for section in parts.sections for name in section.recorded)
+    frequent = {name for name, _ in checks.most_common(MAX_CHECKS)}
     style, script = (HERE / "style.css").read_text("utf-8"), (HERE / "script.js").read_text("utf-8")
     return (
         _environment()
         .get_template("page.html.jinja")
         .render(
             runs=runs,
-            groups=groups,
-            classes=classes,
-            dates=sorted(run.said("updated")[:10] for run in runs if run.said("updated")),
-            comparisons=comparisons,
-            figures=[Markup(plots.realism_plot(one.points, f"realism-{i}")) for i, one in enumerate(comparisons)],
-            checks=list(dict.fromkeys(verdict.name for section in sections for verdict in section.health)),
-            sections=sections,
-            pair_sets=pairs,
+            groups=list(dict.fromkeys(run.group for run in runs)),
+            classes=classes[:MAX_CLASSES],
+            dates=sorted(run.date for run in runs if run.date),
+            comparisons=parts.comparisons,
+            figures=parts.figures,
+            checks=[name for name in checks if name in frequent],
+            sections=parts.sections,
+            pair_sets=parts.pair_sets,
             unfinished=[run for run in runs if not run.complete],
-            originals=originals,
+            originals=parts.originals,
+            notes=parts.notes,
             verdict_seeds=VERDICT_SEEDS,
-            sheets=sheets,
+            sheets=parts.sheets,
             style=Markup(style),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -135,10 +231,16 @@ def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = T
     )
 
 
+def _shown(value: Any) -> Any:
+    """Return a value of the template as it is written: texts of a run are cut and made printable."""
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,  # names, reasons and log lines are text, never markup
+        finalize=_shown,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
@@ -151,26 +253,16 @@ def _without_photographs(run: Run) -> Run:
     return replace(run, grids=grids, gallery=run.gallery and run.gallery.without_photographs())
 
 
-def _sections(runs: Sequence[Run], baseline: str, pegasi: Sequence[PegasusGallery | None], share: int) -> list[Section]:
-    colours = plots.colours_of_tags(runs)
+def _sections(runs: Sequence[Run], baseline: str) -> list[Section]:
+    """Return the texts of the sections; the other parts are empty."""
     standing = [run for run in runs if run.group == baseline]
     sections = []
-    for i, run in enumerate(runs):
+    for run in runs:
         against = next((other for other in standing if other.seed == run.seed), standing[0])
-        sections.append(
-            Section(
-                run,
-                health=verdicts(run),
-                pegasi=pegasi[i],
-                plots=[
-                    Markup(plot)
-                    for plot in plots.curves_plots(run.curves, colours, f"curves-{i}", run.name, run.weights)
-                ],
-                grids=encode_grids(run.grids, share),
-                difference=config_difference(run, against),
-                baseline=against,
-            )
-        )
+        difference = config_difference(run, against)
+        notes = [f"{len(difference) - MAX_SETTINGS} more settings differ."] if difference[MAX_SETTINGS:] else []
+        nothing = Grids([], [], {}, [])
+        sections.append(Section(run, verdicts(run), None, [], nothing, difference[:MAX_SETTINGS], against, notes))
     return sections
 
 
@@ -178,9 +270,10 @@ def verdicts(run: Run) -> list[Verdict]:
     """Return the health verdicts in the run's `status.json`, if any."""
     recorded = run.status.get("health")
     found = []
-    for entry in recorded if isinstance(recorded, list) else []:
+    for entry in recorded[:MAX_VERDICTS] if isinstance(recorded, list) else []:
         if isinstance(entry, dict) and "name" in entry:
-            word = str(entry.get("verdict", "unknown"))
+            word = printable(str(entry.get("verdict", "unknown")), 60)
             look = "good" if word.lower() in GOOD else "bad" if word.lower() in BAD else "doubtful"
-            found.append(Verdict(str(entry["name"]), word, str(entry.get("sentence") or ""), look))
+            name, sentence = printable(str(entry["name"]), 60), printable(str(entry.get("sentence") or ""), 500)
+            found.append(Verdict(name, word, sentence, look))
     return found

@@ -1,29 +1,37 @@
-"""Run folders as the report reads them. A file that cannot be read is noted as a problem of its run."""
+"""Run folders as the report reads them. Nothing in them is believed: what cannot be read is a problem of its run."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-
-from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, flat, read_status
+from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, flat, is_locked, status_of
 from pegasus_lightning.runs.gallery import Gallery, read_gallery
-from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, read_scorecard, with_panel
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, newest_first, read_scorecard, with_panel
+from pegasus_lightning.utils.errors import UserError, listing
+from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_regular, parse_json, read_yaml
 
 LOG_LINES, LOG_WIDTH = 15, 300  # lines of train.log that are shown, and their longest length
+CONFIG_BYTES, CONFIG_VALUES = MEGABYTE, 10_000  # most of config.yaml
+CURVES_BYTES, LINE_BYTES, CURVES = 256 * MEGABYTE, 64 * 1024, 200  # most of metrics.jsonl: in all, a line, tags
+POINTS = 1_000_000  # most points of all curves of a run, and lines
+LONGEST = 300  # most points of a curve that are kept; longer curves are averaged in segments
+LARGEST = 1e39  # no value of float32 is larger
+MAX_PICTURES, MAX_KINDS = 10_000, 12  # most saved grids of a run, and kinds of them
+MAX_PROBLEMS = 30  # most that are said of a run
+TIME_LIMIT = "trainer.max_time="  # start of the reason of a run that its time limit ended
 KINDS = ("interpolations", "mixes", "prior", "reconstructions")  # saved image grids, in the order of the page
 PHOTOGRAPHS = ("reconstructions",)  # kinds that show photographs of the data set
 
 Curve = list[tuple[int, float]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,21 @@ class Run:
     card: Scorecard | None = None  # from the evaluation whose key most runs share
     gallery: Gallery | None = None  # of the same evaluation
     problems: list[str] = field(default_factory=list)  # what could not be read, one sentence each
+    locked: bool = False  # whether a process trains it
 
     @property
     def state(self) -> str:
-        """running, finished, interrupted, failed or unknown."""
-        return self.said("status") or "unknown"
+        """running, finished, interrupted, failed, died (no process is left), out of time, or unknown."""
+        said = self.said("status") or "unknown"
+        if said == "running" and not self.locked:
+            return "died"
+        return "out of time" if said == "finished" and self.said("reason").startswith(TIME_LIMIT) else said
+
+    @property
+    def date(self) -> str:
+        """The day of its last update, as 2026-02-03; empty if unknown."""
+        found = re.match(r"\d{4}-\d{2}-\d{2}", self.said("updated"), re.ASCII)
+        return found[0] if found else ""
 
     def said(self, field: str) -> str:
         """Return a field of the status as text; empty if missing."""
@@ -59,7 +77,7 @@ class Run:
         """Weights of the loss terms, by tag; empty for runs that logged weighted terms."""
         found = self.status.get("weights")
         pairs = found.items() if isinstance(found, dict) else ()
-        return {str(tag): float(weight) for tag, weight in pairs if isinstance(weight, (int, float))}
+        return {tag: float(weight) for tag, weight in pairs if isinstance(weight, (int, float))}
 
     @property
     def complete(self) -> bool:
@@ -70,7 +88,7 @@ class Run:
     def classes(self) -> list[str]:
         """The two classes; empty if unknown."""
         found = self.card.classes if self.card else self.config.get("data.classes")
-        return [str(name) for name in found] if isinstance(found, list) else []
+        return [printable(str(name), 40) for name in found] if isinstance(found, list) and len(found) == 2 else []
 
     @property
     def seed(self) -> Any:
@@ -87,48 +105,79 @@ class Run:
         return " ".join([program, *(shlex.quote(str(word)) for word in words[1:])])
 
 
+def printable(text: str, longest: int = 5000) -> str:
+    """Return a text of a foreign file for the page: cut, and with what has no form, such as \\x1b, spelled out."""
+    text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Return the contents of these runs. Runs of the same name are named by their whole folder name or path."""
     runs = [_read_run(folder) for folder in folders]
     shared = Counter(key for run in runs for key in run.cards)
     runs = [_with_card(run, shared) for run in runs]
     for longer in (lambda run: run.folder.resolve().name, lambda run: str(run.folder)):
-        names = [run.name for run in runs]
-        runs = [replace(run, name=longer(run)) if names.count(run.name) > 1 else run for run in runs]
+        names = Counter(run.name for run in runs)
+        runs = [replace(run, name=longer(run)) if names[run.name] > 1 else run for run in runs]
     return runs
 
 
 def _read_run(folder: Path) -> Run:
     problems: list[str] = []
-    status = read_status(folder)
-    if status is None:
-        problems.append("status.json cannot be read: how the run ended is not known.")
-    config = _config(folder / "config.yaml", problems)
+
+    def attempt(read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except Unreadable as error:
+            problems.append(_problem(error, folder))
+        except OSError as error:  # of the disk
+            problems.append(f"A file could not be read: {error.strerror}.")
+        return otherwise
+
+    nothing: dict[str, Any] = {}
+    status = attempt(lambda: status_of(folder), nothing)
+    config = attempt(lambda: _config(folder), nothing)
     name = RunName.parse(folder.resolve().name).caption(config.get("data.source"))
     return Run(
         folder,
         name=name,
         group=name if RunName.parse(name).suffix else RunName.parse(name).readable,
-        status=status or {},
+        status=status,
         config=config,
-        curves=_curves(folder / "metrics.jsonl", problems),
-        grids=_grids(folder / "images"),
-        log=_last_lines(folder / "train.log"),
+        curves=attempt(lambda: _curves(folder, problems), {}),
+        grids=_grids(folder, problems),
+        log=attempt(lambda: _last_lines(folder), []),
         has_checkpoint=any((folder / "checkpoints").glob("*.ckpt")),
         cards=_cards(folder, problems),
         problems=problems,
+        locked=is_locked(folder),
     )
+
+
+def _problem(error: Unreadable, folder: Path) -> str:
+    """Return what is shown of a file that cannot be read: `metrics.jsonl could not be read: it is ...`."""
+    name = error.path.relative_to(folder) if error.path.is_relative_to(folder) else error.path
+    if isinstance(error.__cause__, FileNotFoundError):
+        return f"There is no {name}."
+    return f"{name} could not be read: it {error.reason}."
 
 
 def _cards(folder: Path, problems: list[str]) -> dict[str, tuple[Path, Scorecard]]:
     cards: dict[str, tuple[Path, Scorecard]] = {}
-    paths = folder.glob(f"evaluation/*/{FILE}")
-    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True):
+    unreadable: list[Unreadable] = []
+    for path in newest_first(folder.glob(f"evaluation/*/{FILE}")):
         try:
-            card = with_panel(read_scorecard(path), folder)
+            card = with_panel(read_scorecard(inside(path, folder)), folder, unreadable)
             cards.setdefault(card.key, (path, card))
-        except UserError as error:
+        except Unreadable as error:
+            unreadable.append(error)
+        except UserError as error:  # of another version
             problems.append(str(error))
+    said = list(dict.fromkeys(_problem(error, folder) for error in unreadable))
+    more = [f"{len(said) - MAX_PROBLEMS} more files of its evaluations could not be read."]
+    problems += said[:MAX_PROBLEMS] + (more if said[MAX_PROBLEMS:] else [])
     return cards
 
 
@@ -140,21 +189,15 @@ def _with_card(run: Run, shared: Mapping[str, int]) -> Run:
     problems = list(run.problems)
     gallery = None
     try:
-        gallery = read_gallery(path.parent / GALLERY)
-    except UserError as error:
-        problems.append(str(error))
+        gallery = read_gallery(inside(path.parent / GALLERY, run.folder))
+    except Unreadable as error:
+        problems.append(_problem(error, run.folder))
     return replace(run, name=card.name, group=card.group, card=card, gallery=gallery, problems=problems)
 
 
-def _config(path: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        if isinstance(content, dict):
-            return flat(content)
-        problems.append(f"{path.name} is not the configuration of a run.")
-    except Exception as error:  # YAML's and OmegaConf's errors have no common ancestor
-        problems.append(f"{path.name} cannot be read ({type(error).__name__}).")
-    return {}
+def _config(folder: Path) -> dict[str, Any]:
+    path = inside(folder / "config.yaml", folder)
+    return flat(read_yaml(path, limit=CONFIG_BYTES, entries=CONFIG_VALUES))
 
 
 def config_difference(run: Run, baseline: Run) -> list[tuple[str, str, str]]:
@@ -178,51 +221,73 @@ def _setting(config: dict[str, Any], key: str) -> str:
     value = config[key]
     if isinstance(value, bool):
         return str(value).lower()
-    return "null" if value is None else str(value)
+    return "null" if value is None else printable(str(value), 300)
 
 
-def _curves(path: Path, problems: list[str]) -> dict[str, Curve]:
+def _curves(folder: Path, problems: list[str]) -> dict[str, Curve]:
+    path = inside(folder / "metrics.jsonl", folder)
     curves: dict[str, Curve] = {}
-    torn = 0
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        problems.append("There is no metrics.jsonl that can be read: no curves.")
-        return {}
-    for line in lines:
-        try:
-            values = json.loads(line)
-            batch = int(values.pop("batch"))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            torn += bool(line.strip())
-            continue
-        for tag, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                curves.setdefault(str(tag), []).append((batch, float(value)))
+    lines = torn = points = 0
+    with open_regular(path, CURVES_BYTES) as file:
+        while (line := file.readline(LINE_BYTES)) and points < POINTS:
+            lines, points = lines + 1, points + 1
+            try:
+                batch, values = _measured(path, line)
+            except (Unreadable, ValueError):
+                torn += bool(line.strip())
+                continue
+            points += len(values)
+            for tag, value in values.items():
+                if tag in curves or len(curves) < CURVES:
+                    curves.setdefault(tag, []).append((batch, value))
     if torn:
-        problems.append(f"metrics.jsonl: {torn} of {len(lines)} lines cannot be read and are left out.")
+        problems.append(f"metrics.jsonl: {torn} of {lines} lines cannot be read and are left out.")
+    if line or len(curves) == CURVES:
+        problems.append(
+            f"metrics.jsonl holds more than {CURVES} curves or {POINTS} points and lines: the rest is left out."
+        )
     lost = sorted(tag for tag, curve in curves.items() if not all(math.isfinite(value) for _, value in curve))
     if lost:
         first = min(batch for tag in lost for batch, value in curves[tag] if not math.isfinite(value))
-        problems.append(f"Not finite from batch {first} on: {', '.join(lost)}.")
-    return {tag: sorted(curve, key=lambda point: point[0]) for tag, curve in curves.items()}
+        problems.append(f"Not finite from batch {first} on: {listing(lost)}.")
+    return {tag: shorten(sorted(curve, key=lambda point: point[0])) for tag, curve in curves.items()}
 
 
-def _grids(folder: Path) -> dict[str, dict[int, Path]]:
+def _measured(path: Path, line: bytes) -> tuple[int, dict[str, float]]:
+    """Return the batch and the values of a line of metrics.jsonl. Raise Unreadable or ValueError."""
+    values = parse_json(path, line.decode())
+    batch = values.pop("batch", None)
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 0:
+        raise ValueError("no batch")
+    numbers = {t: float(v) for t, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if any(LARGEST < abs(value) < math.inf for value in numbers.values()):
+        raise ValueError("beyond float32")
+    return batch, numbers
+
+
+def shorten(curve: Curve) -> Curve:
+    """Return at most LONGEST points: means of segments of equal length, at their mean batch."""
+    length = math.ceil(len(curve) / LONGEST)
+    parts = [curve[i : i + length] for i in range(0, len(curve), length)]
+    return [(round(sum(b for b, _ in part) / len(part)), sum(v for _, v in part) / len(part)) for part in parts]
+
+
+def _grids(folder: Path, problems: list[str]) -> dict[str, dict[int, Path]]:
     found: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.glob("*.png")):
-        if match := re.fullmatch(r"([\w-]+)-epoch-(\d+)\.png", path.name):
+    for path in sorted(islice((folder / "images").glob("*.png"), MAX_PICTURES)):
+        if match := re.fullmatch(r"([\w-]{1,60})-epoch-([0-9]{1,9})\.png", path.name):
             found.setdefault(match[1], {})[int(match[2])] = path
     order = [*(kind for kind in KINDS if kind in found), *(kind for kind in found if kind not in KINDS)]
-    return {kind: dict(sorted(found[kind].items())) for kind in order}
+    if order[MAX_KINDS:]:
+        problems.append(f"images holds {len(order)} kinds of pictures: {len(order) - MAX_KINDS} are left out.")
+    return {kind: dict(sorted(found[kind].items())) for kind in order[:MAX_KINDS]}
 
 
-def _last_lines(path: Path) -> list[str]:
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 64 * 1024))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
+def _last_lines(folder: Path) -> list[str]:
+    if not (folder / "train.log").exists():
         return []
+    with open_regular(inside(folder / "train.log", folder)) as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 64 * 1024))
+        text = file.read(64 * 1024).decode("utf-8", errors="replace")
     return [line.rstrip()[:LOG_WIDTH] for line in text.splitlines() if line.strip()][-LOG_LINES:]

@@ -6,14 +6,24 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pegasus_lightning.utils.errors import listing
+from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_picture
+
+MAX_PIXELS, MAX_BYTES, MAX_SIDE = 6_000_000, 32 * MEGABYTE, 16_383  # of a saved grid; WebP has no longer side
+MARKUP = 600  # bytes of the page for a picture, without the picture
 QUALITIES = (80, 60)  # of WebP; the second if the first would be too large
+LEAST = 0.02  # bytes of WebP that a pixel of a saved grid takes, about
+SMALLER = 2  # pixels of a side that become one in a picture that is still too large
 MAX_EPOCHS = 24  # most epochs of one run whose grids are considered
+
+
+Pictures = dict[tuple[str, int], tuple[bytes, int, int]]  # WebP bytes, width and height by kind and epoch
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,44 @@ def sprite(images: np.ndarray) -> str:
         return address(buffer.getvalue())
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A sprite and its numbers of rows and columns."""
+
+    address: str
+    rows: int
+    columns: int
+
+
+@dataclass
+class Sheets:
+    """Sprites of a page, each of them once, within `room` bytes."""
+
+    room: float
+    largest: float  # most bytes of one sprite
+    all: list[Sheet] = field(default_factory=list)
+
+    def add(self, images: np.ndarray, shown: int) -> int | None:
+        """Return the place in `all` of a sprite of images, see `sprite`; None if it does not fit.
+
+        `shown` is the number of its cells that the page shows at a time.
+        """
+        if self.room <= MARKUP * shown:
+            return None
+        sheet = Sheet(sprite(images), images.shape[0], images.shape[1])
+        known = sheet in self.all
+        size = MARKUP * shown + (0 if known else len(sheet.address))
+        if size > self.largest:
+            return None
+        if size > self.room:
+            self.room = 0  # the next ones are as large, and need not be encoded
+            return None
+        self.room -= size
+        if not known:
+            self.all.append(sheet)
+        return self.all.index(sheet)
+
+
 def thin(epochs: Sequence[int], count: int) -> list[int]:
     """Return at most `count` epochs, evenly spaced by index, always with the first and the last."""
     count = max(2, count)
@@ -59,46 +107,79 @@ def thin(epochs: Sequence[int], count: int) -> list[int]:
     return [epochs[round(i * (len(epochs) - 1) / (count - 1))] for i in range(count)]
 
 
-def _encode(path: Path, quality: int) -> tuple[bytes, int, int]:
-    """Return WebP bytes, width and height; empty bytes if the file is not a complete picture."""
+def _pixels(path: Path, run: Path) -> int:
+    """Return the number of pixels of a picture in a run's folder, from its header; 0 if it cannot be read."""
     try:
-        with Image.open(path) as picture, io.BytesIO() as buffer:
-            picture.convert("RGB").save(buffer, "WEBP", quality=quality, method=2)
-            return buffer.getvalue(), picture.width, picture.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        with open_picture(inside(path, run), ["PNG"], MAX_PIXELS, MAX_BYTES) as picture:
+            return picture.width * picture.height
+    except Unreadable:
+        return 0
+
+
+def _encode(path: Path, run: Path, quality: int, smaller: int) -> tuple[bytes, int, int]:
+    """Return WebP bytes of a picture in a run's folder, width and height. Empty bytes if it cannot be read."""
+    try:
+        with open_picture(inside(path, run), ["PNG"], MAX_PIXELS, MAX_BYTES) as picture, io.BytesIO() as buffer:
+            if max(picture.size) > MAX_SIDE:
+                return b"", 0, 0
+            drawn = picture.convert("RGB")
+            drawn = drawn if smaller == 1 else drawn.reduce(smaller)
+            drawn.save(buffer, "WEBP", quality=quality, method=2)
+            return buffer.getvalue(), drawn.width, drawn.height
+    except Exception:  # Pillow may raise any exception for a broken file
         return b"", 0, 0
 
 
-def encode_grids(saved: Mapping[str, Mapping[int, Path]], share: int) -> Grids:
-    """Return saved grids within a run's share of the page, if necessary at lower quality, then for fewer epochs.
+def encode_grids(saved: Mapping[str, Mapping[int, Path]], share: int, run: Path) -> Grids:
+    """Return saved grids within a run's share of the page.
 
-    `saved` are PNG files by kind and epoch; `share` is in bytes of data URLs. The grids of the last epoch are always
-    kept.
+    If necessary they are of lower quality, then of fewer epochs, then only of the last one: smaller, and of the first
+    kinds. `saved` are PNG files in the folder `run` by kind and epoch; `share` is in bytes of the page.
     """
-    share = share * 3 // 4  # base64 needs four bytes for three
     everything = sorted({epoch for files in saved.values() for epoch in files})
     epochs = thin(everything, MAX_EPOCHS)
-    last = [saved[kind][max(saved[kind])] for kind in saved]
-    estimate = len(epochs) * sum(len(_encode(path, QUALITIES[0])[0]) for path in last)
-    quality = QUALITIES[0] if estimate <= share else QUALITIES[1]
-    places = [(kind, epoch) for epoch in epochs for kind in saved if epoch in saved[kind]]
-    with ThreadPoolExecutor() as pool:
-        encoded = list(pool.map(lambda place: _encode(saved[place[0]][place[1]], quality), places))
-    sizes = dict.fromkeys(epochs, 0)
-    for (_, epoch), (content, _, _) in zip(places, encoded, strict=True):
-        sizes[epoch] += len(content)
-    kept = epochs
-    while len(kept) > 1 and sum(sizes[epoch] for epoch in kept) > share:
+    known: dict[tuple[str, int, int, int], tuple[bytes, int, int]] = {}
+
+    def encode(kinds: Sequence[str], shown: Sequence[int], quality: int, smaller: int = 1) -> Pictures:
+        places = [(kind, epoch) for epoch in shown for kind in kinds if epoch in saved[kind]]
+        new = [place for place in places if (*place, quality, smaller) not in known]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda place: _encode(saved[place[0]][place[1]], run, quality, smaller), new))
+        known.update({(*place, quality, smaller): one for place, one in zip(new, found, strict=True)})
+        return {(kind, epoch): known[kind, epoch, quality, smaller] for kind, epoch in places}
+
+    def size(pictures: Pictures, kinds: Sequence[str], shown: Sequence[int]) -> int:
+        content = sum(len(content) for content, _, _ in pictures.values())
+        return content * 4 // 3 + MARKUP * len(kinds) * len(shown)  # base64 needs four bytes for three
+
+    kinds, kept, smaller, notes = list(saved), epochs[-1:], 1, list[str]()
+    quality, pictures = QUALITIES[1], Pictures()
+    least = LEAST * sum(_pixels(saved[kind][epoch], run) for epoch in kept for kind in kinds if epoch in saved[kind])
+    if least <= share:
+        pictures = encode(kinds, kept, QUALITIES[0])
+        estimate = size(pictures, kinds, kept)
+        quality = QUALITIES[0] if len(epochs) * estimate <= share else QUALITIES[1]
+        kept = thin(epochs, 2 + 2 * share // max(1, estimate))  # no more would fit, and need not be encoded
+        pictures = encode(kinds, kept, quality)
+    while len(kept) > 1 and size(pictures, kinds, kept) > share:
         kept = thin(epochs, len(kept) - 1) if len(kept) > 2 else kept[-1:]
-    notes = []
+        pictures = encode(kinds, kept, quality)
+    if max(least, size(pictures, kinds, kept)) > share:
+        smaller = SMALLER
+        pictures = encode(kinds, kept, quality, smaller)
+        notes.append("Saved pictures are shown at half their size, so that the page stays small.")
+    while kinds and size(pictures, kinds, kept) > share:
+        kinds = kinds[:-1]
+        pictures = encode(kinds, kept, quality, smaller)
+    if len(kinds) < len(saved):
+        notes.append(f"So that the page stays small, these pictures are left out: {', '.join([*saved][len(kinds) :])}.")
     if len(kept) < len(everything):
         notes.append(f"{len(kept)} of {len(everything)} saved epochs are shown, so that the page stays small.")
-    broken = sorted(saved[k][e].name for (k, e), (content, _, _) in zip(places, encoded, strict=True) if not content)
+    broken = sorted({saved[kind][epoch].name for (kind, epoch, _, _), (content, _, _) in known.items() if not content})
     if broken:
-        notes.append(f"Not a picture that can be read: {', '.join(broken)}.")
-    pictures = {
-        (kind, epoch): Grid(kind, epoch, address(content) if content else "", width, height)
-        for (kind, epoch), (content, width, height) in zip(places, encoded, strict=True)
-        if epoch in kept
+        notes.append(f"Could not be read as a picture: {listing(broken)}.")
+    shown = {
+        place: Grid(*place, address(content) if content else "", width, height)
+        for place, (content, width, height) in pictures.items()
     }
-    return Grids(list(saved), kept, pictures, notes)
+    return Grids(kinds, kept if kinds else [], shown, notes)

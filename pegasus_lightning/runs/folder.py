@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, UserError, did_you_mean, listing
 from pegasus_lightning.utils.files import clear_leftovers, write_json
+from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_regular, read_json
 
 MAX_NAME, MAX_BYTES = 120, 200  # a file system takes 255 bytes, and some names get a suffix
 LOCK = ".lock"  # in a run's folder: held by the process that trains it
@@ -43,6 +45,8 @@ ADDED: dict[tuple[str, ...], Any] = {
     **{(f"{player}_optimizer", "warmup"): 0 for player in PLAYERS},
     **{(f"{player}_optimizer", "decay_after"): None for player in PLAYERS},
 }
+# Fields of a status that commands work with.
+STATUS_KINDS = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int, "limits": dict}
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
 
 log = logging.getLogger(__name__)
@@ -200,13 +204,37 @@ class Status:
         write_json(self.path, self.fields)
 
 
+def status_of(folder: Path) -> dict[str, Any]:
+    """Return the content of `status.json` in `folder`. Raise Unreadable if there is none that can be used."""
+    path = folder / "status.json"
+    content: dict[str, Any] = read_json(inside(path, folder), limit=MEGABYTE)
+    for key, kind in STATUS_KINDS.items():
+        value = content.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise Unreadable(path, f"holds a {type(value).__name__} as {key}")
+        if isinstance(value, int) and value < 0:
+            raise Unreadable(path, f"holds {value} as {key}")
+    return content
+
+
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """Return the content of `status.json` in `folder`; None if there is none that can be read."""
+    """Return the content of `status.json` in `folder`; None if there is none that can be used."""
     try:
-        content = json.loads((folder / "status.json").read_text())
-    except (OSError, ValueError):
+        return status_of(folder)
+    except Unreadable:
         return None
-    return content if isinstance(content, dict) else None
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process trains the run in `folder`: whether it holds the lock file, which is not changed."""
+    try:
+        with open_regular(inside(folder / LOCK, folder)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as FileLock locks; closing the file releases it
+    except Unreadable:
+        return False
+    except OSError:  # held, or the file system cannot say
+        return True
+    return False
 
 
 def machines_of(status: Mapping[str, Any] | None) -> list[dict[str, Any]]:

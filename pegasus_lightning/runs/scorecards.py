@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import write_json
+from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, read_json
 
 VERSION = 2
 PEGASUS_RATIOS = (0.4, 0.6)  # ratios at which a mix is called a pegasus, as in the source document
@@ -23,6 +24,9 @@ PEGASI, PIXEL_AVERAGE, CUTMIX = "pegasi", "pixel average", "CutMix"
 RECONSTRUCTIONS, PRIOR, TRUE_PEGASI = "reconstructions", "prior samples", "true pegasi"
 CONFIDENCE = 0.95  # of all intervals
 AGREEMENT = 1e-5  # relative difference of figures that are equal up to the rounding of different machines
+MAX_BYTES = 4 * MEGABYTE  # of a scorecard or a panel's record
+MAX_ENTRIES, MAX_TEXT = 100, 500  # most rows, figures of a row, classes and alarms; characters of a name
+LARGEST = 1e30  # of a figure; the square of a larger one may overflow
 VERDICT_SEEDS = 3  # on each side of a difference; fewer show a difference, and no verdict
 
 
@@ -137,48 +141,78 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 def read_scorecard(path: Path) -> Scorecard:
     """Return the scorecard in a file.
 
-    Figures of version 1 are returned without their intervals, which were too narrow. Raise UserError if the file is no
+    Figures of version 1 are returned without their intervals, which were too narrow. Raise Unreadable if the file is no
     scorecard, or one of a later version.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, limit=MAX_BYTES)
         version = content.pop("version")
         if version not in (1, VERSION):
             raise UserError(f"{path} was written by another version: evaluate the run again.")
+        content["model"] = _figures(content["model"], version)
+        content["rows"] = {row: _figures(figures, version) for row, figures in content["rows"].items()}
+        card = Scorecard(**content)
+        _check(card)
+        return card
+    except Unreadable as error:
+        raise Unreadable(path, f"is not a scorecard (it {error.reason}): evaluate the run again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(path, f"is not a scorecard ({type(error).__name__}): evaluate the run again") from error
 
-        def figures_of(plain: dict[str, Any]) -> dict[str, Figure]:
-            found = {name: _figure(figure) for name, figure in plain.items()}
-            return found if version > 1 else {name: Figure(f.value, math.nan, math.nan) for name, f in found.items()}
 
-        content["model"] = figures_of(content["model"])
-        content["rows"] = {row: figures_of(figures) for row, figures in content["rows"].items()}
-        return Scorecard(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a scorecard ({type(error).__name__}): evaluate the run again.") from error
+def _figures(plain: dict[str, Any], version: int) -> dict[str, Figure]:
+    if len(plain) > MAX_ENTRIES:
+        raise ValueError(f"{len(plain)} figures")
+    found = {name: _figure(figure) for name, figure in plain.items()}
+    return found if version > 1 else {name: Figure(f.value, math.nan, math.nan) for name, f in found.items()}
+
+
+def _check(card: Scorecard) -> None:
+    """Raise TypeError or ValueError if a field is of another type than it should be, or absurdly long."""
+    for value, kind in (
+        *((text, str) for text in (card.run, card.name, card.group, card.key, card.variant)),
+        *((mapping, dict) for mapping in (card.settings, card.parents, card.recognisers, card.counts, card.judged_on)),
+        *((listed, list) for listed in (card.classes, card.alarms, card.machines)),
+        *((text, str) for text in (*card.classes, *card.alarms)),
+        *((number, int) for number in (card.seed or 0, card.batches, *card.counts.values())),
+    ):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{value!r:.50} is not of type {kind.__name__}")
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{value} is negative")
+    if max(map(len, (card.rows, card.classes, card.alarms))) > MAX_ENTRIES:
+        raise ValueError("too many entries")
+    if max(map(len, (card.name, card.group, card.key, card.variant, *card.classes, *card.rows))) > MAX_TEXT:
+        raise ValueError("a name is too long")
 
 
 # The letters of a panel (`panel.letters`) whose shares make each figure.
 PANEL_FIGURES = {"panel_winged": "W", "panel_second": "B", "panel_nothing": "N", "panel_realism": "realism"}
 
 
-def with_panel(card: Scorecard, run: Path) -> Scorecard:
+def with_panel(card: Scorecard, run: Path, problems: list[Unreadable] | None = None) -> Scorecard:
     """Return a scorecard with what the newest panel in a run's folder says of such pegasi; itself without one.
 
     A panel counts if it asked the same weights in the same way, with the same parents; after a search also for as many
-    pegasi. The newest is the one scored last. A record that cannot be read is passed over.
+    pegasi. The newest is the one scored last. A record that cannot be read is passed over, and added to `problems`.
     """
-    for path in sorted((run / PANEL_FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    if PEGASI not in card.rows:
+        return card
+    for path in newest_first((run / PANEL_FOLDER).glob("*.json")):
         try:
-            record = json.loads(path.read_text())
-            asked = record["settings"]
+            record = read_json(inside(path, run), limit=MAX_BYTES)
+            asked, row = record["settings"], record["rows"][record["pegasi"]]
+            figures = {name: _figure(row[letter]) for name, letter in PANEL_FIGURES.items()}
+            first = _figure(row["H"]).value + _figure(row["R"]).value
             same = record["batches"] == card.batches and record["parents"] == card.parents
-            same &= all(card.settings[part] == asked[part] for part in asked)
-            row = record["rows"][record["pegasi"]]
-            figures = {name: Figure(**row[letter]) for name, letter in PANEL_FIGURES.items()}
-            figures["panel_first"] = Figure(row["H"]["value"] + row["R"]["value"], math.nan, math.nan)
-        except (OSError, ValueError, KeyError, TypeError):
+            same &= all(card.settings.get(part) == asked[part] for part in [*asked])
+        except (Unreadable, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"is not what a panel says ({type(error).__name__})"
+            if problems is not None:
+                problems.append(error if isinstance(error, Unreadable) else Unreadable(path, reason))
             continue
         if same:
+            figures["panel_first"] = Figure(first, math.nan, math.nan)
             return replace(card, rows=card.rows | {PEGASI: card.rows[PEGASI] | figures})
     return card
 
@@ -186,8 +220,8 @@ def with_panel(card: Scorecard, run: Path) -> Scorecard:
 def is_outdated(path: Path) -> bool:
     """Return whether a file is a scorecard of version 1, whose intervals are left out."""
     try:
-        return bool(json.loads(path.read_text())["version"] == 1)
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(read_json(path, limit=MAX_BYTES)["version"] == 1)
+    except (Unreadable, KeyError):
         return False
 
 
@@ -196,14 +230,28 @@ def _plain(figure: Figure) -> dict[str, float | None]:
 
 
 def _figure(plain: dict[str, float | None]) -> Figure:
-    return Figure(*(math.nan if plain[key] is None else float(plain[key] or 0) for key in Figure._fields))
+    """Return a figure of a file. Raise KeyError, TypeError or ValueError if it is none."""
+    ends = [math.nan if plain[key] is None else plain[key] for key in Figure._fields]
+    for value in ends:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > LARGEST:
+            raise ValueError(f"{value!r:.50} is not a figure")
+    return Figure(*map(float, ends))  # type: ignore[arg-type]
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Return at most MAX_ENTRIES existing files, the newest first."""
+    found = []
+    for path in paths:
+        with suppress(OSError):  # a link to nothing
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)[:MAX_ENTRIES]]
 
 
 def newest_scorecard(run: Path) -> Path | None:
     """Return the newest scorecard in a run's folder; None if the run was never evaluated."""
     # Folders whose names begin with a dot are left over from interrupted writes.
     found = [path for path in run.glob(f"evaluation/*/{FILE}") if not path.parent.name.startswith(".")]
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
+    return next(iter(newest_first(found)), None)
 
 
 class Spread(NamedTuple):
@@ -292,6 +340,8 @@ def groups(cards: Sequence[Scorecard]) -> dict[str, list[Scorecard]]:
         telling = [mark for mark, place in marks if len({other[place] for other in alike}) > 1]
         members = found[group, variant, key, batches]
         name = f"{group} ({', '.join(telling)})" if telling else group
+        while name in named:  # a group that is called so
+            name += "'"
         named[name] = sorted(members, key=lambda card: card.seed or 0)
     return named
 

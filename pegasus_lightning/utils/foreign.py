@@ -27,7 +27,7 @@ MAX_YAML_BYTES = MEGABYTE  # a configuration has a few thousand bytes
 MAX_DEPTH = 40  # of lists and mappings in each other
 MAX_ENTRIES = 2_000_000  # YAML's aliases can make very many of a few bytes
 MAX_INTEGER = 2**63  # a larger one cannot be turned into a float or a tensor
-MAX_PIXELS = 50_000_000
+MAX_PIXELS, MAX_PICTURE_BYTES = 50_000_000, 256 * MEGABYTE
 MAX_ARRAY_BYTES = 320 * MEGABYTE  # 100,000 pictures
 MAX_HEADER_BYTES = 8 * MEGABYTE  # of a safetensors file: about 50,000 tensors
 
@@ -88,29 +88,33 @@ def parse_json(path: Path, text: str, kind: type[Any] = dict) -> Any:
     return check_plain(path, _load_json(path, text), kind)
 
 
-def read_yaml(path: Path, kind: type[Any] = dict, limit: int = MAX_YAML_BYTES) -> Any:
+def read_yaml(path: Path, kind: type[Any] = dict, limit: int = MAX_YAML_BYTES, entries: int = MAX_ENTRIES) -> Any:
     """Return the content of a YAML file without interpolation: `${oc.env:HOME}` is refused. Raise Unreadable.
 
-    Numbers are YAML 1.1's: 1.0e-3 is one, and 1e-3 is text.
+    Numbers are YAML 1.1's: 1.0e-3 is one, and 1e-3 is text. `entries` is the most keys and values.
     """
     import yaml  # type: ignore[import-untyped]  # slow to import
 
     text = read_text(path, limit)
+    if "<<" in text or "!!merge" in text:  # some releases of PyYAML merge without an end
+        raise Unreadable(path, "holds a merge key (<<), which the file of a run never does")
     try:
         content = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError, AttributeError) as error:
+    except Exception as error:  # a tag that does not fit, such as !!bool x, may raise any exception
         raise Unreadable(path, f"is not YAML ({type(error).__name__})") from error
-    return check_plain(path, content, kind, interpolation=False)
+    return check_plain(path, content, kind, interpolation=False, most=entries)
 
 
-def open_picture(path: Path, formats: Sequence[str], pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return an open picture, not yet decoded, of one of Pillow's `formats` and at most so many pixels.
+def open_picture(
+    path: Path, formats: Sequence[str], pixels: int = MAX_PIXELS, limit: float = MAX_PICTURE_BYTES
+) -> Image.Image:
+    """Return an open picture, not yet decoded, of one of Pillow's `formats` and at most so many pixels and bytes.
 
     Raise Unreadable. Other formats are not tried: Pillow calls another program for some.
     """
     from PIL import Image  # slow to import
 
-    file = open_regular(path)
+    file = open_regular(path, limit)
     try:
         picture = Image.open(file, formats=tuple(formats))
         if picture.width * picture.height > pixels:
@@ -122,6 +126,13 @@ def open_picture(path: Path, formats: Sequence[str], pixels: int = MAX_PIXELS) -
         file.close()
         raise Unreadable(path, f"is not a picture that can be read ({', '.join(formats)})") from error
     return picture
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """Return `path`. Raise Unreadable if a link leads out of `folder`."""
+    if not is_inside(path, folder):
+        raise Unreadable(path, "is a link that leads out of the folder")
+    return path
 
 
 def read_npz(path: Path, name: str, limit: int = MAX_ARRAY_BYTES) -> np.ndarray:
@@ -177,18 +188,20 @@ def check_plain(
     *,
     interpolation: bool = True,
     leaves: tuple[type[Any], ...] = (),
+    most: int = MAX_ENTRIES,
 ) -> Any:
     """Return the content of a file if it is a `kind` of plain values, neither deep nor absurdly large.
 
-    `leaves` are types that are allowed beside plain ones; tuples among them are looked into. Raise Unreadable.
+    `leaves` are types that are allowed beside plain ones; tuples among them are looked into. `most` is the most keys
+    and values. Raise Unreadable.
     """
     if not isinstance(content, kind):
         raise Unreadable(path, f"holds a {type(content).__name__}, not a {kind.__name__}")
     level, entries = [content], 0
     for _ in range(MAX_DEPTH):
         entries += len(level)
-        if entries > MAX_ENTRIES:
-            raise Unreadable(path, f"holds more than {MAX_ENTRIES} values")
+        if entries > most:
+            raise Unreadable(path, f"holds more than {most} values")
         below: list[Any] = []
         for value in level:
             if isinstance(value, dict):
@@ -202,8 +215,8 @@ def check_plain(
                 raise Unreadable(path, "holds an interpolation (${...}), which the file of a run never does")
             elif value is not None and not isinstance(value, (str, int, float, *leaves)):
                 raise Unreadable(path, f"holds a {type(value).__name__}")
-            if len(below) > MAX_ENTRIES:
-                raise Unreadable(path, f"holds more than {MAX_ENTRIES} values")
+            if len(below) > most:
+                raise Unreadable(path, f"holds more than {most} values")
         if not below:
             return content
         level = below

@@ -113,11 +113,14 @@ def test_failed_and_unfinished_runs_are_listed_with_reason_and_log(tmp_path: Pat
     assert wanted in unfinished
     assert "one line the last line" in unfinished
     assert "vae_gan-s0 interrupted SIGTERM Exit code 143." in unfinished
-    assert "two-s0 running Still running when last heard of, 2026-02-03T04:05:06+00:00." in unfinished
+    died = (
+        "two-s0 died status.json says that it is running, but no process trains it any more; last heard of 2026-02-03"
+    )
+    assert died in unfinished
     assert "torn,silhouettes-s0 unknown How it ended is not known. No model was saved." in unfinished
     assert "There is no train.log." in unfinished
     assert "vae-s0" not in unfinished
-    assert "status.json cannot be read" in text and "Not evaluated yet" in text
+    assert "status.json could not be read: it is not JSON." in text and "Not evaluated yet" in text
 
 
 def test_runs_without_any_scorecard_still_make_a_page(tmp_path: Path, make_run: MakeRun) -> None:

@@ -64,9 +64,9 @@ def test_broken_files_are_said_and_the_rest_is_read(tmp_path: Path, make_run: Ma
     for sentence in (
         "metrics.jsonl: 2 of 8 lines cannot be read",
         "Not finite from batch 5 on: loss/kl.",
-        "config.yaml cannot be read",
-        "status.json cannot be read",
-        "gallery.npz is not a gallery",
+        "config.yaml could not be read: it is not YAML (ParserError).",
+        "status.json could not be read: it is not JSON.",
+        "evaluation/plain/gallery.npz could not be read: it is not a gallery (BadZipFile)",
     ):
         assert sentence in said
     assert run.card is not None
@@ -88,7 +88,7 @@ def test_a_foreign_scorecard_is_said(tmp_path: Path, make_run: MakeRun) -> None:
     (folder / "evaluation" / "plain" / FILE).write_text('{"version": 1}')
     (run,) = read_runs([folder])
     assert (run.card, run.gallery) == (None, None)
-    assert "scorecard.json is not a scorecard" in run.problems[0]
+    assert "scorecard.json could not be read: it is not a scorecard (KeyError)" in run.problems[0]
 
 
 def test_the_evaluation_that_most_runs_share_is_shown_and_of_it_the_newest(

@@ -200,7 +200,7 @@ def test_a_torn_file_is_refused_by_name(share: float, tmp_path: Path) -> None:
         read_scorecard(path)
     assert str(path) in str(refused.value)
     path.write_bytes(b"\xff\xfe" + whole)
-    with pytest.raises(UserError, match="UnicodeDecodeError"):
+    with pytest.raises(UserError, match="is not text in UTF-8"):
         read_scorecard(path)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pegasus_lightning.utils.foreign import (
     Unreadable,
+    inside,
     is_inside,
     open_picture,
     open_regular,
@@ -59,8 +60,11 @@ def test_a_json_file_is_read(tmp_path: Path) -> None:
         ("a: ${oc.env:HOME}", "an interpolation"),
         ("a: &a [x, x]\nb: &b [" + "*a," * 2000 + "]\nc: [" + "*b," * 2000 + "]", "more than 2000000 values"),
         ("a: &a [*a]", "nested too deeply"),
+        ("a: &a {x: 1}\nb: {<<: [*a, *a]}", "a merge key"),
         ("a: 2020-01-01", "holds a date"),
         ("a: !!python/object/apply:os.system [true]", "is not YAML"),
+        ("a: !!bool x", "is not YAML .KeyError"),
+        ("a: !!timestamp x", "is not YAML .AttributeError"),
         ("\ta: 1", "is not YAML"),
         ("- a", "holds a list, not a dict"),
         ("? [1, 2]\n: 3", "is not YAML|holds a tuple"),
@@ -71,6 +75,15 @@ def test_a_yaml_file_that_is_not_believed(tmp_path: Path, text: str, reason: str
     path.write_text(text)
     with pytest.raises(Unreadable, match=reason):
         read_yaml(path)
+
+
+@pytest.mark.promise(18)
+def test_the_values_of_a_yaml_file_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("a: [1, 2]\nb: 3")  # the mapping, two keys, two values, two numbers
+    assert read_yaml(path, entries=7) == {"a": [1, 2], "b": 3}
+    with pytest.raises(Unreadable, match="holds more than 6 values"):
+        read_yaml(path, entries=6)
 
 
 def test_a_yaml_file_is_read(tmp_path: Path) -> None:
@@ -102,6 +115,9 @@ def test_a_picture_of_another_format_or_an_absurd_size_is_refused(tmp_path: Path
     for name, reason in [("fine.png", "above 0 megapixels"), ("postscript.png", r"not a picture .*\(PNG\)")]:
         with pytest.raises(Unreadable, match=reason):
             open_picture(tmp_path / name, ["PNG"], pixels=59_999)
+    size = (tmp_path / "fine.png").stat().st_size
+    with pytest.raises(Unreadable, match="is too large: more than"):
+        open_picture(tmp_path / "fine.png", ["PNG"], limit=size - 1)
 
 
 def test_a_link_out_of_a_folder_is_not_inside(tmp_path: Path) -> None:
@@ -113,3 +129,6 @@ def test_a_link_out_of_a_folder_is_not_inside(tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(run)
     assert is_inside(run / "own.txt", run) and is_inside(tmp_path / "other" / "own.txt", run)
     assert not is_inside(run / "link.txt", run)
+    assert inside(run / "own.txt", run) == run / "own.txt"
+    with pytest.raises(Unreadable, match=r"link\.txt is a link that leads out of the folder"):
+        inside(run / "link.txt", run)
