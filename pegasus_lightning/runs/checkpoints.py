@@ -196,7 +196,7 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     wanted, limits = config["trainer"], status.get("limits", {})
     if status.get("epochs", 0) >= wanted["max_epochs"]:
         return True
-    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits["max_epochs"]
+    out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits.get("max_epochs", 0)
     return out_of_time and wanted["max_time"] == limits["max_time"]
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -106,7 +107,7 @@ class Program:
                 f"The command line is not understood ({message}). `{self.command} --help` shows what can be typed."
             )
 
-        for text, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        for text, following in pairwise([*arguments, ""]):
             if not text.isprintable() and any("\udc80" <= character <= "\udcff" for character in text):
                 shown = text.encode(errors="surrogateescape").decode(errors="replace")
                 raise UserError(f"'{shown}' holds bytes that are not UTF-8: rename the file or folder.")
