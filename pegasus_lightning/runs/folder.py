@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -199,9 +200,16 @@ class Status:
         return status
 
     def update(self, **fields: Any) -> None:
-        """Change some fields, and write."""
+        """Change some fields, and write. On a full disk the file is written in place, which takes no new room."""
         self.fields |= fields | {"updated": now()}
-        write_json(self.path, self.fields)
+        try:
+            write_json(self.path, self.fields)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.path.exists():
+                raise
+            with open(self.path, "r+b") as file:
+                file.write(json.dumps(self.fields).encode())
+                file.truncate()
 
 
 def status_of(folder: Path) -> dict[str, Any]:

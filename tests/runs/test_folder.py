@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pegasus_lightning.launch.planning import readable_name
+from pegasus_lightning.runs import folder as folder_module
 from pegasus_lightning.runs.folder import (
     RunName,
     Status,
@@ -21,6 +23,7 @@ from pegasus_lightning.runs.folder import (
     read_status,
     run_folder,
     run_name,
+    run_session,
     stop_logging,
 )
 from pegasus_lightning.train.settings import TRAIN
@@ -278,6 +281,22 @@ def test_a_place_without_runs_is_named_and_what_was_meant(tmp_path: Path, marker
 
 
 # The status and the log.
+
+
+def test_a_run_that_a_full_disk_ended_is_not_left_as_running(
+    tmp_path: Path, original: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, full = tmp_path / "run", OSError(errno.ENOSPC, "No space left on device")
+
+    def write(path: Path, content: Any) -> None:
+        raise full
+
+    with pytest.raises(OSError, match="No space left"), run_session(run, original):
+        monkeypatch.setattr(folder_module, "write_json", write)
+        raise full
+    status = json.loads((run / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("failed", 1)
+    assert status["reason"] == "OSError: [Errno 28] No space left on device"
 
 
 def test_status_is_rewritten_whole(tmp_path: Path, original: dict[str, Any]) -> None:
