@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -28,8 +29,8 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     """
     quoted: list[str] = []
     repeated: dict[str, list[str]] = {}
-    for argument in arguments:
-        if names_run(argument):
+    for before, argument in pairwise(["", *arguments]):
+        if names_run(argument) and before not in ("--cfg", "-c"):
             argument = f"run={argument}"
         key, equals, value = argument.partition("=")
         if key in REPEATED and equals and value in ("", "null"):
@@ -46,11 +47,11 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
 
 
 def names_run(argument: str) -> bool:
-    """Return whether an argument is a path on its own, which may hold `=`, and no option or setting."""
-    key, equals, _ = argument.partition("=")
-    if argument.startswith("-") or argument.endswith("]") or key.startswith(("hydra/", "+hydra/")):
+    """Return whether an argument is a path on its own, which may hold `=`, and no option, setting or part of a list."""
+    key = argument.partition("=")[0]
+    if argument.startswith(("-", "+", "~", "hydra/")) or argument.endswith("]"):
         return False
-    return not equals or ("/" in key and not key.startswith(("+", "~"))) or Path(argument).exists()
+    return "/" in key or Path(argument).exists()
 
 
 @steady_streams()

@@ -456,7 +456,7 @@ REFUSED: list[tuple[list[str], list[str]]] = [  # more bad values: test_settings
     (["run={run}", "first=broken.png", "second=nix.png"], ["broken.png", "not an image that can be read"]),
     (["run={run}", "first=nix.png", "second=broken.png"], ["There is no image", "nix.png"]),
     (["run={run}", "first=a.png", "second=a.png", "data=silhouettes"], ["leave data out"]),
-    (["run={run}", "figures=best"], ["takes a list", "figures=[one]"]),
+    (["run={run}", "figures=best"], ["takes a list", "figures=[best]"]),
     (["run={run}", "data=silhouettes,cifar10"], ["takes one"]),
     (["run={run}", "data.test_per_class=some"], ["data.test_per_class", "wrong type"]),
     (["run={run}", "data=image_folder", "data.root=moved"], ["There is no folder"]),

@@ -280,3 +280,11 @@ def test_what_killed_writers_of_a_folder_left_is_removed_and_not_what_one_still_
         (two / "b").touch()
     assert {entry.name for entry in tmp_path.iterdir()} == {"export", "killed.py", *(folder.name for folder in own)}
     assert [entry.name for entry in path.iterdir()] == ["b"]
+
+
+def test_names_that_could_not_be_decoded_are_written_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_text(path, os.fsdecode("马 ".encode()) + b"\xff".decode(errors="surrogateescape"))
+    assert path.read_bytes() == "马 ".encode() + b"\xff"
+    write_text(path, "half a character: \ud800")
+    assert path.read_bytes() == b"half a character: ?"
