@@ -97,7 +97,7 @@ def _fetch(root: Path, archive: Archive, files: NamesAndHashes, download: bool) 
     """Write the missing files into root/folder, from the archive in `root` or from its URL."""
     tarball = root / archive.filename
     if not tarball.exists() and not download:
-        raise _Unavailable("the archive is missing, and downloading is switched off")
+        raise _Unavailable("the archive is missing, and downloading is switched off (data.download=true downloads)")
     root.mkdir(parents=True, exist_ok=True)
     # The jobs of a sweep start together: one downloads, the others wait for it.
     with FileLock(root / f".{archive.filename}.lock"):

@@ -14,6 +14,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,10 @@ def load(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None 
     return torch.from_numpy(images), torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
-def contents(root: Path, classes: Sequence[str], split: str, cache_dir: Path | None = None) -> np.ndarray:
-    """Return the SHA-256 of each file's bytes, uint8 (N, 32), in the order of `load`; cached as its pixels are.
+def contents(
+    root: Path, classes: Sequence[str], split: str, cache_dir: Path | None = None
+) -> tuple[np.ndarray, Tensor]:
+    """Return the SHA-256 of each file's bytes, uint8 (N, 32), and the labels, as `load` does; cached as its pixels are.
 
     Unlike pixels they do not depend on the version of a decoder. Raise UserError as `load` does.
     """
@@ -81,19 +84,25 @@ def contents(root: Path, classes: Sequence[str], split: str, cache_dir: Path | N
 
     def build() -> np.ndarray:
         try:
-            return np.stack([np.frombuffer(bytes.fromhex(sha256(file)), dtype=np.uint8) for file in files])
+            hashes = [bytes.fromhex(sha256(file)) for file in bar(files, desc="hashing images", unit="img")]
+            return np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(len(files), 32)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}).") from error
 
     path = (cache_dir or tensor_cache.default_folder()) / f"contents-{place}.safetensors"
-    return tensor_cache.load_or_build(path, _fingerprint(files), (len(files), 32), build)
+    counts = torch.tensor([len(files_of_class) for files_of_class in files_by_class])
+    labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    return tensor_cache.load_or_build(path, _fingerprint(files), (len(files), 32), build), labels
 
 
 def _listed(root: Path, classes: Sequence[str], split: str) -> tuple[Path, list[list[Path]], str]:
     """Return the root, the image files of each class, and a name for what is cached of them."""
     check_split(split)
     root = Path(root).expanduser()
-    files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
+    try:
+        files_by_class = [_image_files(folder) for folder in class_folders(root, classes, split)]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}).") from error
     place = hashlib.sha256(json.dumps([str(root.resolve()), split, list(classes)]).encode()).hexdigest()[:16]
     return root, files_by_class, place
 
@@ -136,14 +145,15 @@ def _image_files(folder: Path) -> list[Path]:
         raise UserError(f"There is no {', '.join(SUFFIXES)} file in {folder}. Its files: {listing(names)}.{where}")
     if len(images) < len(names):
         others = {Path(name).suffix.lower() or name for name in names} - set(SUFFIXES)
-        log.warning(
-            "%d of %d files in %s are left out: %s.",
-            len(names) - len(images),
-            len(names),
-            folder,
-            listing(sorted(others)),
+        _say_once(
+            f"{len(names) - len(images)} of {len(names)} files in {folder} are left out: {listing(sorted(others))}."
         )
     return images
+
+
+@lru_cache(maxsize=1000)
+def _say_once(text: str) -> None:
+    log.warning(text)
 
 
 def _fingerprint(files: list[Path]) -> bytes:

@@ -46,17 +46,21 @@ def load_split(config: Any, split: str) -> ImageSet:
 
 
 def image_contents(config: Any, split: str) -> np.ndarray | None:
-    """Return the SHA-256 of each image, uint8 (N, 32); None for a source whose images the configuration decides."""
+    """Return the SHA-256 and then the label of each image, uint8 (N, 33).
+
+    None for a source whose images the configuration decides.
+    """
     if config.source != "image_folder":
         return None
     from pegasus_lightning.data import image_folder
 
     cache = Path(config.cache) if config.cache else None
-    return image_folder.contents(Path(config.root), list(config.classes), split, cache_dir=cache)
+    hashes, labels = image_folder.contents(Path(config.root), list(config.classes), split, cache_dir=cache)
+    return np.concatenate([hashes, labels.numpy().astype(np.uint8)[:, None]], axis=1)
 
 
 def images_record(contents: np.ndarray) -> dict[str, Any]:
-    """Return what a run keeps of its training images: how many there are, and a SHA-256 of the set."""
+    """Return what a run keeps of its training images: how many there are, and a SHA-256 of the labelled set."""
     rows = sorted(row.tobytes() for row in contents)
     return {"count": len(rows), "sha256": hashlib.sha256(b"".join(rows)).hexdigest()}
 
@@ -114,6 +118,13 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError(
                 f"data.batch_size={config.batch_size} is larger than the train split of {len(self.train)} images."
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data: `record`, under the name of this class."""
+        return {} if self.record is None else {"images": self.record}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: `runs.images` has compared the record before the images were loaded."""
 
     @property
     def train_batches_per_epoch(self) -> int:

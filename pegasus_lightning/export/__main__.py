@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pegasus_lightning import __version__
-from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.errors import UserError, complain
 from pegasus_lightning.utils.surroundings import steady_streams
 
 if TYPE_CHECKING:
@@ -74,9 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(str(error))
     except OSError as error:  # such as a full disk
-        mistake = path_mistake(error)
-        if mistake is not None:
-            return complain(mistake)
         print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

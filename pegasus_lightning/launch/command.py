@@ -30,12 +30,12 @@ from pegasus_lightning.utils.errors import (
     UnreadSetting,
     UserError,
     complain,
-    path_mistake,
 )
 from pegasus_lightning.utils.program import quieten
 from pegasus_lightning.utils.surroundings import steady_streams
 
 
+@steady_streams()
 def _task(failures: list[Exception], config: DictConfig) -> None:
     """Train one job. Expected errors are appended to `failures`, as Hydra would add text to a raised error.
 
@@ -126,9 +126,6 @@ def _exit_code(failure: Exception) -> int:
         print(f"pegasus_lightning: the run failed: {failure} {advice}", file=sys.stderr)
         return 1
     if isinstance(failure, OSError):  # such as a full disk
-        mistake = path_mistake(failure)
-        if mistake is not None:
-            return complain(mistake)
         advice = "What was saved is kept: once the cause is mended, the same command goes on."
         print(f"pegasus_lightning: the run failed: {failure}. {advice}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import choose_devices
 from pegasus_lightning.utils.errors import UnreadSetting, UserError, check_above, check_at_least, check_choice
+from pegasus_lightning.utils.files import check_makeable
 
 POOL = "hydra_plugins.pegasus_pool.launcher.PoolLauncher"
 LOCAL_LAUNCHERS = (
@@ -142,6 +143,7 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> list[str]:
     else:
         runs = [plan(*job) for job in composed]
     for run in runs:
+        check_makeable(run.folder)
         choose_devices(plain(run.config.trainer)["gpus"])
         if run.config.data.source == "image_folder":
             from pegasus_lightning.data.image_folder import class_folders
@@ -251,6 +253,8 @@ def _check_sweep(runs: Sequence[Planned]) -> None:
                 "long they train or what is shown."
             )
         first[run.folder] = run
+        if run.config.resume == "never" and runs[0].launcher.get("retries"):
+            raise UserError("hydra.launcher.retries continues a run, and resume=never refuses that: leave out one.")
         if run.config.resume != "auto":
             from pegasus_lightning.runs.checkpoints import checkpoint_to_resume  # slow to import
 

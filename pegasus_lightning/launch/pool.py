@@ -160,7 +160,9 @@ class Pool:
         finished = (process.returncode == 0 or self._stopping) and self.finished(job)
         conclude(job, process.pid, process.returncode, finished=finished, stopped=self._stopping)
         if process.returncode < 0 and not self._stopping and job.retried < self.retries:
+            self.report(self.jobs)  # its failure is shown before it is forgotten
             job.state, job.retried = State.QUEUED, job.retried + 1
+            job.exit_code, job.ended, job.reason = None, None, ""
 
 
 def _send(process: subprocess.Popen[bytes], number: int) -> None:

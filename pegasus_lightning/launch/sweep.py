@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -23,9 +25,10 @@ from pegasus_lightning.launch.slots import Slot, cpu_slots, cpu_slots_wanted, gp
 from pegasus_lightning.launch.tables import failures, ranked_table, seeds_table
 from pegasus_lightning.runs.checkpoints import is_finished
 from pegasus_lightning.runs.folder import LOCK, config_hash
-from pegasus_lightning.runs.images import check_images
+from pegasus_lightning.runs.images import check_images, images_now, recorded_images
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.files import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,8 @@ def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
     # The name is a hash of the runs, so the same command finds its logs again.
     identity = hashlib.sha256("\n".join(sorted(str(run.folder) for run in runs)).encode()).hexdigest()[:8]
     folder = home / f"sweep-{identity}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    _images_now.cache_clear()
     try:
         with FileLock(folder / LOCK, timeout=0):
             return _run(runs, settings, home, folder)
@@ -100,10 +104,18 @@ def _job(number: int, run: Planned, logs: Path) -> Job:
     )
 
 
+@lru_cache(maxsize=100)
+def _images_now(root: str, classes: tuple[str, ...], cache: str | None) -> dict[str, Any] | None:
+    return images_now(OmegaConf.create({"source": "image_folder", "root": root, "classes": classes, "cache": cache}))
+
+
 def _has_its_images(run: Planned) -> bool:
     """Return False for a run whose images have changed: its process says so, and the sweep lists it."""
+    data, record = run.config.data, recorded_images(run.folder, None)
+    if record is None or data.source != "image_folder":
+        return True
     try:
-        check_images(run.folder, run.config.data)
+        check_images(run.folder, data.root, record, _images_now(data.root, tuple(data.classes), data.cache))
     except UserError:
         return False
     return True

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.errors import Interrupted, NonFiniteLoss, UserError, did_you_mean, listing
-from pegasus_lightning.utils.files import clear_leftovers, write_json
+from pegasus_lightning.utils.files import clear_leftovers, make_folder, write_json
 from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_regular, read_json
 
 MAX_NAME, MAX_BYTES = 120, 200  # a file system takes 255 bytes, and some names get a suffix
@@ -258,7 +258,7 @@ def run_session(folder: Path, config: dict[str, Any], **fields: Any) -> Iterator
     `fields` are written into the status from the beginning.
     Raise UserError if another process trains the run, and Interrupted in place of a KeyboardInterrupt.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = FileLock(folder / LOCK, timeout=1)  # a sweep may hold it for a moment to see whether it is free
     try:
         lock.acquire()

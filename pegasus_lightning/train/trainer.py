@@ -31,7 +31,7 @@ from pegasus_lightning.runs.checkpoints import (
     read_to_continue,
 )
 from pegasus_lightning.runs.folder import flat, machines_of, read_status, run_folder, run_session, say
-from pegasus_lightning.runs.images import check_images, recorded_images
+from pegasus_lightning.runs.images import check_images, images_now, recorded_images
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
@@ -86,7 +86,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         )
     folder = run_folder(values, readable_name)
     if is_first_process() and is_finished(folder, values):
-        check_images(folder, settings.data)
+        check_images(folder, settings.data.root, recorded_images(folder, None), images_now(settings.data))
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
         reason = (read_status(folder) or {}).get("reason")
         short = f" until {reason}" if reason else ""
@@ -100,10 +100,10 @@ def train(config: DictConfig, readable_name: str) -> Path:
             load = set_threads(trainer.threads, former[0].get("threads") if former else None)
         devices = choose_devices(trainer.gpus, trainer.cpu_processes)  # again: its sentence names the threads
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.
-    record = recorded_images(folder)
-    by_position = checkpoint is not None and (record or {}).get("validation") != "content"
+    record = recorded_images(folder, checkpoint)
     if checkpoint is not None:
-        check_images(folder, settings.data)
+        check_images(folder, settings.data.root, record, images_now(settings.data))
+    by_position = checkpoint is not None and (record or {}).get("validation") != "content"
     data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test, by_position=by_position)
     lessons = _lessons(settings, data)
     here = machine(devices.accelerator, devices.devices, lightning_precision(trainer.precision, devices.accelerator))

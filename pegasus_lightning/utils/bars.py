@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-FIRST, EVERY = 5.0, 30.0  # seconds before the first line, and between two lines, where there is no terminal
+EVERY = 10.0  # seconds before the first line and between two lines, where there is no terminal
 
 
 def bar(iterable: Iterable[Any] | None = None, *, desc: str, unit: str = "it", total: int | None = None) -> tqdm:
@@ -19,7 +19,7 @@ def bar(iterable: Iterable[Any] | None = None, *, desc: str, unit: str = "it", t
         iterable,
         desc=desc,
         total=total,
-        delay=FIRST,
+        delay=EVERY / 2,
         mininterval=EVERY,
         miniters=1,
         leave=False,

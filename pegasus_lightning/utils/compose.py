@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
@@ -27,9 +28,7 @@ from pegasus_lightning.utils.foreign import read_text
 Settings = TypeVar("Settings")
 _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 
-# Words that Hydra's grammar takes for text.
-PLAIN_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Z_][\w. /+-]*", re.ASCII | re.IGNORECASE)
-NAME = r"""\s*"[^"]*"\s*|\s*'[^']*'\s*|[^],[{}()'"$\\]+"""  # an entry of a list
+NAME = r"""(?:"[^"]*"|'[^']*'|[^][{}()'"$\\,]+)"""  # an entry of a list
 # What others call a trainer.
 DEVICES = {"gpu": "trainer.gpus=1 takes a GPU", "cpu": "trainer.gpus=0 takes the CPU"}
 DEVICES |= {"ddp": "trainer.gpus=2 takes two GPUs", "mps": "only NVIDIA's GPUs and the CPU are supported"}
@@ -325,23 +324,32 @@ def check_presets(folder: Path, overrides: Sequence[str], groups: Sequence[str])
                 ) from error
             if not isinstance(content, dict):
                 raise UserError(f"{path} holds no settings: a preset is a file of lines such as `key: value`.")
-            if "defaults" not in content and group != "experiment":
+            if "defaults" not in content and group in ("model", "data"):  # the others have one schema
                 start = f"`defaults: [{presets(group)[0]}]`"
                 raise UserError(f"{path} names no preset that it changes: begin it with a line such as {start}.")
 
 
 def _quote_classes(override: str) -> str:
-    """Return the override with names of classes quoted that Hydra would take for something else: [1e3,true,馬]."""
+    """Return the override with those names of classes quoted that Hydra takes for something else: [1e3,true,马]."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") != "data.classes":
         return override
 
     def quote(match: re.Match[str]) -> str:
         names = [name.strip() for name in re.findall(NAME, match[1])]
-        plain = [name if name[:1] in "'\"" or PLAIN_NAME.fullmatch(name) else f'"{name}"' for name in names]
-        return f"[{','.join(plain)}]"
+        return f"[{','.join(name if _is_text(name) else json.dumps(name, ensure_ascii=False) for name in names)}]"
 
-    return key + equals + re.sub(rf"\[((?:{NAME}|,)+)\]", quote, value)
+    return key + equals + re.sub(rf"\[({NAME}(?:,{NAME})*)\]", quote, value)
+
+
+def _is_text(name: str) -> bool:
+    """Return whether Hydra's grammar reads a name as it is written."""
+    if name[:1] in "'\"":
+        return True
+    try:
+        return str(OverridesParser.create().parse_override(f"name={name}").value()) == name
+    except HydraException:
+        return False
 
 
 def _names_target(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import time
@@ -85,24 +86,35 @@ def _cpu_times() -> tuple[int, int]:
     return sum(times), times[3] + times[4]
 
 
+@functools.cache
+def _usual_threads() -> int:
+    """Return PyTorch's own number of threads, before a run of this process has taken fewer."""
+    return torch.get_num_threads()
+
+
+def _own_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_threads(wanted: int | None, former: int | None) -> str:
     """Set PyTorch's CPU threads for a training, and return a sentence if it takes fewer than it could; else "".
 
     Two threads beside other programs are many times slower than one: each waits for the other at every operation. A
     continued run keeps the number it had, `former`, because other numbers give other bits.
     """
-    usual = torch.get_num_threads()
+    usual = _usual_threads()
     asked = "OMP_NUM_THREADS" in os.environ  # by the user, or by the slot of a sweep
-    if wanted or (not asked and former in range(1, (os.cpu_count() or 1) + 1)):
+    if wanted or (not asked and former in range(1, _own_cpus() + 1)):
         torch.set_num_threads(wanted or former or usual)
         return ""
     if usual == 1 or asked:
         return ""
     busy = busy_cpus()
     free = max(1, min(usual, round((os.cpu_count() or 1) - busy))) if busy is not None else usual
+    torch.set_num_threads(free)
     if free == usual:
         return ""
-    torch.set_num_threads(free)
     return (
         f"Other programs keep {busy:.1f} of {os.cpu_count()} CPUs busy: this run takes {free} of {usual} threads "
         f"(trainer.threads={usual} takes them all)."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,17 +12,6 @@ USAGE_ERROR = 2  # exit code
 MAX_NAMES_SHOWN = 20
 # Signals at which runs and sweeps save and end: SIGHUP too, when a terminal closes, but not under nohup.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-
-
-PATH_MISTAKES = {
-    errno.ENOTDIR: "a part of this path is a file",
-    errno.EEXIST: "it is there already, and is not a folder",
-    errno.EISDIR: "it is a folder",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENAMETOOLONG: "the name is too long",
-}
 
 
 class UserError(Exception):
@@ -45,17 +33,6 @@ def complain(message: str) -> int:
     """Print an error message on stderr and return the exit code of a user error."""
     print(f"pegasus_lightning: {message}", file=sys.stderr)
     return USAGE_ERROR
-
-
-def path_mistake(error: OSError) -> str | None:
-    """Return what is wrong with a path that the user chose, as a message; None if the error is of another kind.
-
-    A full or failing disk is no mistake of the user: what was saved before stays, and the same command goes on.
-    """
-    name = error.filename2 or error.filename
-    if name is None or error.errno not in PATH_MISTAKES:
-        return None
-    return f"{name} cannot be written: {PATH_MISTAKES[error.errno]}. Choose another folder."
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:

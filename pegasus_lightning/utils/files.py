@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pegasus_lightning.utils.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -110,6 +112,33 @@ def _make_locked(folder: Path) -> int:
         if folder.exists():
             return descriptor
         os.close(descriptor)  # taken for a leftover, and removed, before it was locked
+
+
+PATH_MISTAKES = {
+    errno.ENOTDIR: "a part of this path is a file",
+    errno.EEXIST: "it is there already, and is not a folder",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def check_makeable(folder: Path) -> None:
+    """Raise UserError if a folder that the user chose cannot be made because a part of its path is a file."""
+    above = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if os.path.lexists(above) and not above.is_dir():
+        raise UserError(f"{folder} cannot be made: {above} is not a folder. Choose another runs_dir.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that the user chose, and those above it. Raise UserError if its path is at fault."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in PATH_MISTAKES:
+            raise
+        raise UserError(f"{folder} cannot be made: {PATH_MISTAKES[error.errno]}. Choose another runs_dir.") from error
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pegasus_lightning import __version__
 from pegasus_lightning.utils.compose import Program
-from pegasus_lightning.utils.errors import UserError, complain, path_mistake
+from pegasus_lightning.utils.errors import UserError, complain
 from pegasus_lightning.utils.surroundings import steady_streams
 
 PATHS = ("run", "images", "ratings", "key", "out", "first", "second", "recognisers", "data.root", "data.cache")
@@ -51,7 +51,10 @@ def names_run(argument: str) -> bool:
     key = argument.partition("=")[0]
     if argument.startswith(("-", "+", "~", "hydra/")) or argument.endswith("]"):
         return False
-    return "/" in key or Path(argument).exists()
+    try:
+        return "/" in key or Path(argument).exists()
+    except OSError:  # longer than a name may be
+        return False
 
 
 @steady_streams()
@@ -93,9 +96,6 @@ def run_program(
     except (HydraException, OmegaConfBaseException) as error:
         return complain(program.explain(error, [*overrides, *arguments]))
     except OSError as error:  # such as a full disk
-        mistake = path_mistake(error)
-        if mistake is not None:
-            return complain(mistake)
         print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

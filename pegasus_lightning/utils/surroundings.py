@@ -71,10 +71,10 @@ class _Steady:
 
     def write(self, text: str) -> int:
         try:
-            return int(self._stream.write(text))
+            self._stream.write(text)
         except OSError:
             self._give_up()
-            return len(text)
+        return len(text)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:

@@ -235,6 +235,13 @@ def test_a_preset_that_cannot_be_read_is_named(
     assert "kl: 3" in capsys.readouterr().out
 
 
+def test_a_preset_of_a_group_with_one_schema_needs_no_defaults(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "mine.yaml").write_text("max_epochs: 3\n")
+    assert run_command([f"--config-dir={tmp_path}", "trainer=mine", "--cfg", "job"]) == 0
+    assert "max_epochs: 3\n" in capsys.readouterr().out
+
+
 @pytest.mark.promise(9)
 def test_a_file_where_the_runs_should_lie_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -244,7 +251,7 @@ def test_a_file_where_the_runs_should_lie_is_named(
     for sweep in ([], ["-m"]):
         assert run_command([*sweep, *SMALL]) == 2
         out, err = capsys.readouterr()
-        assert err.startswith(f"{PREFIX}runs/single") and "a part of this path is a file. Choose another" in err
+        assert err.startswith(f"{PREFIX}runs/single") and "runs is not a folder. Choose another runs_dir" in err
         assert err.count("\n") == 1 and not out
 
 
@@ -367,6 +374,7 @@ def test_a_process_that_another_program_started_as_one_of_several_trains_nothing
         ("['a,b',10]", ["a,b", "10"]),
         ('["é b",horse]', ["é b", "horse"]),
         ("[horse, bird]", ["horse", "bird"]),
+        ("[007,3d]", ["007", "3d"]),
     ],
 )
 def test_classes_are_names_whatever_they_look_like(typed: str, names: list[str]) -> None:
@@ -374,4 +382,6 @@ def test_classes_are_names_whatever_they_look_like(typed: str, names: list[str])
     assert list(TRAIN.compose(parsed.overrides).data.classes) == names
     (swept,) = TRAIN.parse_arguments([f"data.classes={typed},[cat,ship]"]).overrides
     assert swept == f"{parsed.overrides[0]},[cat,ship]"
-    assert TRAIN.parse_arguments(["data.classes=[horse,bird]"]).overrides == ["data.classes=[horse,bird]"]
+    # What Hydra reads as it is written stays, and with it the name of the run's folder.
+    for plain in ("[horse,bird]", "[0,1]", "[3d,a b]", f"[{'long' * 50},unclosed"):
+        assert TRAIN.parse_arguments([f"data.classes={plain}"]).overrides == [f"data.classes={plain}"]

@@ -288,8 +288,10 @@ def test_a_job_that_is_killed_once_finishes_with_one_retry(tmp_path: Path) -> No
         "if Path(sys.argv[1]).exists():\n    say('finished')\nelse:\n    say('running')\n    os.kill(os.getpid(), 9)"
     )
     one = job(tmp_path, 1, again)
-    Pool([one], slots(1), retries=1).run()
-    assert (one.state, one.retried, status(one)["status"]) == (State.FINISHED, 1, "finished")
+    seen: list[tuple[State, str]] = []
+    Pool([one], slots(1), retries=1, report=lambda jobs: seen.append((one.state, one.reason))).run()
+    assert (State.FAILED, "killed by SIGKILL (out of memory?)") in seen
+    assert (one.state, one.reason, one.retried, status(one)["status"]) == (State.FINISHED, "", 1, "finished")
 
 
 @pytest.mark.promise(7)

@@ -96,8 +96,11 @@ def test_images_that_are_added_removed_or_replaced_are_told_and_never_mixed_in(
     def replace() -> None:
         draw(photos / "train" / "horse" / "3.png", 900)
 
+    def move() -> None:  # to the other class
+        (photos / "train" / "horse" / "3.png").rename(photos / "train" / "bird" / "from.png")
+
     capsys.readouterr()
-    for change, count in [(add, 21), (remove, 19), (replace, 20)]:
+    for change, count in [(add, 21), (remove, 19), (replace, 20), (move, 20)]:
         change()
         for more in ([], ["trainer.max_epochs=2"]):  # finished, and to be continued
             assert run_command([*SETTINGS, *more]) == 2
@@ -110,8 +113,13 @@ def test_images_that_are_added_removed_or_replaced_are_told_and_never_mixed_in(
 
     for index, file in enumerate(sorted(photos.glob("train/horse/*"))):  # the same images under other names
         file.rename(file.with_name(f"z{99 - index}.png"))
+    (run / "status.json").write_text("{")  # the checkpoint has the record too
+    draw(photos / "train" / "horse" / "z99.png", 900)
+    assert run_command([*SETTINGS, "trainer.max_epochs=2"]) == 2
+    draw(photos / "train" / "horse" / "z99.png", 0)
     assert run_command([*SETTINGS, "trainer.max_epochs=2"]) == 0
     assert "Continuing from last.ckpt: 1 epochs done." in capsys.readouterr().out
+    assert json.loads((run / "status.json").read_text())["images"] == status["images"]
     add()
     assert run_command([*SETTINGS, "run_name=larger"]) == 0  # the advice
     for file in photos.glob("train/horse/*"):

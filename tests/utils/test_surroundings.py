@@ -37,3 +37,20 @@ def test_a_command_starts_with_the_backend_of_a_notebook() -> None:
     code = "import pegasus_lightning, matplotlib; print(matplotlib.get_backend().lower())"
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (ended.stdout.strip(), ended.returncode) == ("agg", 0), ended.stderr
+
+
+@pytest.mark.promise(20)
+def test_a_stream_of_any_make_can_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Tee:
+        def write(self, text: str) -> None:  # says nothing of how much it wrote
+            written.append(text)
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdout", Tee())
+    with steady_streams():
+        print("a", flush=True)
+    assert "".join(written) == "a\n"
