@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pegasus_lightning.utils.surroundings import usable_backend
+from pegasus_lightning.utils.surroundings import steady_streams, usable_backend
 
 
 @pytest.mark.parametrize(
