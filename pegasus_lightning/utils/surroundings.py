@@ -88,7 +88,7 @@ class _Steady:
 
     def _give_up(self) -> None:
         # What waits in the buffer, and what other libraries print, goes there too.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             descriptor = os.open(os.devnull, os.O_WRONLY)
             os.dup2(descriptor, self._stream.fileno())
             os.close(descriptor)
