@@ -251,7 +251,7 @@ def test_the_scorecard_says_what_was_measured_and_how(evaluated: Evaluated, mode
         "true pegasi": TEST,
     }
     assert (card.name, card.group, card.seed, card.classes) == ("tiny-s0", "tiny", 0, ["horse", "bird"])
-    assert card.run == str(evaluated.run)
+    assert card.run == f".../{evaluated.run.name}"
     assert card.batches == model.batches_done
     assert card.settings["pegasus"]["threshold"] == 1
     assert card.settings["score"]["judge"] == "none"  # no search
