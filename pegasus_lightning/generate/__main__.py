@@ -28,7 +28,7 @@ Examples
   {command} run=runs/first_light                        every run in the folder, compared
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern, and can be repeated. pretrained=
-names the model in the package instead; without data= its parents are imagined (decoded from random codes).
+names the model in the package instead; without data= its parents are codes near those of training images.
 
 Presets
 {GENERATE.describe_presets()}

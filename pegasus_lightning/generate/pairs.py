@@ -266,7 +266,7 @@ class Parents:
     first: Tensor
     second: Tensor
     classes: tuple[str, str]
-    imagined: bool = False  # decoded from random codes: no photographs, and reconstructions of nothing
+    stored: bool = False  # decoded from codes that come with the model, each near that of a training image
 
     @classmethod
     def of(cls, data: ImageSet) -> Parents:

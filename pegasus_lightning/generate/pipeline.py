@@ -48,8 +48,10 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     beside = _place_beside(settings, session)
     if settings.first is None:
         print(session.pairs.sentence(), flush=True)
-    if session.parents.imagined:
-        print("The parents are imagined: decoded from random codes. data=... takes images instead.", flush=True)
+    if session.parents.stored:
+        print(
+            "Parents: codes that come with the model, each near that of a training image. data=... takes photographs."
+        )
 
     for run, folder in zip(session.runs, folders, strict=True):
         with run.model.inference():
@@ -140,7 +142,7 @@ def _record(
         "run": path_told(run.path),
         "batches": run.model.batches_done,
         "classes": list(classes),
-        "parents": origin_told(origin) | ({"imagined": True} if sampler.parents.imagined else {}),
+        "parents": origin_told(origin) | ({"near": "training images"} if sampler.parents.stored else {}),
         "pairs": {"candidates": sampler.pairs.candidates, "possible": sampler.pairs.possible},
         "mixes_tried": pegasi.tried,
         "settings": _settings_told(settings),

@@ -1,7 +1,8 @@
 """The model that comes with the package: its weights, its winged judges and codes of parents, in one file.
 
-`generate pretrained=pegasus` needs no data and no training. If no parents are given, they are imagined: decoded from
-codes drawn from the posteriors of training images of each class.
+`generate pretrained=pegasus` needs no data and no training. If no parents are given, they are decoded from codes
+drawn from the posteriors of training images of each class. These are narrow: such a parent differs little from the
+reconstruction of its training image.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class PretrainedModel:
         return StoredRecogniser(self.committee, self.run.path, {})
 
     def sample_parents(self, count: int, seed: int) -> Parents:
-        """Return `count` imagined parents of each class, decoded from codes drawn from its posteriors in rounds."""
+        """Return `count` parents of each class, decoded from codes drawn from its posteriors in rounds."""
         images = []
         model = self.run.model
         for label, (means, deviations) in enumerate(self.codes):
@@ -64,11 +65,11 @@ class PretrainedModel:
             chosen = torch.cat(rounds)[:count]
             noise = torch.randn(count, means.shape[1], generator=source)
             codes = (means[chosen] + noise * deviations[chosen]).to(model.device)
-            parts = bar(codes.split(BATCH), desc=f"imagining parents ({self.run.classes[label]})", unit="batch")
+            parts = bar(codes.split(BATCH), desc=f"decoding parents ({self.run.classes[label]})", unit="batch")
             decoded = torch.cat([model.decode(part) for part in parts])
             images.append((decoded * 255).round().to(torch.uint8).cpu())
         classes = self.run.classes
-        return Parents(images[0], images[1], (classes[0], classes[1]), imagined=True)
+        return Parents(images[0], images[1], (classes[0], classes[1]), stored=True)
 
 
 def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:

@@ -628,11 +628,11 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
     assert answer.code == 0, answer.err
     (out,) = (tmp_path / "pegasi" / "pegasus").iterdir()
     said, images = record(out), images_in(out)
-    assert said["parents"] == {"codes": "drawn", "imagined": True}
-    assert "The parents are imagined" in answer.out
+    assert said["parents"] == {"codes": "drawn", "near": "training images"}
+    assert "Parents: codes that come with the model, each near that of a training image." in answer.out
     assert answer.out.endswith("Open pegasi.png first.\n")
     assert said["settings"]["pretrained"] == "pegasus"
-    assert {"learned mix", "horse,\nimagined", "bird,\nimagined"} <= set(written)
+    assert {"learned mix", "horse,\nfrom a stored code", "bird,\nfrom a stored code"} <= set(written)
     assert not any("reconstruction" in text or "decoded par" in text for text in written)
     assert shows(out / "pipeline.png", images[0], 8)
     best = said["pegasi"][said["best"][0]]

@@ -44,7 +44,7 @@ def how(settings: GenerateConfig) -> str:
     return f"{pairs}, {mixing}, ratio {low:g} to {high:g}"
 
 
-def _footer(run: TrainedRun, settings: GenerateConfig, tried: int, imagined: bool) -> str:
+def _footer(run: TrainedRun, settings: GenerateConfig, tried: int, stored: bool) -> str:
     method, sampled = settings.search.method, settings.pegasus.codes == "sampled"
     drawn = "sampled codes" if sampled and run.model.config.sample_codes else "codes not sampled"
     sought = {"none": "no search", "best_of": f"best of {tried:,}", "guided": f"best of {tried:,}, then guided"}[method]
@@ -52,15 +52,15 @@ def _footer(run: TrainedRun, settings: GenerateConfig, tried: int, imagined: boo
     seed = f"seed {settings.seed}"
     mixing = mixing_of(run.model, settings.pegasus)
     done = how(replace(settings, pegasus=replace(settings.pegasus, mixing=mixing)))
-    of = "imagined parents, " if imagined else ""
+    of = "parents from stored codes, " if stored else ""
     return f"{run.name}, batch {run.model.batches_done}, {of}{done}, {drawn}, {sought}{judge}, {seed}"
 
 
 def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig) -> dict[str, np.ndarray]:
     """Return the figures that are asked for and that apply, by name."""
     chosen, mixes = pegasi.chosen, pegasi.mixes
-    imagined = sampler.parents.imagined
-    footer = _footer(run, settings, pegasi.tried, imagined)
+    stored = sampler.parents.stored
+    footer = _footer(run, settings, pegasi.tried, stored)
     look: dict[str, Any] = {"classes": sampler.parents.classes, "footer": footer}
     scaled = look | {"scale": settings.image_scale}
     low, high = settings.pegasus.ratio
@@ -74,22 +74,22 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateCo
         one = mixes.take(top)
         pictures["best"] = mix_figures.best_figure(
             one.images[0],
-            *((first, second) if imagined else (one.first[0], one.second[0])),
+            *((first, second) if stored else (one.first[0], one.second[0])),
             ratio=one.ratios[0].item(),
             scores={name: values[top].item() for name, values in pegasi.terms.items()},
             originals=(first, second) if settings.originals else None,
-            shown_as=mix_figures.IMAGINED if imagined else "reconstruction",
+            shown_as=mix_figures.STORED if stored else "reconstruction",
             **look,
         )
     if wants(settings, "gallery") and len(others):
         good, values = mixes.take(others), pegasi.ranking[others]
-        parents = sampler.originals(chosen.take(others)) if imagined else (good.first, good.second)
+        parents = sampler.originals(chosen.take(others)) if stored else (good.first, good.second)
         pictures["gallery"] = mix_figures.gallery_figure(
             good.images,
             *parents,
             ratios=good.ratios.cpu(),
             scores=values,
-            shown_as=mix_figures.IMAGINED if imagined else "decoded",
+            shown_as=mix_figures.STORED if stored else "decoded",
             **scaled,
         )
     ratios = torch.linspace(0, 1, REPEAT_STEPS)
@@ -130,8 +130,8 @@ def _pipeline(sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig, **look
     chosen, made, mixer = pegasi.chosen.take(start), pegasi.mixes.take(start), sampler.mixer
     codes = mixer.parent_codes(chosen)
     mixed = mixer.mix(*codes, chosen.ratios.to(codes[0]))[0]
-    imagined = sampler.parents.imagined
-    parents = sampler.originals(chosen) if settings.originals or imagined else (made.first, made.second)
+    stored = sampler.parents.stored
+    parents = sampler.originals(chosen) if settings.originals or stored else (made.first, made.second)
     return pipeline_figure(
         made.images[0],
         (parents[0][0], parents[1][0]),
@@ -140,7 +140,7 @@ def _pipeline(sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig, **look
         mixing=mixer.how,
         sampled=mixer.sampled and sampler.model.config.sample_codes,
         originals=settings.originals,
-        imagined=imagined,
+        stored=stored,
         log_variance=sampler.model.config.sample_codes,
         ascended=None if pegasi.ascent is None else (made.codes[0], settings.search.steps),
         **look,

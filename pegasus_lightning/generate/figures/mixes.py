@@ -33,7 +33,7 @@ from pegasus_lightning.utils.tensors import to_uint8
 
 Numbers = Tensor | Sequence[float]
 TITLE, BODY, SMALL = 21, 16, 14  # pixels, as in image_grid for cells of 96 pixels or more
-IMAGINED = "imagined"  # parents that are decoded from random codes
+STORED = "from a stored code"  # what parents are that come from the codes of a model in the package
 CURVES, LEGEND = 260, 21  # pixels: heights of the curves under a filmstrip and of a line of their legend
 
 
@@ -54,8 +54,8 @@ def best_figure(
 ) -> np.ndarray:  # fmt: skip
     """Draw one large mix (3, H, W) between its parents at half its scale (fig. 4).
 
-    first, second: the parents (3, H, W) as `shown_as` says: "reconstruction", or "imagined" for parents that are
-        decoded from random codes. `originals`, if given, are drawn above them.
+    first, second: the parents (3, H, W) as `shown_as` says: "reconstruction", or STORED for parents that are
+        decoded from the codes that come with a model. `originals`, if given, are drawn above them.
     scores: by name. "score" is the maximised score; if missing, the sum of the others is shown.
     """
     names = two_names(classes)
@@ -92,7 +92,7 @@ def gallery_figure(
 ) -> np.ndarray:  # fmt: skip
     """Draw mixes (N, 3, H, W), each between its parents, in blocks of three rows and `columns` (fig. 7).
 
-    shown_as: what the parents are, "decoded" or "imagined".
+    shown_as: what the parents are, "decoded" or STORED.
     ratios, scores: (N,), written over each mix.
     """
     names = two_names(classes)
@@ -106,7 +106,7 @@ def gallery_figure(
     missing = torch.tensor(BACKGROUND, dtype=torch.uint8)[:, None, None].expand(-len(mixes) % columns, *mixes.shape[1:])
     cells = torch.stack([torch.cat([row, missing]) for row in rows])
     starts = range(0, cells.shape[1], columns)
-    title = f"{counted(len(mixes), 'mix', 'mixes')} of {names[0]} and {names[1]}, between the {shown_as} parents"
+    title = f"{counted(len(mixes), 'mix', 'mixes')} of {names[0]} and {names[1]}, between the decoded parents"
     legend = f"Over each column: the ratio of its mix (0 {names[0]}, 1 {names[1]}) and its score."
     return stack(
         [
@@ -281,8 +281,8 @@ def as_pixels(name: str, images: Tensor, dimensions: int, like: Tensor | None = 
 
 
 def parent_caption(name: str, what: str) -> str:
-    """Return the caption of a parent: "horse, imagined", or its class and what is shown of it, on two lines."""
-    return f"{name}{',' if what == IMAGINED else ''}\n{what}"
+    """Return the caption of a parent, on two lines: its class, and what is shown of it."""
+    return f"{name}{',' if what == STORED else ''}\n{what}"
 
 
 def _numbers(name: str, values: Numbers, count: int) -> list[float]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from pegasus_lightning.generate.figures.cards import ARROW, CARD, EDGE, arrow, card
 from pegasus_lightning.generate.figures.mixes import (
     BODY,
-    IMAGINED,
     SMALL,
+    STORED,
     as_pixels,
     caption_lines,
     counted,
@@ -73,12 +73,13 @@ class _Part:
 
 def pipeline_figure(
     mix: Tensor, parents: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor, Tensor], *, classes: tuple[str, str],
-    ratio: float, mixing: str, sampled: bool, originals: bool, imagined: bool = False, log_variance: bool = True,
+    ratio: float, mixing: str, sampled: bool, originals: bool, stored: bool = False, log_variance: bool = True,
     ascended: tuple[Tensor, int] | None = None, footer: str = "", scale: int = 8,
 ) -> np.ndarray:  # fmt: skip
     """Draw how one mix (3, H, W) is made, with the mix at `scale` and its parents at half of it (fig. 1).
 
-    parents: the two images (3, H, W): originals; `imagined`, decoded from random codes; else reconstructions.
+    parents: the two images (3, H, W): originals; with `stored`, decoded from codes that come
+        with the model; else reconstructions.
     codes: of the first parent, of the second, and the mixed code, (latent_dim,) each, drawn as cells row by row. For
         mixing="direction", which ignores the second parent, the second code is the class direction.
     mixing: one of `latent.MIXINGS`. sampled: the parents' codes are drawn, not the means.
@@ -98,7 +99,7 @@ def pipeline_figure(
     largest = max(vector.abs().max().item() for vector in vectors)
     numbers, side = counted(len(vectors[0]), "number", "numbers"), " x ".join(map(str, mix.shape))
     bars = [_code(vector.numpy(), largest) for vector in vectors]
-    what = IMAGINED if imagined else "original" if originals else "reconstruction"
+    what = STORED if stored else "original" if originals else "reconstruction"
     drawn = "sampled" if sampled else "the mean"
     small = max(scale // 2, 1)
     sources = [
@@ -127,7 +128,13 @@ def pipeline_figure(
     legend = f"A cell of a code is one number: blue {-largest:.2f}, white 0, orange {largest:.2f}."
     legend += f" Ratio 0 is {names[0]}, 1 is {names[1]}."
     hidden = "Parents are shown as reconstructions; the encoder reads the parents themselves."
-    hidden = "The parents are imagined: decoded from random codes." if imagined else "" if originals else hidden
+    hidden = (
+        "The parents are decoded from codes that come with the model, each near that of a training image."
+        if stored
+        else ""
+        if originals
+        else hidden
+    )
     body = _drawn(columns, step)
     return framed(body, f"How one mix of {names[0]} and {names[1]} is made", caption_lines(legend, hidden, footer))
 
