@@ -28,6 +28,7 @@ from pegasus_lightning.recognisers.network import predict
 from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.recognisers.winged import THRESHOLD
 from pegasus_lightning.runs.folder import RunName, config_hash, machines_of, read_status
+from pegasus_lightning.runs.places import origin_told, path_told
 from pegasus_lightning.runs.scorecards import (
     CUTMIX,
     PEGASI,
@@ -103,7 +104,7 @@ class Benchmark:
             pictures = self._gallery(sampler, pegasi, measurement)
         group, variant = kind_of(run)
         card = Scorecard(
-            run=str(run.path),
+            run=path_told(run.path),
             name=run.name,
             group=group,
             seed=None if run.config is None else int(run.config.seed),
@@ -111,7 +112,7 @@ class Benchmark:
             classes=list(sampler.parents.classes),
             key=key,
             settings=identity,
-            parents=self.session.origin,
+            parents=origin_told(self.session.origin),
             recognisers={
                 "reports": _described(self.reports),
                 "selects": _described(self.selector.stored) if self.selector else None,

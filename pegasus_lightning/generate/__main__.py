@@ -6,9 +6,12 @@ import sys
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.generate.pipeline import generate
-from pegasus_lightning.generate.settings import GENERATE, validate
-from pegasus_lightning.utils.program import run_program
+from pegasus_lightning.utils.bars import waiting
+
+with waiting("loading PyTorch"):
+    from pegasus_lightning.generate.pipeline import generate
+    from pegasus_lightning.generate.settings import GENERATE, validate
+    from pegasus_lightning.utils.program import run_program
 
 
 def help_text() -> str:
@@ -25,7 +28,7 @@ Examples
   {command} run=runs/first_light                        every run in the folder, compared
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern, and can be repeated. pretrained=
-names the model in the package instead; without data= its parents are decoded from random codes.
+names the model in the package instead; without data= its parents are codes near those of training images.
 
 Presets
 {GENERATE.describe_presets()}

@@ -18,6 +18,7 @@ from torch import Tensor
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.data.parts import fit_to_mix
 from pegasus_lightning.generate.settings import COLOUR_DISTANCES, METHODS, PegasusConfig
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 from pegasus_lightning.utils.tensors import to_float
@@ -212,7 +213,7 @@ def _draw(total: int, count: int, generator: np.random.Generator) -> np.ndarray:
 
 def _blocks(rows: Tensor, others: Tensor) -> Iterator[Tensor]:
     """Yield Euclidean distances, float32 (r, M), of successive blocks of rows (R, D) to all others (M, D)."""
-    for block in rows.split(max(1, BLOCK // len(others))):
+    for block in bar(rows.split(max(1, BLOCK // len(others))), desc="comparing all pairs", unit="block"):
         # The faster matrix product has rounding errors larger than the smallest distances.
         yield torch.cdist(block, others, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -265,6 +266,7 @@ class Parents:
     first: Tensor
     second: Tensor
     classes: tuple[str, str]
+    stored: bool = False  # decoded from codes that come with the model, each near that of a training image
 
     @classmethod
     def of(cls, data: ImageSet) -> Parents:

@@ -20,8 +20,9 @@ from pegasus_lightning.generate.pretrained import FOLDER
 from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.session import Session, open_session
 from pegasus_lightning.generate.settings import FIGURES, GenerateConfig
-from pegasus_lightning.runs.places import check_writable, title
+from pegasus_lightning.runs.places import check_writable, origin_told, path_told, title
 from pegasus_lightning.runs.trained import TrainedRun
+from pegasus_lightning.utils.bars import waiting
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import whole_folder, write_json
@@ -47,12 +48,18 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     beside = _place_beside(settings, session)
     if settings.first is None:
         print(session.pairs.sentence(), flush=True)
+    if session.parents.stored:
+        print(
+            "Parents: codes that come with the model, each near that of a training image. data=... takes photographs."
+        )
 
     for run, folder in zip(session.runs, folders, strict=True):
         with run.model.inference():
-            sampler = session.sampler(run.model)
+            with waiting("encoding the parents"):
+                sampler = session.sampler(run.model)
             pegasi = sample(sampler, settings.count, sampler.score(selector.recognise if selector else None))
-            pictures = draw(run, sampler, pegasi, settings)
+            with waiting("drawing the figures"):
+                pictures = draw(run, sampler, pegasi, settings)
         with whole_folder(folder) as staged:
             write_pictures(staged, pictures, run.model.batches_done)
             write_json(staged / "pegasi.json", _record(run, sampler, pegasi, settings, session.origin))
@@ -64,12 +71,19 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         made = "one pegasus" if count == 1 else f"{count:,} pegasi"
         fewer = "" if count == settings.count else f" ({settings.count} were asked for: there were no more mixes)"
         sought = "" if pegasi.tried == count else f", the best of {pegasi.tried:,} mixes"
-        print(f"{run.name}: {made}{fewer}{sought}\n  {folder}", flush=True)
+        print(f"{run.name}: {made}{fewer}{sought}\n  {folder}{_first_to_open(pictures, settings)}", flush=True)
     if beside is None:
         return folders
     _compare(session, settings, beside)
-    print(f"all of them on {COMPARED} pairs\n  {beside}", flush=True)
+    print(f"all of them on {COMPARED} pairs\n  {beside}\n  Open compare.png first.", flush=True)
     return [*folders, beside]
+
+
+def _first_to_open(pictures: dict[str, Any], settings: GenerateConfig) -> str:
+    """Return a line that names the picture to look at first; nothing if none was drawn."""
+    order = ["pegasi", "best"] if settings.search.method == "none" else ["best", "pegasi"]
+    shown = [name for name in [*order, *pictures] if name in pictures]
+    return f"\n  Open {shown[0]}.png first." if shown else ""
 
 
 def _place(run: TrainedRun, settings: GenerateConfig, session: Session) -> Path:
@@ -102,6 +116,11 @@ def _identity(settings: GenerateConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(settings).items() if key not in NOT_PEGASI}
 
 
+def _settings_told(settings: GenerateConfig) -> dict[str, Any]:
+    told = _identity(settings)
+    return told | {key: path_told(told[key]) for key in ("first", "second") if told[key] is not None}
+
+
 def _title(settings: GenerateConfig, origin: dict[str, Any], *more: Any) -> str:
     return title(settings, [_identity(settings), origin, *more])
 
@@ -120,13 +139,13 @@ def _record(
     if pegasi.ascent is not None:
         scores |= {"objective": pegasi.ranking.tolist(), "score_before": pegasi.ascent.trace[0].tolist()}
     return {
-        "run": str(run.path),
+        "run": path_told(run.path),
         "batches": run.model.batches_done,
         "classes": list(classes),
-        "parents": origin,
+        "parents": origin_told(origin) | ({"near": "training images"} if sampler.parents.stored else {}),
         "pairs": {"candidates": sampler.pairs.candidates, "possible": sampler.pairs.possible},
         "mixes_tried": pegasi.tried,
-        "settings": _identity(settings),
+        "settings": _settings_told(settings),
         "best": pegasi.best(1 + GALLERY).tolist(),
         "pegasi": [
             {

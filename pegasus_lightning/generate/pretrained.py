@@ -1,7 +1,8 @@
 """The model that comes with the package: its weights, its winged judges and codes of parents, in one file.
 
-`generate pretrained=pegasus` needs no data and no training. If no parents are given, they are decoded from codes drawn
-from the posteriors of training images of each class.
+`generate pretrained=pegasus` needs no data and no training. If no parents are given, they are decoded from codes
+drawn from the posteriors of training images of each class. These are narrow: such a parent differs little from the
+reconstruction of its training image.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from pegasus_lightning.recognisers.network import Recogniser
 from pegasus_lightning.recognisers.store import StoredRecogniser
 from pegasus_lightning.runs.checkpoints import model_on_meta
 from pegasus_lightning.runs.trained import TrainedRun
+from pegasus_lightning.utils.bars import bar
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 from pegasus_lightning.utils.files import sha256, sorted_header, write_atomically
 from pegasus_lightning.utils.foreign import check_safetensors, parse_json
 from pegasus_lightning.utils.randomness import Stream, generator
-from pegasus_lightning.utils.tensors import in_batches
+from pegasus_lightning.utils.tensors import BATCH
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PRETRAINED = {"pegasus": "7f7f70d91fc032b959d029c49eea522909f9b3088d4cb1014dcaa5ca831e2a2f"}  # SHA-256 of each file
@@ -54,7 +56,7 @@ class PretrainedModel:
         return StoredRecogniser(self.committee, self.run.path, {})
 
     def sample_parents(self, count: int, seed: int) -> Parents:
-        """Return `count` images of each class, decoded from codes drawn from its posteriors in shuffled rounds."""
+        """Return `count` parents of each class, decoded from codes drawn from its posteriors in rounds."""
         images = []
         model = self.run.model
         for label, (means, deviations) in enumerate(self.codes):
@@ -63,9 +65,11 @@ class PretrainedModel:
             chosen = torch.cat(rounds)[:count]
             noise = torch.randn(count, means.shape[1], generator=source)
             codes = (means[chosen] + noise * deviations[chosen]).to(model.device)
-            images.append((in_batches(model.decode, codes) * 255).round().to(torch.uint8).cpu())
+            parts = bar(codes.split(BATCH), desc=f"decoding parents ({self.run.classes[label]})", unit="batch")
+            decoded = torch.cat([model.decode(part) for part in parts])
+            images.append((decoded * 255).round().to(torch.uint8).cpu())
         classes = self.run.classes
-        return Parents(images[0], images[1], (classes[0], classes[1]))
+        return Parents(images[0], images[1], (classes[0], classes[1]), stored=True)
 
 
 def pack(model: TwoPlayerModel, committee: Committee, parents: Parents, about: dict[str, Any], path: Path) -> str:

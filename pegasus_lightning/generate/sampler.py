@@ -19,6 +19,7 @@ from pegasus_lightning.generate.settings import GUIDANCE, PegasusConfig, SearchC
 from pegasus_lightning.models.latent import Posterior, class_direction
 from pegasus_lightning.models.networks import with_statistics_of
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.utils.bars import waiting
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import in_batches
 
@@ -205,7 +206,8 @@ def sample(sampler: Sampler, count: int, score: Score) -> Pegasi:
     if method != "none":
         scores = best_of(sampler.mixer, candidates, score, batch_size=search.batch_size)
         chosen = candidates.take(keep_best(scores, candidates, count, most_per_parent=search.most_per_parent))
-    mixes = sampler.make(chosen)
+    with waiting("making the mixes"):
+        mixes = sampler.make(chosen)
     if method != "guided":
         return Pegasi(chosen, mixes, _in_parts(score, mixes, search.batch_size), len(candidates))
     ascents = [_ascend(sampler, part, score) for part in mixes.split(search.batch_size)]
@@ -237,5 +239,6 @@ def _ascend(sampler: Sampler, start: Mixes, score: Score) -> Ascent:
 
 
 def _in_parts(score: Score, mixes: Mixes, size: int) -> dict[str, Tensor]:
-    parts = [score(part) for part in mixes.split(size)]
+    with waiting("scoring the mixes"):
+        parts = [score(part) for part in mixes.split(size)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

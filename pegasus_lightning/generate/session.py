@@ -24,6 +24,7 @@ from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import RecogniserStore
 from pegasus_lightning.runs.folder import NOT_IDENTITY
 from pegasus_lightning.runs.trained import TrainedRun, find_trained, open_runs
+from pegasus_lightning.utils.bars import waiting
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.errors import UserError, did_you_mean
@@ -71,8 +72,9 @@ def open_session(settings: Any, data_overrides: Sequence[str], purpose: str) -> 
     which to take ...". Raise UserError, before anything is written, if a run, device, class, image or pair is missing.
     """
     device = one_device(settings.gpus)
-    pretrained = None if settings.pretrained is None else open_pretrained(settings.pretrained, device)
-    runs = open_runs(find_trained(settings.run), device) if pretrained is None else [pretrained.run]
+    with waiting("loading the model"):
+        pretrained = None if settings.pretrained is None else open_pretrained(settings.pretrained, device)
+        runs = open_runs(find_trained(settings.run), device) if pretrained is None else [pretrained.run]
     for run in runs:
         mixing_of(run.model, settings.pegasus)  # check all before any work begins
     if isinstance(settings, GenerateConfig) and settings.first is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from pegasus_lightning.panel.letters import COLUMNS, MAX_ALL
 from pegasus_lightning.panel.page import render, sheets
 from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelMakeConfig
-from pegasus_lightning.runs.places import check_writable
+from pegasus_lightning.runs.places import check_writable, origin_told
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError, check_at_most
 from pegasus_lightning.utils.files import whole_folder, write_json, write_text
@@ -95,7 +96,7 @@ def _write(sources: Sequence[Source], classes: tuple[str, str], settings: PanelM
     key = {
         "panel": digest,
         "classes": [*classes],
-        "sources": {source.name: source.about for source in sources},
+        "sources": {source.name: _told(source.about, folder) for source in sources},
         "pictures": [
             {"number": number, "source": sources[origin[i][0]].name, "index": origin[i][1]}
             for number, i in enumerate(order, 1)
@@ -185,10 +186,20 @@ def _pegasi(session: Session, way: str, count: int) -> list[Source]:
             "ask": way,
             "seed": session.settings.seed,
             "settings": asked,
-            "parents": session.origin,
+            "parents": origin_told(session.origin),
         }
         sources.append(Source(f"{run.name} {way}", images, about))
     return sources
+
+
+def _told(about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return `about` with the run's folder as `panel score` finds it from the key's, and without the home's name."""
+    if about.get("run") is None:
+        return about
+    run, here, home = Path(about["run"]), Path.cwd(), Path(os.path.expanduser("~"))
+    if run.is_relative_to(here) and folder.absolute().is_relative_to(here):
+        return about | {"run": os.path.relpath(run, folder)}
+    return about | {"run": f"~/{run.relative_to(home).as_posix()}" if run.is_relative_to(home) else str(run)}
 
 
 def _controls(session: Session, settings: PanelMakeConfig) -> list[Source]:

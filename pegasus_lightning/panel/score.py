@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 from pegasus_lightning.panel.letters import COLUMNS, LETTERS, MAX_ALL, REALISM, WINGED
 from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelScoreConfig
-from pegasus_lightning.runs.places import digest
+from pegasus_lightning.runs.places import digest, path_told
 from pegasus_lightning.runs.scorecards import CONFIDENCE, PANEL_FOLDER, Figure
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError, listing
@@ -72,18 +73,27 @@ def score(config: DictConfig) -> dict[str, Any]:
     if images is not None:
         save_png(votes_grid(answers, images), place.with_name("votes.png"))
     for name, about in key["sources"].items():
-        if name in rows and _is_run(about.get("run")):
-            record = about | {"panel": key["panel"], "raters": len(answers.raters), "rows": rows, "pegasi": name}
-            folder = Path(about["run"]) / PANEL_FOLDER
+        if name in rows and (run := _run_of(about.get("run"), place.parent)) is not None:
+            record = about | {
+                "run": path_told(run),
+                "panel": key["panel"],
+                "raters": len(answers.raters),
+                "rows": rows,
+                "pegasi": name,
+            }
+            folder = run / PANEL_FOLDER
             folder.mkdir(exist_ok=True)
             write_json(folder / f"{key['panel']}-{digest(name)}.json", record)
     print(f"  {place.with_name('score.json')}", flush=True)
     return result
 
 
-def _is_run(folder: object) -> bool:
-    """Return whether the folder that a key names is a run's: nothing is written to another one."""
-    return isinstance(folder, str) and "\0" not in folder and (Path(folder) / "checkpoints").is_dir()
+def _run_of(named: object, above: Path) -> Path | None:
+    """Return the run that a key in the folder `above` names; None if it is no run: nothing is written elsewhere."""
+    if not isinstance(named, str) or "\0" in named:
+        return None
+    run = above / os.path.expanduser(named)
+    return run if (run / "checkpoints").is_dir() else None
 
 
 def _read_key(path: Path) -> dict[str, Any]:

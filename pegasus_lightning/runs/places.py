@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pegasus_lightning.utils.errors import UserError
@@ -24,6 +24,39 @@ def title(settings: Any, content: list[Any]) -> str:
     """
     pegasus, method = settings.pegasus, settings.search.method
     return f"{pegasus.pairs}-{pegasus.mixing}-{method}-s{settings.seed}-{digest(content)}"
+
+
+def path_told(path: Path | str) -> str:
+    """Return a path as results tell it, without the home folder and the folders above this machine's data.
+
+    A path below the working folder is told from there, another one below the user's home as ~/..., and any other one
+    as .../ and its last part.
+    """
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    for above, start in ((Path.cwd(), ""), (Path(os.path.expanduser("~")), "~/")):
+        if place != above and above != Path("/") and place.is_relative_to(above):
+            return start + place.relative_to(above).as_posix()
+    return f".../{place.name}"
+
+
+def origin_told(origin: dict[str, Any]) -> dict[str, Any]:
+    """Return where parents come from (`Session.origin`) with its paths as `path_told` tells them."""
+    told = dict(origin)
+    if isinstance(root := told.get("root"), str):
+        told["root"] = path_told(root)
+    if isinstance(files := told.get("files"), list):
+        told["files"] = [path_told(file) for file in files]
+    return told
+
+
+def same_origin(one: Any, other: Any) -> bool:
+    """Return whether two records name the same parents. Of a folder of images its name counts, not where it lies."""
+    return bool(_named(one) == _named(other))
+
+
+def _named(origin: Any) -> Any:
+    root = origin.get("root") if isinstance(origin, dict) else None
+    return origin | {"root": PurePath(root).name} if isinstance(root, str) else origin
 
 
 def check_writable(

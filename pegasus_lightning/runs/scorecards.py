@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pegasus_lightning.runs.places import same_origin
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import write_json
 from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, read_json
@@ -204,7 +205,7 @@ def with_panel(card: Scorecard, run: Path, problems: list[Unreadable] | None = N
             asked, row = record["settings"], record["rows"][record["pegasi"]]
             figures = {name: _figure(row[letter]) for name, letter in PANEL_FIGURES.items()}
             first = _figure(row["H"]).value + _figure(row["R"]).value
-            same = record["batches"] == card.batches and record["parents"] == card.parents
+            same = record["batches"] == card.batches and same_origin(record["parents"], card.parents)
             same &= all(card.settings.get(part) == asked[part] for part in [*asked])
         except (Unreadable, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"is not what a panel says ({type(error).__name__})"

@@ -258,7 +258,9 @@ def test_two_image_files_make_one_pegasus(run: Path, tmp_path: Path, generate: C
     with model.inference():
         wanted = to_uint8(model.reconstruct(to_float(horses[:1]))).transpose(0, 3, 1, 2)
     assert np.abs(wanted.astype(int) - images_in(out)).max() <= 24  # Lanczos brings 64 pixels back to 32, not exactly
-    assert record(out)["parents"]["files"] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    text = (out / "pegasi.json").read_text()
+    assert json.loads(text)["parents"]["files"] == [".../a.png", ".../b.png"]
+    assert str(tmp_path) not in text  # nothing tells where on this machine the files are
 
 
 def test_two_image_files_are_mixed_by_models_of_the_same_classes_only(
@@ -626,10 +628,16 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
     assert answer.code == 0, answer.err
     (out,) = (tmp_path / "pegasi" / "pegasus").iterdir()
     said, images = record(out), images_in(out)
-    assert said["parents"] == {"codes": "drawn"}
+    assert said["parents"] == {"codes": "drawn", "near": "training images"}
+    assert "Parents: codes that come with the model, each near that of a training image." in answer.out
+    assert answer.out.endswith("Open pegasi.png first.\n")
     assert said["settings"]["pretrained"] == "pegasus"
-    assert {"learned mix", "horse\nreconstruction", "bird\nreconstruction"} <= set(written)
+    assert {"learned mix", "horse,\nfrom a stored code", "bird,\nfrom a stored code"} <= set(written)
+    assert not any("reconstruction" in text or "decoded par" in text for text in written)
     assert shows(out / "pipeline.png", images[0], 8)
+    best = said["pegasi"][said["best"][0]]
+    drawn = in_the_package.sample_parents(80, 0)
+    assert shows(out / "best.png", drawn.first[best["first"]["index"]].numpy(), 6)  # the parent itself
     # The same by hand: parents decoded from drawn codes, encoded again, mixed as the model has learned it.
     parents = in_the_package.sample_parents(80, 0)
     model = in_the_package.run.model
@@ -647,7 +655,7 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
 @pytest.mark.parametrize(("mixing", "named"), [("auto", "learned"), ("slerp", "slerp")])
 def test_a_figure_names_the_mixing(in_the_package: pretrained.PretrainedModel, mixing: str, named: str) -> None:
     settings = GenerateConfig(pegasus=PegasusConfig(mixing=mixing, codes="mean"), seed=3)
-    footer = drawing._footer(in_the_package.run, settings, 1)
+    footer = drawing._footer(in_the_package.run, settings, 1, False)
     assert footer == f"pegasus, batch 0, colour pairs, {named}, ratio 0.4 to 0.6, codes not sampled, no search, seed 3"
 
 

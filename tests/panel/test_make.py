@@ -15,7 +15,7 @@ from PIL import Image
 
 from pegasus_lightning.panel.__main__ import main
 from pegasus_lightning.panel.letters import meanings
-from pegasus_lightning.panel.make import make
+from pegasus_lightning.panel.make import _told, make
 from pegasus_lightning.panel.settings import MAKE, validate_make
 from pegasus_lightning.utils.errors import UserError
 
@@ -80,6 +80,22 @@ def test_ways_of_asking_a_model_reconstructions_and_a_folder_of_pictures(photogr
     assert not any(
         np.array_equal(of["pegasus search=none", i], of[best, k]) for i in range(4) for k in range(4)
     )  # another seed
+
+
+def test_the_key_names_a_run_from_its_own_folder_or_the_users_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "work")
+    for run, folder, named in (
+        ("work/runs/first", "panels/1f2e", "../../runs/first"),
+        ("runs/first", "panels/1f2e", "~/runs/first"),
+        ("work/runs/first", "/elsewhere/1f2e", "~/work/runs/first"),
+    ):
+        assert _told({"run": str(tmp_path / run), "seed": 1}, Path(folder)) == {"run": named, "seed": 1}
+    assert _told({"run": "/data/runs/first"}, Path("panels/1f2e")) == {"run": "/data/runs/first"}
+    assert _told({"run": None}, Path("panels")) == {"run": None}
 
 
 def test_meanings_name_the_classes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,16 @@ def test_pictures_that_nobody_rated_are_in_no_row_of_the_votes() -> None:
     assert rows[0].mean() < rows[1].mean() < rows[2].mean()  # two votes, one, none
 
 
-def test_a_runs_folder_keeps_what_is_said_of_its_pegasi(copy: Path, key: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["beside", "home", "absolute"])
+def test_a_runs_folder_keeps_what_is_said_of_its_pegasi(
+    copy: Path, key: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     run_folder = tmp_path / "run"
     (run_folder / "checkpoints").mkdir(parents=True)
     settings = {"pegasus": {"pairs": "colour"}, "search": {"method": "none"}}
-    about = {"run": str(run_folder), "batches": 7, "ask": "search=none", "settings": settings, "parents": {}}
+    place = {"beside": os.path.relpath(run_folder, copy), "home": "~/run", "absolute": str(run_folder)}[named]
+    about = {"run": place, "batches": 7, "ask": "search=none", "settings": settings, "parents": {}}
     own, other = key["sources"] | {"compositions": about}, about | {"settings": settings | {"search": {"method": "x"}}}
     (copy / "key.json").write_text(json.dumps(key | {"sources": own | {"real bird": other}}))
     winged = {p["number"]: "W" if p["source"] == "compositions" else "B" for p in key["pictures"]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pegasus_lightning.generate.settings import GenerateConfig
-from pegasus_lightning.runs.places import check_writable, digest, title
+from pegasus_lightning.runs.places import check_writable, digest, origin_told, path_told, same_origin, title
 from pegasus_lightning.utils.errors import UserError
 
 OURS = {"scores.json", "grid.png"}
@@ -78,3 +78,35 @@ def test_the_name_of_a_folder_of_results() -> None:
     assert digest(content) == digest([1, {"a": 2, "b": 3}]) == "ec175154"
     settings = GenerateConfig(seed=7)
     assert title(settings, content) == f"{settings.pegasus.pairs}-{settings.pegasus.mixing}-none-s7-ec175154"
+
+
+def test_a_path_is_told_without_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "anna"
+    (home / "work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home / "work")
+    for path, told in (
+        ("runs/first", "runs/first"),
+        (home / "work" / "runs" / "first", "runs/first"),
+        ("../photos/cats", "~/photos/cats"),
+        ("~/photos", "~/photos"),
+        (home / "photos", "~/photos"),
+        (tmp_path / "ben" / "photos", ".../photos"),
+        (home / "work", "~/work"),
+    ):
+        assert path_told(path) == told
+    monkeypatch.chdir("/")  # below which everything lies
+    assert path_told(tmp_path / "ben" / "photos") == ".../photos"
+    monkeypatch.delenv("HOME")
+    assert path_told("runs") == ".../runs"
+
+
+def test_the_parents_of_an_old_record_are_those_of_a_new_one(tmp_path: Path) -> None:
+    old = {"source": "image_folder", "root": f"{tmp_path}/photos", "split": "test"}
+    new = origin_told(old)
+    assert new == old | {"root": ".../photos"}
+    assert same_origin(old, new) and same_origin(old, old | {"root": "~/photos"})
+    for other in (old | {"root": "drawings"}, old | {"split": "train"}, {"files": ["a"]}, None, []):
+        assert not same_origin(old, other) and not same_origin(other, new)
+    assert origin_told({"files": [f"{tmp_path}/a.png"]}) == {"files": [".../a.png"]}
+    assert origin_told({"codes": "drawn"}) == {"codes": "drawn"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from tqdm import tqdm
 
@@ -14,9 +16,22 @@ def test_away_from_a_terminal_there_is_a_line_now_and_then_with_the_time_left(
     now = [100.0]
     monkeypatch.setattr(tqdm, "_time", lambda: now[0], raising=False)
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    for seconds in (10.0, 1.0):  # 40 seconds, and too few for a line
-        for _ in bars.bar(range(4), desc="recogniser"):
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for seconds in (10.0, 0.9):  # 50 seconds, and too few for a line
+        for _ in bars.bar(range(5), desc="recogniser"):
             now[0] += seconds
-    first, *others = capsys.readouterr().err.splitlines()
-    assert first == "recogniser: 25%, 00:30 left"
-    assert [line.partition(",")[0] for line in others] == [f"recogniser: {percent}%" for percent in (50, 75, 100)]
+    # The first line is due after five seconds, the next half a minute after it, 10 seconds before the end.
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "recogniser: 20%, 00:40 left"
+    assert second in ("recogniser: 80%, 00:10 left", "recogniser: 80%, 00:09 left")  # rounded down
+
+
+def test_long_work_without_parts_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(bars, "FIRST", 0.2)
+    with bars.waiting("short"):
+        pass
+    with bars.waiting("loading"):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == "loading ...\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pegasus_lightning.generate.figures import mixes as mix_figures
 from pegasus_lightning.generate.figures.networks import Layer, NetworkPlan, diagram_figure, plan
@@ -43,7 +44,7 @@ def how(settings: GenerateConfig) -> str:
     return f"{pairs}, {mixing}, ratio {low:g} to {high:g}"
 
 
-def _footer(run: TrainedRun, settings: GenerateConfig, tried: int) -> str:
+def _footer(run: TrainedRun, settings: GenerateConfig, tried: int, stored: bool) -> str:
     method, sampled = settings.search.method, settings.pegasus.codes == "sampled"
     drawn = "sampled codes" if sampled and run.model.config.sample_codes else "codes not sampled"
     sought = {"none": "no search", "best_of": f"best of {tried:,}", "guided": f"best of {tried:,}, then guided"}[method]
@@ -51,13 +52,15 @@ def _footer(run: TrainedRun, settings: GenerateConfig, tried: int) -> str:
     seed = f"seed {settings.seed}"
     mixing = mixing_of(run.model, settings.pegasus)
     done = how(replace(settings, pegasus=replace(settings.pegasus, mixing=mixing)))
-    return f"{run.name}, batch {run.model.batches_done}, {done}, {drawn}, {sought}{judge}, {seed}"
+    of = "parents from stored codes, " if stored else ""
+    return f"{run.name}, batch {run.model.batches_done}, {of}{done}, {drawn}, {sought}{judge}, {seed}"
 
 
 def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig) -> dict[str, np.ndarray]:
     """Return the figures that are asked for and that apply, by name."""
     chosen, mixes = pegasi.chosen, pegasi.mixes
-    footer = _footer(run, settings, pegasi.tried)
+    stored = sampler.parents.stored
+    footer = _footer(run, settings, pegasi.tried, stored)
     look: dict[str, Any] = {"classes": sampler.parents.classes, "footer": footer}
     scaled = look | {"scale": settings.image_scale}
     low, high = settings.pegasus.ratio
@@ -71,17 +74,23 @@ def draw(run: TrainedRun, sampler: Sampler, pegasi: Pegasi, settings: GenerateCo
         one = mixes.take(top)
         pictures["best"] = mix_figures.best_figure(
             one.images[0],
-            one.first[0],
-            one.second[0],
+            *((first, second) if stored else (one.first[0], one.second[0])),
             ratio=one.ratios[0].item(),
             scores={name: values[top].item() for name, values in pegasi.terms.items()},
             originals=(first, second) if settings.originals else None,
+            shown_as=mix_figures.STORED if stored else "reconstruction",
             **look,
         )
     if wants(settings, "gallery") and len(others):
         good, values = mixes.take(others), pegasi.ranking[others]
+        parents = sampler.originals(chosen.take(others)) if stored else (good.first, good.second)
         pictures["gallery"] = mix_figures.gallery_figure(
-            good.images, good.first, good.second, ratios=good.ratios.cpu(), scores=values, **scaled
+            good.images,
+            *parents,
+            ratios=good.ratios.cpu(),
+            scores=values,
+            shown_as=mix_figures.STORED if stored else "decoded",
+            **scaled,
         )
     ratios = torch.linspace(0, 1, REPEAT_STEPS)
     if wants(settings, "interpolation") and settings.first is not None and settings.originals:
@@ -121,7 +130,8 @@ def _pipeline(sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig, **look
     chosen, made, mixer = pegasi.chosen.take(start), pegasi.mixes.take(start), sampler.mixer
     codes = mixer.parent_codes(chosen)
     mixed = mixer.mix(*codes, chosen.ratios.to(codes[0]))[0]
-    parents = sampler.originals(chosen) if settings.originals else (made.first, made.second)
+    stored = sampler.parents.stored
+    parents = sampler.originals(chosen) if settings.originals or stored else (made.first, made.second)
     return pipeline_figure(
         made.images[0],
         (parents[0][0], parents[1][0]),
@@ -130,6 +140,7 @@ def _pipeline(sampler: Sampler, pegasi: Pegasi, settings: GenerateConfig, **look
         mixing=mixer.how,
         sampled=mixer.sampled and sampler.model.config.sample_codes,
         originals=settings.originals,
+        stored=stored,
         log_variance=sampler.model.config.sample_codes,
         ascended=None if pegasi.ascent is None else (made.codes[0], settings.search.steps),
         **look,
@@ -142,7 +153,7 @@ def diagram(model: TwoPlayerModel, *, title: str, footer: str = "") -> np.ndarra
 
 
 def network_plans(model: TwoPlayerModel) -> list[NetworkPlan]:
-    """Return the plans of encoder, decoder and critic, with what the model does to their outputs.
+    """Return the plans of encoder, mixing network, decoder and critic, with what the model does to their outputs.
 
     These steps are no modules: the sampling of codes, the sigmoid of pixels, and the mean and the sigmoid of the
     critic's output, each only where the model has it.
@@ -156,7 +167,7 @@ def network_plans(model: TwoPlayerModel) -> list[NetworkPlan]:
     else:
         encoder = encoder.then(output="the code z, not sampled")
     pixels = Layer("Sigmoid", tuple(image.shape[1:]), 0)
-    plans = [encoder, decoder.then(pixels, output="the image, pixels in 0 to 1")]
+    plans = [encoder, *_mixing(model, code), decoder.then(pixels, output="the image, pixels in 0 to 1")]
     if model.critic is None:
         return plans
     critic = plan("critic", model.critic, image)
@@ -171,6 +182,27 @@ def network_plans(model: TwoPlayerModel) -> list[NetworkPlan]:
     if model.config.adversarial_loss in scores:
         return [*plans, critic.then(output=scores[model.config.adversarial_loss])]
     return [*plans, critic.then(Layer("Sigmoid", (1,), 0), output="the probability of a real image")]
+
+
+def _mixing(model: TwoPlayerModel, code: Tensor) -> list[NetworkPlan]:
+    """Return the plan of the network that mixes two codes, if the model has learned it."""
+    if model.mixer is None:
+        return []
+    rounds = {type(model.mixer.look): "Attention, two conv 3x3"}
+    mixing = plan(
+        "mixing network",
+        model.mixer,
+        code,
+        code.clone(),
+        inputs=("first code, of the smaller image", "second code"),
+        blocks=rounds,
+    )
+    drawn = Layer("Sigmoid", mixing.layers[-1].shape, 0)
+    return [
+        mixing.then(
+            drawn, output="colours and alpha of the limb that is put on the smaller image, which is then encoded"
+        )
+    ]
 
 
 def _reads_probability(model: TwoPlayerModel) -> bool:

@@ -33,6 +33,7 @@ from pegasus_lightning.utils.tensors import to_uint8
 
 Numbers = Tensor | Sequence[float]
 TITLE, BODY, SMALL = 21, 16, 14  # pixels, as in image_grid for cells of 96 pixels or more
+STORED = "from a stored code"  # what parents are that come from the codes of a model in the package
 CURVES, LEGEND = 260, 21  # pixels: heights of the curves under a filmstrip and of a line of their legend
 
 
@@ -48,24 +49,26 @@ def pegasi_figure(
 
 def best_figure(
     mix: Tensor, first: Tensor, second: Tensor, *, classes: tuple[str, str], ratio: float,
-    scores: Mapping[str, float], originals: tuple[Tensor, Tensor] | None = None, footer: str = "", scale: int = 12,
+    scores: Mapping[str, float], originals: tuple[Tensor, Tensor] | None = None, shown_as: str = "reconstruction",
+    footer: str = "", scale: int = 12,
 ) -> np.ndarray:  # fmt: skip
     """Draw one large mix (3, H, W) between its parents at half its scale (fig. 4).
 
-    first, second: the parents' reconstructions (3, H, W); `originals`, if given, are drawn above them.
+    first, second: the parents (3, H, W) as `shown_as` says: "reconstruction", or STORED for parents that are
+        decoded from the codes that come with a model. `originals`, if given, are drawn above them.
     scores: by name. "score" is the maximised score; if missing, the sum of the others is shown.
     """
     names = two_names(classes)
     mix = as_pixels("mix", mix, 3)
     shown = {"original": originals} if originals else {}
-    shown["reconstruction"] = (first, second)
+    shown[shown_as] = (first, second)
     sides = [
         stack(
             [
                 image_grid(
                     as_pixels(what, parents[i], 3, like=mix)[None, None],
                     scale=max(scale // 2, 1),
-                    column_captions=[f"{name}\n{what}"],
+                    column_captions=[parent_caption(name, what)],
                 )
                 for what, parents in shown.items()
             ]
@@ -85,10 +88,11 @@ def best_figure(
 
 def gallery_figure(
     mixes: Tensor, first: Tensor, second: Tensor, *, classes: tuple[str, str], ratios: Numbers, scores: Numbers,
-    columns: int = 8, footer: str = "", scale: int = 3,
+    shown_as: str = "decoded", columns: int = 8, footer: str = "", scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """Draw mixes (N, 3, H, W), each between its decoded parents, in blocks of three rows and `columns` (fig. 7).
+    """Draw mixes (N, 3, H, W), each between its parents, in blocks of three rows and `columns` (fig. 7).
 
+    shown_as: what the parents are, "decoded" or STORED.
     ratios, scores: (N,), written over each mix.
     """
     names = two_names(classes)
@@ -109,7 +113,11 @@ def gallery_figure(
             image_grid(
                 cells[:, start : start + columns],
                 title=title if start == 0 else "",
-                row_captions=[f"{names[0]}\ndecoded", " x ".join(names), f"{names[1]}\ndecoded"],
+                row_captions=[
+                    parent_caption(names[0], shown_as),
+                    " x ".join(names),
+                    parent_caption(names[1], shown_as),
+                ],
                 column_captions=captions[start : start + columns],
                 footer=caption_lines(legend, footer) if start == starts[-1] else "",
                 scale=scale,
@@ -270,6 +278,11 @@ def as_pixels(name: str, images: Tensor, dimensions: int, like: Tensor | None = 
         wanted = f"{dimensions} dimensions, not empty" if like is None else str(tuple(like.shape))
         raise ValueError(f"{name} must be images of {wanted}, not {tuple(images.shape)}")
     return torch.from_numpy(to_uint8(images)).movedim(-1, -3)
+
+
+def parent_caption(name: str, what: str) -> str:
+    """Return the caption of a parent, on two lines: its class, and what is shown of it."""
+    return f"{name}{',' if what == STORED else ''}\n{what}"
 
 
 def _numbers(name: str, values: Numbers, count: int) -> list[float]:

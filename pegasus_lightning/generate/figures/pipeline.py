@@ -12,7 +12,17 @@ import numpy as np
 from torch import Tensor
 
 from pegasus_lightning.generate.figures.cards import ARROW, CARD, EDGE, arrow, card
-from pegasus_lightning.generate.figures.mixes import BODY, SMALL, as_pixels, caption_lines, counted, framed, two_names
+from pegasus_lightning.generate.figures.mixes import (
+    BODY,
+    SMALL,
+    STORED,
+    as_pixels,
+    caption_lines,
+    counted,
+    framed,
+    parent_caption,
+    two_names,
+)
 from pegasus_lightning.models.latent import MIXINGS
 from pegasus_lightning.utils.image_grid import (
     ACCENT,
@@ -63,12 +73,13 @@ class _Part:
 
 def pipeline_figure(
     mix: Tensor, parents: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor, Tensor], *, classes: tuple[str, str],
-    ratio: float, mixing: str, sampled: bool, originals: bool, log_variance: bool = True,
+    ratio: float, mixing: str, sampled: bool, originals: bool, stored: bool = False, log_variance: bool = True,
     ascended: tuple[Tensor, int] | None = None, footer: str = "", scale: int = 8,
 ) -> np.ndarray:  # fmt: skip
     """Draw how one mix (3, H, W) is made, with the mix at `scale` and its parents at half of it (fig. 1).
 
-    parents: the two images (3, H, W), originals or, without `originals`, reconstructions.
+    parents: the two images (3, H, W): originals; with `stored`, decoded from codes that come
+        with the model; else reconstructions.
     codes: of the first parent, of the second, and the mixed code, (latent_dim,) each, drawn as cells row by row. For
         mixing="direction", which ignores the second parent, the second code is the class direction.
     mixing: one of `latent.MIXINGS`. sampled: the parents' codes are drawn, not the means.
@@ -88,10 +99,12 @@ def pipeline_figure(
     largest = max(vector.abs().max().item() for vector in vectors)
     numbers, side = counted(len(vectors[0]), "number", "numbers"), " x ".join(map(str, mix.shape))
     bars = [_code(vector.numpy(), largest) for vector in vectors]
-    what = "original" if originals else "reconstruction"
+    what = STORED if stored else "original" if originals else "reconstruction"
     drawn = "sampled" if sampled else "the mean"
     small = max(scale // 2, 1)
-    sources = [_Part(_picture(image, small), f"{name}\n{what}") for name, image in zip(names, shown, strict=True)]
+    sources = [
+        _Part(_picture(image, small), parent_caption(name, what)) for name, image in zip(names, shown, strict=True)
+    ]
     coded = [_Part(bar, f"code {z}, {drawn}\n{numbers}") for bar, z in zip(bars, ("z1", "z2"), strict=False)]
     if mixing == "direction":
         sources[1] = _Part(_words("every image", f"of {names[0]} and {names[1]}"))
@@ -114,7 +127,14 @@ def pipeline_figure(
     columns += [[_Part(_words("decoder", f"{numbers}\nto {side}"))], [_Part(_picture(mix, scale), " x ".join(names))]]
     legend = f"A cell of a code is one number: blue {-largest:.2f}, white 0, orange {largest:.2f}."
     legend += f" Ratio 0 is {names[0]}, 1 is {names[1]}."
-    hidden = "" if originals else "Parents are shown as reconstructions; the encoder reads the parents themselves."
+    hidden = "Parents are shown as reconstructions; the encoder reads the parents themselves."
+    hidden = (
+        "The parents are decoded from codes that come with the model, each near that of a training image."
+        if stored
+        else ""
+        if originals
+        else hidden
+    )
     body = _drawn(columns, step)
     return framed(body, f"How one mix of {names[0]} and {names[1]} is made", caption_lines(legend, hidden, footer))
 

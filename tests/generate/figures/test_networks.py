@@ -114,16 +114,76 @@ def test_a_deterministic_encoder_has_one_head(tiny: Tiny) -> None:
     assert all(layer.follows is None for layer in layers)
 
 
-def test_the_heads_of_a_spatial_latent_reshape_the_same_features(tiny: Tiny) -> None:
+def test_the_heads_of_a_spatial_latent_read_the_same_map(tiny: Tiny) -> None:
     networks = {"latent": "spatial", "latent_dim": 32, "batch_norm": False}
     found = plan("encoder", tiny("adversarial_vae", {"networks": networks}).encoder, IMAGE)
     assert [(layer.name, layer.follows) for layer in found.layers[3:]] == [
-        ("mean: Reshape", None),
         ("mean: Conv 3x3, 16 -> 2", None),
-        ("log_variance: Reshape", (2,)),
-        ("log_variance: Conv 3x3, 16 -> 2", None),
+        ("log_variance: Conv 3x3, 16 -> 2", (2,)),
     ]
-    assert found.ends() == (4, 6)
+    assert found.ends() == (3, 4)
+
+
+SPATIAL = {"latent": "spatial", "latent_dim": 32, "batch_norm": False, "residual_blocks": 1}
+
+
+def test_a_skip_connection_joins_the_sum_and_no_layer_is_a_dead_end(tiny: Tiny) -> None:
+    model = tiny("pegasus", {"networks": SPATIAL, "learned_mixing": True})
+    encoder, mixing, decoder, _ = network_plans(model)
+    assert [(layer.name.rpartition(": ")[2], layer.follows) for layer in encoder.layers[2:]] == [
+        ("Conv 4x4, stride 2, 8 -> 16 + LeakyReLU", None),
+        ("LeakyReLU", None),  # of the block alone: the skip connection does not pass it
+        ("Conv 3x3, 16 -> 16 + LeakyReLU", None),
+        ("Conv 3x3, 16 -> 16", None),
+        ("Sum", (2, 5)),
+        ("Conv 3x3, 16 -> 2", None),
+        ("Conv 3x3, 16 -> 2", (6,)),
+        ("z = mean + exp(log-variance / 2) * noise", (7, 8)),
+    ]
+    assert [layer.follows for layer in decoder.layers if "Sum" in layer.name] == [(1, 4)]
+    assert not any("Flatten" in layer.name for layer in decoder.layers)  # the convolutions undo it
+    assert [len(each.ends()) for each in (encoder, mixing, decoder)] == [1, 1, 1]
+
+
+def test_the_mixing_network_stands_between_two_codes(tiny: Tiny) -> None:
+    model = tiny("pegasus", {"networks": SPATIAL, "learned_mixing": True})
+    mixing = network_plans(model)[1]
+    assert mixing.inputs == ("first code, of the smaller image", "second code")
+    assert [(layer.name, layer.follows) for layer in mixing.layers[:9]] == [
+        ("first: Conv 3x3, 2 -> 96", None),
+        ("second: Conv 3x3, 2 -> 96", (-2,)),
+        ("look: Attention, two conv 3x3", (0,)),
+        ("where: Conv 1x1, 96 -> 1", None),
+        ("One place, the largest", None),
+        ("grow: Conv 7x7, 1 -> 96", None),
+        ("Sum", (2, 5)),
+        ("rounds: Attention, two conv 3x3", (6, 1)),
+        ("rounds: Attention, two conv 3x3", (7, 1)),
+    ]
+    assert mixing.layers[-1] == Layer("Sigmoid", (4, 32, 32), 0)
+    assert mixing.parameters == sum(layer.parameters for layer in mixing.layers) + 2 * 96 * 4 * 4  # and of the places
+    assert len(network_plans(tiny("pegasus", {"networks": SPATIAL}))) == 3  # no mixing is learned
+
+
+def test_both_branches_of_a_residual_decoder_are_upsampled(tiny: Tiny) -> None:
+    decoder = plan("decoder", tiny("vae", {"networks": {"decoder": "residual", "batch_norm": False}}).decoder, CODE)
+    upsampled = [i for i, layer in enumerate(decoder.layers) if "Upsample" in layer.name]
+    assert len(upsampled) == 2 * 3
+    sums = [i for i, layer in enumerate(decoder.layers) if "Sum" in layer.name]
+    assert [decoder.sources(i) for i in sums] == [(upsampled[0 + 2 * k], sums[k] - 1) for k in range(3)]
+    # Two lanes, which each block uses again.
+    picture = diagram_figure([decoder], title="t")
+    assert picture.shape[1] == 2 * diagram.LANE + MARGIN + 2 * MARGIN + 2 * MARGIN
+
+
+def test_a_skip_connection_is_drawn_beside_the_cards_that_it_passes() -> None:
+    skipped = diagram_figure([chain(A, B, Layer("Sum", (3,), 0, follows=(0, 1)))], title="t")
+    dark = (skipped == INK).all(axis=-1)
+    x = MARGIN + MARGIN + diagram.LANE + MARGIN // 2
+    white = (skipped == cards.CARD).all(axis=-1)
+    lines = np.flatnonzero(white.any(axis=1))
+    tops = lines[np.concatenate([[True], np.diff(lines) > 1])]
+    assert dark[tops[2] - cards.ARROW // 2 : tops[3] - cards.ARROW // 2 - 3, x].all()  # from above B to above the sum
 
 
 SAMPLING = Layer("sampling: z = mean + exp(log-variance / 2) * noise", (6,), 0, follows=(3, 4))
@@ -220,7 +280,9 @@ def test_each_layer_once_in_order_of_execution() -> None:
     assert [(layer.name, layer.follows) for layer in found.layers] == [
         ("a: Linear 4 -> 4", None),
         ("b: Linear 4 -> 4", (-1,)),
+        ("Sum", (0, 1)),
         ("act: ReLU", (-1,)),
+        ("Sum", (2, 3)),
     ]
     assert found.parameters == 3 * 20
 
@@ -298,7 +360,7 @@ def test_the_diagram_says_names_shapes_and_counts_legibly(tiny: Tiny, texts: lis
     plans = [plan("encoder", model.encoder, IMAGE), plan("decoder", model.decoder, CODE)]
     figure = diagram_figure(plans, title="Two networks", footer="run a")
     said = [text for text, _ in texts]
-    for text in ("encoder", "decoder", "mean", "log_variance", "Linear 256 -> 6"):
+    for text in ("encoder", "decoder", "mean", "log-variance", "Linear 256 -> 6"):
         assert text in said
     for text in ("3 x 32 x 32", "16 x 4 x 4\n2,080 parameters", "6\n1,542 parameters", "4,603 parameters in all"):
         assert text in said
