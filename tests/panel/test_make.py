@@ -91,7 +91,7 @@ def test_the_key_names_a_run_from_its_own_folder_or_the_users_home(
     for run, folder, named in (
         ("work/runs/first", "panels/1f2e", "../../runs/first"),
         ("runs/first", "panels/1f2e", "~/runs/first"),
-        ("work/runs/first", "/elsewhere/1f2e", "~/work/runs/first"),
+        ("project/runs/first", "/elsewhere/1f2e", "~/project/runs/first"),
     ):
         assert _told({"run": str(tmp_path / run), "seed": 1}, Path(folder)) == {"run": named, "seed": 1}
     assert _told({"run": "/data/runs/first"}, Path("panels/1f2e")) == {"run": "/data/runs/first"}
