@@ -34,6 +34,7 @@ from pegasus_lightning.runs.scorecards import (
 )
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.compose import typed
+from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, whole_folder
 
 # Settings that change nothing but where results go and what is kept beside the figures.
@@ -55,9 +56,8 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     assert session.data is not None
     reports = session.store.get(session.data, recipe(REPORTS))
     winged_judge = _winged_judge(session)
-    selector = session.selector
     identity = {key: value for key, value in asdict(settings).items() if key not in NOT_FIGURES}
-    judge = selector.stored.path.name if selector else "critic"
+    judge = session.judge_name
     # Without a search the selecting recogniser only decides which pegasi the gallery shows.
     identity["score"] = identity["score"] | {"judge": "none" if settings.search.method == "none" else judge}
     key = digest([identity, session.origin, reports.path.name, *([winged_judge.path.name] if winged_judge else [])])
@@ -68,8 +68,8 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     benchmark: Benchmark | None = None
     cards = []
     for run, folder in zip(session.runs, folders, strict=True):
-        if (folder / FILE).exists() and not is_outdated(folder / FILE) and not settings.again:
-            cards.append(read_scorecard(folder / FILE))
+        if not settings.again and (judged := _judged(folder)) is not None:
+            cards.append(judged)
             print(f"Already judged: {run.name} (again=true judges it once more)", flush=True)
         else:
             benchmark = benchmark or Benchmark(session, reports, inception, winged_judge)
@@ -86,6 +86,17 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     if len(cards) > 1:
         print(comparison_table(cards), flush=True)
     return cards
+
+
+def _judged(folder: Path) -> Scorecard | None:
+    """Return the scorecard of an evaluation; None if there is none, or one that has to be made again."""
+    if not (folder / FILE).exists() or not (folder / GALLERY).exists() or is_outdated(folder / FILE):
+        return None
+    try:
+        return read_scorecard(folder / FILE)
+    except UserError as error:  # whose advice is this very command
+        print(error, flush=True)
+        return None
 
 
 def _winged_judge(session: Session) -> StoredRecogniser | None:

@@ -60,6 +60,11 @@ class Session:
         guided = self.settings.search.method == "guided"
         return open_selector(self.settings.score.judge, self.data, self.store, guided=guided, own=own)
 
+    @property
+    def judge_name(self) -> str:
+        """The file of the recogniser that scores a search, or "critic", in records of what was asked."""
+        return self.selector.stored.path.name if self.selector else "critic"
+
     def sampler(self, model: TwoPlayerModel) -> Sampler:
         """Return a sampler of one model over the pairs. Use it inside `model.inference()`."""
         return Sampler(model, self.parents, self.pairs, self.settings, self.others)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from pegasus_lightning.panel.letters import COLUMNS, MAX_ALL
 from pegasus_lightning.panel.page import render, sheets
 from pegasus_lightning.panel.pictures import PICTURES, read_pictures
 from pegasus_lightning.panel.settings import PanelMakeConfig
-from pegasus_lightning.runs.places import check_writable, origin_told
+from pegasus_lightning.runs.places import check_writable, origin_told, path_told
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.errors import UserError, check_at_most
 from pegasus_lightning.utils.files import whole_folder, write_json, write_text
@@ -96,7 +95,7 @@ def _write(sources: Sequence[Source], classes: tuple[str, str], settings: PanelM
     key = {
         "panel": digest,
         "classes": [*classes],
-        "sources": {source.name: _told(source.about, folder) for source in sources},
+        "sources": {source.name: _told(source.about) for source in sources},
         "pictures": [
             {"number": number, "source": sources[origin[i][0]].name, "index": origin[i][1]}
             for number, i in enumerate(order, 1)
@@ -179,7 +178,7 @@ def _pegasi(session: Session, way: str, count: int) -> list[Source]:
         _enough(f"{run.name}, asked {way}", len(images), count)
         asked: dict[str, Any] = {"pegasus": asdict(session.settings.pegasus), "search": asdict(session.settings.search)}
         if session.settings.search.method != "none":
-            asked |= {"count": count, "score": asdict(session.settings.score)}
+            asked |= {"count": count, "score": asdict(session.settings.score) | {"judge": session.judge_name}}
         about = {
             "run": None if run.folder is None else str(run.folder),
             "batches": run.model.batches_done,
@@ -192,14 +191,12 @@ def _pegasi(session: Session, way: str, count: int) -> list[Source]:
     return sources
 
 
-def _told(about: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return `about` with the run's folder as `panel score` finds it from the key's, and without the home's name."""
+def _told(about: dict[str, Any]) -> dict[str, Any]:
+    """Return `about` with the run's folder as `panel score` finds it again, and without the home's name."""
     if about.get("run") is None:
         return about
-    run, here, home = Path(about["run"]), Path.cwd(), Path(os.path.expanduser("~"))
-    if run.is_relative_to(here) and folder.absolute().is_relative_to(here):
-        return about | {"run": os.path.relpath(run, folder)}
-    return about | {"run": f"~/{run.relative_to(home).as_posix()}" if run.is_relative_to(home) else str(run)}
+    run, told = Path(about["run"]), path_told(about["run"])
+    return about | {"run": str(run) if told.startswith(".../") else told}
 
 
 def _controls(session: Session, settings: PanelMakeConfig) -> list[Source]:

@@ -89,11 +89,15 @@ def score(config: DictConfig) -> dict[str, Any]:
 
 
 def _run_of(named: object, above: Path) -> Path | None:
-    """Return the run that a key in the folder `above` names; None if it is no run: nothing is written elsewhere."""
+    """Return the run that a key in the folder `above` names; None if it is no run: nothing is written elsewhere.
+
+    A relative path is looked for from the working folder, from the key's and from those above it.
+    """
     if not isinstance(named, str) or "\0" in named:
         return None
-    run = above / os.path.expanduser(named)
-    return run if (run / "checkpoints").is_dir() else None
+    place = above.resolve()
+    runs = [start / os.path.expanduser(named) for start in (Path.cwd(), place, *place.parents)]
+    return next((run for run in runs if (run / "checkpoints").is_dir()), None)
 
 
 def _read_key(path: Path) -> dict[str, Any]:

@@ -34,7 +34,6 @@ class PairSet:
     above: list[Strip]  # of the parents
     models: list[Strip]  # of each run
     below: list[Strip]  # of the parents combined without a model
-    left_out: int  # number of models without room on the page
 
 
 def by_turns(runs: Sequence[Run]) -> list[Run]:
@@ -95,7 +94,6 @@ def _pair_set(runs: Sequence[Run], sheets: Sheets) -> PairSet:
         above=[strips[field] for field in ("first", "second") if field in strips],
         models=models,
         below=[strips[field] for field in ("blend", "cutmix") if field in strips],
-        left_out=len(runs) - len(models),
     )
 
 

@@ -22,7 +22,7 @@ from pegasus_lightning.report.sprites import MARKUP, Grids, Sheet, Sheets, encod
 from pegasus_lightning.runs.folder import find_runs
 from pegasus_lightning.runs.scorecards import VERDICT_SEEDS
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
-from pegasus_lightning.utils.files import write_text
+from pegasus_lightning.utils.files import PATH_MISTAKES, write_text
 
 HERE = Path(__file__).parent
 PAGE_BYTES = 14_500_000  # most bytes of a page, whatever the number of runs
@@ -80,6 +80,8 @@ def write_report(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page)
     except OSError as error:
+        if error.errno not in PATH_MISTAKES:
+            raise
         reason = error.strerror or type(error).__name__
         raise UserError(f"{path} cannot be written: {reason}. Name another file with --out.") from error
     return path, runs

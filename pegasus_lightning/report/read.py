@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, flat, is_locked, status_of
 from pegasus_lightning.runs.gallery import Gallery, read_gallery
-from pegasus_lightning.runs.scorecards import FILE, GALLERY, Scorecard, newest_first, read_scorecard, with_panel
+from pegasus_lightning.runs.scorecards import GALLERY, Scorecard, read_scorecard, scorecards, with_panel
 from pegasus_lightning.utils.errors import UserError, listing
 from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_regular, parse_json, read_yaml
 
@@ -167,7 +167,7 @@ def _problem(error: Unreadable, folder: Path) -> str:
 def _cards(folder: Path, problems: list[str]) -> dict[str, tuple[Path, Scorecard]]:
     cards: dict[str, tuple[Path, Scorecard]] = {}
     unreadable: list[Unreadable] = []
-    for path in newest_first(folder.glob(f"evaluation/*/{FILE}")):
+    for path in scorecards(folder):
         try:
             card = with_panel(read_scorecard(inside(path, folder)), folder, unreadable)
             cards.setdefault(card.key, (path, card))

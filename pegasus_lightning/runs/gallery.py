@@ -62,9 +62,11 @@ def read_gallery(path: Path) -> Gallery:
         if (np.diff(arrays["ratios"].astype(float)) <= 0).any():
             raise ValueError("ratios do not ascend")
     except Unreadable as error:
-        raise Unreadable(path, f"is not a gallery (it {error.reason}): evaluate the run again") from error
+        raise Unreadable(path, f"is not a gallery (it {error.reason}): evaluate the run with again=true") from error
     except Exception as error:  # a damaged archive may raise any exception
-        raise Unreadable(path, f"is not a gallery ({type(error).__name__}): evaluate the run again") from error
+        raise Unreadable(
+            path, f"is not a gallery ({type(error).__name__}): evaluate the run with again=true"
+        ) from error
     plain = ("frames", "ratios", "pair_indices", "pegasi", "pegasi_ratios")
     return Gallery(
         **{name: arrays[name] for name in plain},

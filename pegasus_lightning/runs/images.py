@@ -20,10 +20,8 @@ def recorded_images(folder: Path, checkpoint: Path | None) -> dict[str, Any] | N
 
     It comes from the checkpoint that the run is continued from, or else from its status.
     """
-    if checkpoint is not None:
-        record = read_checkpoint(checkpoint).get(ImageDataModule.__name__, {}).get("images")
-    else:
-        record = (read_status(folder) or {}).get("images")
+    kept = {} if checkpoint is None else read_checkpoint(checkpoint).get(ImageDataModule.__name__, {})
+    record = kept.get("images") or (read_status(folder) or {}).get("images")
     return record if isinstance(record, dict) else None
 
 

@@ -50,13 +50,24 @@ def origin_told(origin: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_origin(one: Any, other: Any) -> bool:
-    """Return whether two records name the same parents. Of a folder of images its name counts, not where it lies."""
-    return bool(_named(one) == _named(other))
+    """Return whether two records name the same parents.
+
+    Folders of images are the same if the end of one path is the other, as it is told from another folder.
+    """
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return bool(one == other)
+    ends = [_end(origin.get("root")) for origin in (one, other)]
+    short, long = sorted(ends, key=len)
+    same = long[len(long) - len(short) :] == short and bool(short) == bool(long)
+    return same and bool(one | {"root": None} == other | {"root": None})
 
 
-def _named(origin: Any) -> Any:
-    root = origin.get("root") if isinstance(origin, dict) else None
-    return origin | {"root": PurePath(root).name} if isinstance(root, str) else origin
+def _end(root: Any) -> tuple[str, ...]:
+    """Return the parts of a folder's path as it is told, without its start."""
+    if not isinstance(root, str):
+        return ()
+    parts = PurePath(path_told(root) if os.path.isabs(root) else root).parts
+    return parts[1:] if parts[:1] in (("~",), ("...",)) else parts
 
 
 def check_writable(

@@ -248,11 +248,15 @@ def newest_first(paths: Iterable[Path]) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)[:MAX_ENTRIES]]
 
 
+def scorecards(run: Path) -> list[Path]:
+    """Return the scorecards in a run's folder, the newest first."""
+    # Folders whose names begin with a dot are left over from interrupted writes.
+    return newest_first(path for path in run.glob(f"evaluation/*/{FILE}") if not path.parent.name.startswith("."))
+
+
 def newest_scorecard(run: Path) -> Path | None:
     """Return the newest scorecard in a run's folder; None if the run was never evaluated."""
-    # Folders whose names begin with a dot are left over from interrupted writes.
-    found = [path for path in run.glob(f"evaluation/*/{FILE}") if not path.parent.name.startswith(".")]
-    return next(iter(newest_first(found)), None)
+    return next(iter(scorecards(run)), None)
 
 
 class Spread(NamedTuple):

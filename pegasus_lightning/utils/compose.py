@@ -336,8 +336,11 @@ def _quote_classes(override: str) -> str:
         return override
 
     def quote(match: re.Match[str]) -> str:
-        names = [name.strip() for name in re.findall(NAME, match[1])]
-        return f"[{','.join(name if _is_text(name) else json.dumps(name, ensure_ascii=False) for name in names)}]"
+        return f"[{re.sub(NAME, quote_one, match[1])}]"
+
+    def quote_one(match: re.Match[str]) -> str:
+        name = match[0].strip()
+        return match[0] if _is_text(name) else match[0].replace(name, json.dumps(name, ensure_ascii=False))
 
     return key + equals + re.sub(rf"\[({NAME}(?:,{NAME})*)\]", quote, value)
 

@@ -68,22 +68,23 @@ STAT = Path("/proc/stat")
 
 
 def busy_cpus() -> float | None:
-    """Return how many of this machine's CPUs other programs keep busy now; None where that cannot be told."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    """Return how many of the CPUs that this process may use are busy now; None where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
         before = _cpu_times()
         time.sleep(LOOK)
         (total, idle) = (after - former for after, former in zip(_cpu_times(), before, strict=True))
-        return (os.cpu_count() or 1) * (1 - idle / total) if total > 0 else 0.0
+        return _own_cpus() * (1 - idle / total) if total > 0 else 0.0
     return None
 
 
 def _cpu_times() -> tuple[int, int]:
-    """Return the time of all CPUs since the start, and how much of it they idled or waited for disks."""
-    name, *fields = STAT.read_text().splitlines()[0].split()
-    if name != "cpu":
-        raise ValueError(name)
-    times = [int(field) for field in fields[:8]]
-    return sum(times), times[3] + times[4]
+    """Return the time of the CPUs that this process may use, and how much of it they idled or waited for disks."""
+    own = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    fields = [line.split() for line in STAT.read_text().splitlines()]
+    times = [[int(number) for number in numbers[:8]] for name, *numbers in fields if name in own]
+    if not times:
+        raise ValueError("no such CPU")
+    return sum(map(sum, times)), sum(each[3] + each[4] for each in times)
 
 
 @functools.cache
@@ -111,12 +112,12 @@ def set_threads(wanted: int | None, former: int | None) -> str:
     if usual == 1 or asked:
         return ""
     busy = busy_cpus()
-    free = max(1, min(usual, round((os.cpu_count() or 1) - busy))) if busy is not None else usual
+    free = max(1, min(usual, round(_own_cpus() - busy))) if busy is not None else usual
     torch.set_num_threads(free)
     if free == usual:
         return ""
     return (
-        f"Other programs keep {busy:.1f} of {os.cpu_count()} CPUs busy: this run takes {free} of {usual} threads "
+        f"Other programs keep {busy:.1f} of {_own_cpus()} CPUs busy: this run takes {free} of {usual} threads "
         f"(trainer.threads={usual} takes them all)."
     )
 

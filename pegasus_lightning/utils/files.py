@@ -117,6 +117,7 @@ def _make_locked(folder: Path) -> int:
 PATH_MISTAKES = {
     errno.ENOTDIR: "a part of this path is a file",
     errno.EEXIST: "it is there already, and is not a folder",
+    errno.EISDIR: "it is a folder",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",

@@ -72,7 +72,7 @@ class _Steady:
     def write(self, text: str) -> int:
         try:
             self._stream.write(text)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: it was closed
             self._give_up()
         return len(text)
 
@@ -83,7 +83,7 @@ class _Steady:
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
+        except (OSError, ValueError):
             self._give_up()
 
     def _give_up(self) -> None:

@@ -596,6 +596,9 @@ def test_the_same_command_again_reads_the_scorecard_and_again_replaces_it(
     assert str(folder / FILE) in again.out
     assert (folder / FILE).stat().st_mtime_ns == written
     assert [value for _, value in scalars(run)["evaluation/kid"]] == [1]  # written anew
+    (folder / FILE).write_text("{")
+    damaged = evaluate(f"run={run}")
+    assert damaged.code == 0 and "is not a scorecard" in damaged.out and quick.pop() == "tiny-s0"
     third = evaluate(f"run={run}", "again=true")
     assert quick == ["tiny-s0", "tiny-s0"]
     assert "Already judged" not in third.out

@@ -383,5 +383,5 @@ def test_classes_are_names_whatever_they_look_like(typed: str, names: list[str])
     (swept,) = TRAIN.parse_arguments([f"data.classes={typed},[cat,ship]"]).overrides
     assert swept == f"{parsed.overrides[0]},[cat,ship]"
     # What Hydra reads as it is written stays, and with it the name of the run's folder.
-    for plain in ("[horse,bird]", "[0,1]", "[3d,a b]", f"[{'long' * 50},unclosed"):
+    for plain in ("[horse,bird]", "[cat, ship]", '["my cat", ship]', "[0,1]", "[3d,a b]", f"[{'long' * 50},unclosed"):
         assert TRAIN.parse_arguments([f"data.classes={plain}"]).overrides == [f"data.classes={plain}"]

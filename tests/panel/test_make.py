@@ -16,6 +16,7 @@ from PIL import Image
 from pegasus_lightning.panel.__main__ import main
 from pegasus_lightning.panel.letters import meanings
 from pegasus_lightning.panel.make import _told, make
+from pegasus_lightning.panel.score import _run_of
 from pegasus_lightning.panel.settings import MAKE, validate_make
 from pegasus_lightning.utils.errors import UserError
 
@@ -82,20 +83,29 @@ def test_ways_of_asking_a_model_reconstructions_and_a_folder_of_pictures(photogr
     )  # another seed
 
 
-def test_the_key_names_a_run_from_its_own_folder_or_the_users_home(
+def test_the_key_names_a_run_from_the_working_folder_or_the_users_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "work").mkdir()
+    (tmp_path / "project").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path / "work")
-    for run, folder, named in (
-        ("work/runs/first", "panels/1f2e", "../../runs/first"),
-        ("runs/first", "panels/1f2e", "~/runs/first"),
-        ("project/runs/first", "/elsewhere/1f2e", "~/project/runs/first"),
-    ):
-        assert _told({"run": str(tmp_path / run), "seed": 1}, Path(folder)) == {"run": named, "seed": 1}
-    assert _told({"run": "/data/runs/first"}, Path("panels/1f2e")) == {"run": "/data/runs/first"}
-    assert _told({"run": None}, Path("panels")) == {"run": None}
+    monkeypatch.chdir(tmp_path / "project")
+    for run, named in (("project/runs/first", "runs/first"), ("runs/first", "~/runs/first")):
+        assert _told({"run": str(tmp_path / run), "seed": 1}) == {"run": named, "seed": 1}
+    assert _told({"run": "/data/runs/first"}) == {"run": "/data/runs/first"}  # it could not be found otherwise
+    assert _told({"run": None}) == {"run": None}
+
+
+def test_a_run_is_found_again_when_the_panel_was_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project" / "runs" / "first" / "checkpoints").mkdir(parents=True)
+    moved = tmp_path / "project" / "studies" / "2026" / "1f2e"
+    moved.mkdir(parents=True)
+    linked = tmp_path / "panels"
+    linked.symlink_to(moved)
+    for folder, working in ((moved, tmp_path / "project"), (moved, tmp_path), (linked, tmp_path)):
+        monkeypatch.chdir(working)
+        found = _run_of("runs/first", folder)
+        assert found is not None and found.samefile(tmp_path / "project" / "runs" / "first")
+    assert _run_of("runs/second", moved) is None
 
 
 def test_meanings_name_the_classes() -> None:

@@ -106,6 +106,8 @@ def test_the_parents_of_an_old_record_are_those_of_a_new_one(tmp_path: Path) -> 
     new = origin_told(old)
     assert new == old | {"root": ".../photos"}
     assert same_origin(old, new) and same_origin(old, old | {"root": "~/photos"})
+    assert same_origin(new | {"root": "photos/cropped"}, new | {"root": "~/project/photos/cropped"})
+    assert not same_origin(new | {"root": "old/cropped"}, new | {"root": "new/cropped"})
     for other in (old | {"root": "drawings"}, old | {"split": "train"}, {"files": ["a"]}, None, []):
         assert not same_origin(old, other) and not same_origin(other, new)
     assert origin_told({"files": [f"{tmp_path}/a.png"]}) == {"files": [".../a.png"]}

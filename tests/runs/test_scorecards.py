@@ -29,6 +29,7 @@ from pegasus_lightning.runs.scorecards import (
     newest_scorecard,
     over_seeds,
     read_scorecard,
+    scorecards,
     with_panel,
     write_scorecard,
 )
@@ -386,3 +387,10 @@ def test_what_a_panel_said_of_the_same_pegasi_stands_in_the_scorecard(tmp_path: 
     assert found["panel_first"].value == pytest.approx(0.1) and math.isnan(found["panel_first"].low)
     assert found["recognised"] == plain.rows[PEGASI]["recognised"]
     assert set(found) <= set(MEASURES)
+
+
+def test_what_a_killed_evaluation_left_is_no_scorecard(tmp_path: Path) -> None:
+    for folder in ("evaluation/colour-s0", "evaluation/.colour-s0.0123abcd.tmp"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "scorecard.json").write_text("{}")
+    assert scorecards(tmp_path) == [tmp_path / "evaluation" / "colour-s0" / "scorecard.json"]

@@ -156,7 +156,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     devices._usual_threads.cache_clear()
     yield chosen
@@ -180,7 +180,7 @@ def test_the_number_of_threads_that_was_asked_for_or_is_kept(
     monkeypatch.setattr(devices, "busy_cpus", lambda: 4.0)
     assert set_threads(3, None) == set_threads(None, 2) == set_threads(3, 2) == ""
     assert threads == [3, 2, 3]
-    assert "1 of 4" in set_threads(None, 4)  # of a machine where it could use more than three CPUs
+    assert "1 of 4" in set_threads(None, 5)  # of a machine where it could use more CPUs
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     del threads[:]
     assert set_threads(None, 2) == "" and threads == []
@@ -188,11 +188,13 @@ def test_the_number_of_threads_that_was_asked_for_or_is_kept(
 
 def test_the_load_is_the_share_of_time_that_is_not_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = tmp_path / "stat"
-    stat.write_text("cpu  100 0 50 800 50 0 0 0 7 0\ncpu0 1 2 3\n")
+    others = "cpu0 0 0 0 0 0 0 0 0 0 0\n"
+    stat.write_text(f"cpu  1 2 3 4 5 6 7 8 9 0\n{others}cpu2 50 0 25 400 25 0 0 0 7 0\ncpu3 50 0 25 400 25 0 0 0 0 0\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3}, raising=False)
     monkeypatch.setattr(devices, "STAT", stat)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    # 40 of 100 ticks are neither idle (50) nor waiting for a disk (10): 1.6 of four CPUs.
-    monkeypatch.setattr(devices.time, "sleep", lambda seconds: stat.write_text("cpu  130 0 60 850 60 0 0 0 9 0\n"))
-    assert devices.busy_cpus() == pytest.approx(1.6)
+    # 40 of 100 ticks of the two are neither idle (50) nor waiting for a disk (10): .8 CPUs. A third is not its own.
+    later = "cpu0 99 0 0 0 0 0 0 0 0 0\ncpu2 80 0 25 420 25 0 0 0 9 0\ncpu3 50 0 35 430 35 0 0 0 0 0\n"
+    monkeypatch.setattr(devices.time, "sleep", lambda seconds: stat.write_text(later))
+    assert devices.busy_cpus() == pytest.approx(0.8)
     stat.write_text("")
     assert devices.busy_cpus() is None
