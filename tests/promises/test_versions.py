@@ -30,6 +30,8 @@ def test_the_pythons(python: str, allowed: bool) -> None:
         ("torch", ["2.9.1"], ["2.10.0", "2.15.0"]),
         ("hydra-core", ["1.3.7", "1.4.0"], ["1.3.8"]),
         ("omegaconf", ["2.2.3", "2.4.0"], ["2.3.1"]),
+        ("numpy", ["1.26.4"], ["2.0.0"]),
+        ("pillow", ["11.0.0", "11.1.0"], ["11.2.1"]),
     ],
 )
 def test_known_bad_versions_are_excluded(package: str, refused: list[str], allowed: list[str]) -> None:
