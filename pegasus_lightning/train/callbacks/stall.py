@@ -31,7 +31,7 @@ class StallWatch(pl.Callback):
 
     def __init__(self, after: float, folder: Path, report: Callable[..., None]) -> None:
         self.after, self.folder, self.report = after, folder, report
-        self._beats = 0
+        self._beats, self._told = 0, False
 
     def _beat(self, *arguments: Any, **keywords: Any) -> None:
         self._beats += 1
@@ -49,17 +49,21 @@ class StallWatch(pl.Callback):
         finally:
             done.set()
             thread.join()
+            if self._told:
+                self.report(stalled=None)
 
     def _watch(self, done: threading.Event) -> None:
         seen, idle, poll = self._beats, 0.0, min(POLL, self.after / 10)
         while not done.wait(poll):
             if self._beats != seen:
-                if idle >= self.after:
+                if self._told:
+                    self._told = False
                     self.report(stalled=None)
                 seen, idle = self._beats, 0.0
                 continue
             idle += poll
-            if idle >= self.after > idle - poll:
+            if idle >= self.after and not self._told:
+                self._told = True
                 self._tell()
 
     def _tell(self) -> None:
