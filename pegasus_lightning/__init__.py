@@ -7,9 +7,10 @@ model = pegasus_lightning.load_export("shared")              # the same from exp
 from importlib import import_module
 from typing import Any
 
-from pegasus_lightning.utils.surroundings import usable_backend
+from pegasus_lightning.utils.surroundings import open_streams, usable_backend
 
 usable_backend()
+open_streams()
 __version__ = "0.1.0"
 
 # Imported at first use: importing the package stays cheap, and no room below imports a room above.

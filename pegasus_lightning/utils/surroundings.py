@@ -31,23 +31,30 @@ def _found(module: str) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def steady_streams() -> Iterator[None]:
-    """Let a command go on in silence, and end as it would have, when nobody reads what it prints.
+def open_streams() -> None:
+    """Give a process that was started with a closed stdout or stderr one that goes nowhere.
 
-    The reader of a pipe may be gone, the disk full, the terminal closed, or a stream closed from the start. Characters
-    that a stream's encoding lacks are printed as "?".
+    Some packages ask for these streams when they are imported. A closed descriptor would also be given to the next file
+    that is opened, and what is printed would end up in it.
     """
-    # A closed descriptor would be given to the next file that is opened, and what is printed would end up in it.
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
         os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
+
+
+@contextlib.contextmanager
+def steady_streams() -> Iterator[None]:
+    """Let a command go on in silence, and end as it would have, when nobody reads what it prints.
+
+    The reader of a pipe may be gone, the disk full, or the terminal closed. Characters that a stream's encoding lacks
+    are printed as "?".
+    """
     former = sys.stdout, sys.stderr
     for name, stream in zip(("stdout", "stderr"), former, strict=True):
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
-            continue
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
         setattr(sys, name, _Steady(stream))
@@ -56,8 +63,7 @@ def steady_streams() -> Iterator[None]:
     finally:
         for name, stream in zip(("stdout", "stderr"), former, strict=True):
             getattr(sys, name).flush()
-            if stream is not None:
-                setattr(sys, name, stream)
+            setattr(sys, name, stream)
 
 
 class _Steady:
