@@ -115,7 +115,7 @@ def _has_its_images(run: Planned) -> bool:
     if record is None or data.source != "image_folder":
         return True
     try:
-        check_images(run.folder, data.root, record, _images_now(data.root, tuple(data.classes), data.cache))
+        check_images(run.folder, data, record, _images_now(data.root, tuple(data.classes), data.cache))
     except UserError:
         return False
     return True

@@ -37,10 +37,10 @@ def images_now(data: Any) -> dict[str, Any] | None:
     return None if contents is None else images_record(contents)
 
 
-def check_images(folder: Path, root: object, record: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
-    """Raise UserError if a run's record of its images is another than that of the images in `root` now."""
+def check_images(folder: Path, data: Any, record: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
+    """Raise UserError if a run's record of its images is another than that of the images of `data` now."""
     if record is not None and now is not None and now != {key: record.get(key) for key in now}:
         raise UserError(
-            f"{folder} was trained on {record.get('count')} images, and {root} now holds another set of "
+            f"{folder} was trained on {record.get('count')} images, and {data.root} now holds another set of "
             f"{now['count']}. Put the former images back, or train a new run: add run_name=NAME."
         )

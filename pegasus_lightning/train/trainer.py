@@ -86,7 +86,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         )
     folder = run_folder(values, readable_name)
     if is_first_process() and is_finished(folder, values):
-        check_images(folder, settings.data.root, recorded_images(folder, None), images_now(settings.data))
+        check_images(folder, settings.data, recorded_images(folder, None), images_now(settings.data))
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
         reason = (read_status(folder) or {}).get("reason")
         short = f" until {reason}" if reason else ""
@@ -102,7 +102,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
     # Load before creating the folder: missing data creates nothing, and an unreadable test split costs no training.
     record = recorded_images(folder, checkpoint)
     if checkpoint is not None:
-        check_images(folder, settings.data.root, record, images_now(settings.data))
+        check_images(folder, settings.data, record, images_now(settings.data))
     by_position = checkpoint is not None and (record or {}).get("validation") != "content"
     data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test, by_position=by_position)
     lessons = _lessons(settings, data)
