@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -18,17 +16,17 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
+from pegasus_lightning.utils.command_line import check_typed, quote_classes
 from pegasus_lightning.utils.errors import UnreadSetting, UserError, did_you_mean, nearest
 from pegasus_lightning.utils.foreign import read_text
 
 Settings = TypeVar("Settings")
 _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 
-NAME = r"""(?:"[^"]*"|'[^']*'|[^][{}()'"$\\,]+)"""  # an entry of a list
 # What others call a trainer.
 DEVICES = {"gpu": "trainer.gpus=1 takes a GPU", "cpu": "trainer.gpus=0 takes the CPU"}
 DEVICES |= {"ddp": "trainer.gpus=2 takes two GPUs", "mps": "only NVIDIA's GPUs and the CPU are supported"}
@@ -106,16 +104,11 @@ class Program:
                 f"The command line is not understood ({message}). `{self.command} --help` shows what can be typed."
             )
 
-        for text, following in pairwise([*arguments, ""]):
-            if not text.isprintable() and any("\udc80" <= character <= "\udcff" for character in text):
-                shown = text.encode(errors="surrogateescape").decode(errors="replace")
-                raise UserError(f"'{shown}' holds bytes that are not UTF-8: rename the file or folder.")
-            if text.count("[") > text.count("]") and "]" in following and "=" not in following:
-                raise UserError(f"A list with a space in it needs quotes: '{text} {following}'.")
+        check_typed(arguments)
         parser = get_args_parser()
         parser.error = refuse  # type: ignore[method-assign]
         parsed = parser.parse_intermixed_args(list(arguments))
-        parsed.overrides = [_quote_classes(text) for text in parsed.overrides]
+        parsed.overrides = [quote_classes(text) for text in parsed.overrides]
         return parsed
 
     def check_overrides(self, overrides: Sequence[str]) -> list[Override]:
@@ -327,32 +320,6 @@ def check_presets(folder: Path, overrides: Sequence[str], groups: Sequence[str])
             if "defaults" not in content and group in ("model", "data"):  # the others have one schema
                 start = f"`defaults: [{presets(group)[0]}]`"
                 raise UserError(f"{path} names no preset that it changes: begin it with a line such as {start}.")
-
-
-def _quote_classes(override: str) -> str:
-    """Return the override with those names of classes quoted that Hydra takes for something else: [1e3,true,马]."""
-    key, equals, value = override.partition("=")
-    if key.lstrip("+") != "data.classes":
-        return override
-
-    def quote(match: re.Match[str]) -> str:
-        return f"[{re.sub(NAME, quote_one, match[1])}]"
-
-    def quote_one(match: re.Match[str]) -> str:
-        name = match[0].strip()
-        return match[0] if _is_text(name) else match[0].replace(name, json.dumps(name, ensure_ascii=False))
-
-    return key + equals + re.sub(rf"\[({NAME}(?:,{NAME})*)\]", quote, value)
-
-
-def _is_text(name: str) -> bool:
-    """Return whether Hydra's grammar reads a name as it is written."""
-    if name[:1] in "'\"":
-        return True
-    try:
-        return str(OverridesParser.create().parse_override(f"name={name}").value()) == name
-    except HydraException:
-        return False
 
 
 def _names_target(value: Any) -> bool:
