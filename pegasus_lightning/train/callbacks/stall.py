@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import sys
 import threading
@@ -18,8 +17,6 @@ from pegasus_lightning.runs.folder import now
 
 JOB = "PEGASUS_LIGHTNING_JOB"  # process ID of a sweep's job, in its environment
 POLL = 5.0  # seconds; the time during which the whole process was stopped does not count
-
-log = logging.getLogger(__name__)
 
 
 class StallWatch(pl.Callback):
