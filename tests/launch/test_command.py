@@ -255,6 +255,7 @@ def test_a_file_where_the_runs_should_lie_is_named(
         assert err.count("\n") == 1 and not out
 
 
+@pytest.mark.slow
 def test_the_first_word_is_a_command(tmp_path: Path) -> None:
     for words in (["--version"], ["train", "--version"], ["generate", "--version"], ["report", "--version"]):
         assert command(*words, folder=tmp_path)[:2] == (0, f"pegasus_lightning {__version__}\n")

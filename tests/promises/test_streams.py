@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.promise(20)
+pytestmark = [pytest.mark.promise(20), pytest.mark.slow]
 SETTINGS = [
     "model=vae",
     "data=silhouettes",
