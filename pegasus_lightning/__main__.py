@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-COMMANDS = ("generate", "evaluate", "report", "export", "panel")
+COMMANDS = ("generate", "evaluate", "report", "export", "panel", "runs", "completion")
 
 
 def main() -> None:
@@ -16,7 +16,12 @@ def main() -> None:
         sys.exit(import_module(f"pegasus_lightning.{word}.__main__").main())
     if word == "train":
         del sys.argv[1]
-    from pegasus_lightning.launch.command import run_command  # Hydra is slow to import
+    from pegasus_lightning.launch.help import help_text
+    from pegasus_lightning.utils.program import answered
+
+    if answered(sys.argv[1:], help_text):
+        return
+    from pegasus_lightning.launch.command import run_command  # PyTorch is slow to import
 
     sys.exit(run_command(sys.argv[1:]))
 

@@ -6,13 +6,13 @@ import sys
 
 from omegaconf import DictConfig
 
-from pegasus_lightning.evaluate.settings import EVALUATE, validate
-from pegasus_lightning.utils.program import run_program
+from pegasus_lightning.utils.compose import describe_presets
+from pegasus_lightning.utils.program import answered, run_program
 
 
 def help_text() -> str:
     """Return the text that `--help` prints."""
-    command = EVALUATE.command
+    command = "python -m pegasus_lightning.evaluate"
     return f"""Measure how recognisable, realistic and unique pegasi of trained models are, with controls and intervals.
 
 Examples
@@ -28,7 +28,7 @@ from disk, not repeated. The reporting recogniser is trained on the same images 
 a CPU) and then kept. `python -m pegasus_lightning.report runs/...` shows the results.
 
 Presets
-{EVALUATE.describe_presets()}
+{describe_presets(("search",))}
 
 Fields, for example
   count=2000  seed=0  split=test  threshold=0.5  again=false  out=FOLDER (default: inside the run's folder)
@@ -47,6 +47,7 @@ Fields, for example
 
 def _work(config: DictConfig, data_overrides: list[str]) -> None:
     from pegasus_lightning.evaluate.pipeline import evaluate  # torchmetrics is slow to import
+    from pegasus_lightning.evaluate.settings import validate
 
     validate(config)
     evaluate(config, data_overrides)
@@ -54,7 +55,11 @@ def _work(config: DictConfig, data_overrides: list[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run_program(EVALUATE, sys.argv[1:], help_text(), _work))
+    if answered(sys.argv[1:], help_text):
+        return
+    from pegasus_lightning.evaluate.settings import EVALUATE  # PyTorch is slow to import
+
+    sys.exit(run_program(EVALUATE, sys.argv[1:], _work))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@ import sys
 from omegaconf import DictConfig
 
 from pegasus_lightning.utils.bars import waiting
-
-with waiting("loading PyTorch"):
-    from pegasus_lightning.generate.pipeline import generate
-    from pegasus_lightning.generate.settings import GENERATE, validate
-    from pegasus_lightning.utils.program import run_program
+from pegasus_lightning.utils.compose import describe_presets
+from pegasus_lightning.utils.program import answered, run_program
 
 
 def help_text() -> str:
     """Return the text that `--help` prints."""
-    command = GENERATE.command
+    command = "python -m pegasus_lightning.generate"
     return f"""Generate pegasi with a trained model: mix the codes of two images, one of each class, and decode them.
 
 Examples
@@ -31,7 +28,7 @@ run= is a run's folder, a checkpoint file, a folder of runs or a pattern, and ca
 names the model in the package instead; without data= its parents are codes near those of training images.
 
 Presets
-{GENERATE.describe_presets()}
+{describe_presets(("search",))}
 
 Fields, for example
   count=64  seed=0  out=FOLDER (default: inside the run's folder, or pegasi/)  split=test  'figures=[pegasi,best]'
@@ -50,13 +47,22 @@ Fields, for example
 
 
 def _work(config: DictConfig, data_overrides: list[str]) -> None:
+    from pegasus_lightning.generate.pipeline import generate
+    from pegasus_lightning.generate.settings import validate
+
     validate(config)
     generate(config, data_overrides)
 
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run_program(GENERATE, sys.argv[1:], help_text(), _work))
+    if answered(sys.argv[1:], help_text):
+        return
+    with waiting("loading PyTorch"):
+        from pegasus_lightning.generate import pipeline  # noqa: F401
+        from pegasus_lightning.generate.settings import GENERATE
+
+    sys.exit(run_program(GENERATE, sys.argv[1:], _work))
 
 
 if __name__ == "__main__":

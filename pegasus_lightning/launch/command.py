@@ -18,7 +18,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pegasus_lightning import __version__
 from pegasus_lightning.launch.planning import check_jobs, check_read, readable_name
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import VERSION_BASE, check_presets, conf_folder
@@ -71,12 +70,6 @@ def _task(failures: list[Exception], config: DictConfig) -> None:
 @steady_streams()
 def run_command(arguments: list[str]) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text())
-        return 0
-    if "--version" in arguments:
-        print(f"pegasus_lightning {__version__}")
-        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors rather than prints them
     quieten()
     overrides: list[str] = []
@@ -147,29 +140,3 @@ def _options(parsed: argparse.Namespace) -> list[str]:
     texts = [f"--{name}={getattr(parsed, name)}" for name in ("cfg", "info", "package") if getattr(parsed, name)]
     flags = ("run", "multirun", "resolve")
     return texts + [f"--{name.replace('_', '-')}" for name in flags if getattr(parsed, name)]
-
-
-def help_text() -> str:
-    """Return the text that `--help` prints."""
-    return f"""Train adversarial autoencoders on two classes of images and show what mixes of their codes decode to.
-
-Examples
-  {TRAIN.command} model=acai trainer.gpus=1
-  {TRAIN.command} model=vae data=silhouettes trainer=quick
-  {TRAIN.command} -m model=vae,acai seed=0,1 data=image_folder data.root=photos
-  {TRAIN.command} -m experiment=ablation seed=0,1,2
-
-Presets (GROUP=NAME sets all fields of a group; each field can be set too)
-{TRAIN.describe_presets()}
-
-Fields, for example
-  model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1
-  'data.classes=[cat,ship]'  data.batch_size=128  trainer.max_epochs=200  trainer.max_time=2h
-  trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]' (default: one GPU if available, else the CPU)
-  seed=1  runs_dir=runs  resume=auto (the same command again continues the run), never, must
-
-  --cfg job        show the whole configuration      --config-dir=FOLDER   add your own presets
-  -m               sweep: one run for each combination, in parallel; the same command again continues it
-    hydra.launcher.slots=4 (parallel runs on the CPU)  hydra.launcher.jobs_per_gpu=2  hydra.launcher.rank_by=final/kl
-    hydra/launcher=pool (this machine), slurm, ray_cluster
-"""

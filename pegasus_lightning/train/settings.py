@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models import MODELS
 from pegasus_lightning.models.settings import unread_settings, validate_model
-from pegasus_lightning.utils.compose import Program
+from pegasus_lightning.utils.compose import GROUPS, Program
 from pegasus_lightning.utils.errors import (
     UserError,
     check_above,
@@ -95,7 +95,6 @@ def _unread(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
     return {f"model.{key}": reason for key, reason in unread_settings(config.model).items()}
 
 
-GROUPS = ("model", "data", "trainer", "callbacks", "experiment")
 # What users of other tools type, and what does it here.
 HABITS = {
     "logger": "TensorBoard's files and metrics.jsonl are always written.",

@@ -31,6 +31,7 @@ _stored: dict[str, type] = {}  # schemas in Hydra's ConfigStore
 DEVICES = {"gpu": "trainer.gpus=1 takes a GPU", "cpu": "trainer.gpus=0 takes the CPU"}
 DEVICES |= {"ddp": "trainer.gpus=2 takes two GPUs", "mps": "only NVIDIA's GPUs and the CPU are supported"}
 VERSION_BASE = "1.3"
+GROUPS = ("model", "data", "trainer", "callbacks", "experiment")  # of presets of a training
 OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()), replace=True)  # as shells read ~
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
 
@@ -252,18 +253,19 @@ class Program:
         hint = f" Did you mean '{by_last[match]}'?" if match else ""
         return f"There is no setting '{key}'.{hint} `{self.command} --cfg job` shows them all."
 
-    def describe_presets(self) -> str:
-        """Return the groups as `--help` lists them: each preset with the first comment line of its file."""
-        paragraphs = []
-        for group in self.groups:
-            lines = [f"  {group}="]
-            for name in presets(group):
-                text = (conf_folder() / group / f"{name}.yaml").read_text()
-                comments = re.findall(r"^# (?!@)(.*)$", text, re.MULTILINE)
-                lines.append(f"    {name:<18} {comments[0] if comments else ''}")
-            if len(lines) > 1:
-                paragraphs.append("\n".join(lines))
-        return "\n\n".join(paragraphs)
+
+def describe_presets(names: Sequence[str]) -> str:
+    """Return groups as `--help` lists them: each preset with the first comment line of its file."""
+    paragraphs = []
+    for group in names:
+        lines = [f"  {group}="]
+        for name in presets(group):
+            text = (conf_folder() / group / f"{name}.yaml").read_text()
+            comments = re.findall(r"^# (?!@)(.*)$", text, re.MULTILINE)
+            lines.append(f"    {name:<18} {comments[0] if comments else ''}")
+        if len(lines) > 1:
+            paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
 
 
 @lru_cache(maxsize=64)

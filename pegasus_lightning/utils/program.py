@@ -58,19 +58,23 @@ def names_run(argument: str) -> bool:
 
 
 @steady_streams()
-def run_program(
-    program: Program, arguments: Sequence[str], help_text: str, work: Callable[[DictConfig, list[str]], object]
-) -> int:
+def answered(arguments: Sequence[str], help_text: Callable[[], str]) -> bool:
+    """Answer `--help` and `--version`, which need none of the slow imports. Return whether one was there."""
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text())
+    elif "--version" in arguments:
+        print(f"pegasus_lightning {__version__}")
+    else:
+        return False
+    return True
+
+
+@steady_streams()
+def run_program(program: Program, arguments: Sequence[str], work: Callable[[DictConfig, list[str]], object]) -> int:
     """Compose the configuration of a command, run its work, and return the exit code.
 
     `work` is called with the configuration and the overrides that begin with `data=` or `data.`.
     """
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text)
-        return 0
-    if "--version" in arguments:
-        print(f"pegasus_lightning {__version__}")
-        return 0
     quieten()
     overrides: list[str] = []
     try:

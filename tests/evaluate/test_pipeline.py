@@ -57,7 +57,7 @@ from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
 from pegasus_lightning.utils.devices import machine
-from pegasus_lightning.utils.program import run_program
+from pegasus_lightning.utils.program import answered, run_program
 from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float, to_uint8
 
@@ -163,7 +163,7 @@ class Answer(NamedTuple):
 @pytest.fixture
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     def call(*arguments: str) -> Answer:
-        code = run_program(EVALUATE, [*ALWAYS, *arguments], "help", _work)
+        code = run_program(EVALUATE, [*ALWAYS, *arguments], _work)
         return Answer(code, *capsys.readouterr())
 
     return call
@@ -204,7 +204,7 @@ def evaluated(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
-        assert run_program(EVALUATE, [*ALWAYS, f"run={run}", "seed=3"], "", _work) == 0, said
+        assert run_program(EVALUATE, [*ALWAYS, f"run={run}", "seed=3"], _work) == 0, said
     (folder,) = folders(run / "evaluation")
     return Evaluated(run, folder, read_scorecard(folder / FILE), arrays_in(folder), "\n".join(said))
 
@@ -877,7 +877,7 @@ def test_a_mistake_gets_one_message_exit_code_2_and_nothing_written_or_trained(
     before = [sorted(os.walk(folder)) for folder in (crowded, original)]
     given = [argument.format(run=original) for argument in arguments]
     defaults = [text for text in ALWAYS if text.split("=")[0] not in str(given)]
-    assert run_program(EVALUATE, [*defaults, *given], "", _work) == 2
+    assert run_program(EVALUATE, [*defaults, *given], _work) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert said.startswith("pegasus_lightning: ")
     assert "Traceback" not in said
@@ -910,11 +910,11 @@ def test_too_few_images_are_refused(
 
 
 def test_help_and_the_configuration_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(EVALUATE, ["--help"], help_text(), _work) == 0
+    assert answered(["--help"], help_text)
     shown = capsys.readouterr().out
     assert "python -m pegasus_lightning.evaluate" in shown
     assert "guided" in shown
-    assert run_program(EVALUATE, ["--cfg", "job", "run=a,b", "search=guided"], "", _work) == 0
+    assert run_program(EVALUATE, ["--cfg", "job", "run=a,b", "search=guided"], _work) == 0
     shown = capsys.readouterr().out
     assert "- a,b\n" in shown
     assert "count: 2000" in shown

@@ -110,7 +110,7 @@ def test_a_bad_value_is_refused_by_name(config: DictConfig, settings: dict[str, 
 def test_a_setting_that_nothing_reads_is_refused(
     capsys: pytest.CaptureFixture[str], typed: list[str], message: str
 ) -> None:
-    code = run_program(EVALUATE, ["run=x", *typed], "help", lambda config, data: validate(config))
+    code = run_program(EVALUATE, ["run=x", *typed], lambda config, data: validate(config))
     said = capsys.readouterr().err
     assert code == (2 if message else 0)
     assert message in said

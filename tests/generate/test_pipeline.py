@@ -35,7 +35,7 @@ from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.train.trainer import train
 from pegasus_lightning.utils import image_grid
 from pegasus_lightning.utils.errors import UserError
-from pegasus_lightning.utils.program import quote_paths, run_program
+from pegasus_lightning.utils.program import answered, quote_paths, run_program
 from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 TINY = [
@@ -78,7 +78,7 @@ class Answer(NamedTuple):
 @pytest.fixture
 def generate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     def call(*arguments: str) -> Answer:
-        code = run_program(GENERATE, [*arguments, "gpus=0"], "help", _work)
+        code = run_program(GENERATE, [*arguments, "gpus=0"], _work)
         return Answer(code, *capsys.readouterr())
 
     return call
@@ -102,7 +102,7 @@ def make(out: Path | None, *runs: Path, **settings: Any) -> Path:
 def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of one call with the default figures."""
     out = tmp_path_factory.mktemp("made") / "out"
-    assert run_program(GENERATE, [f"run={run}", f"out={out}", "count=10", "seed=5", FAR, "gpus=0"], "", _work) == 0
+    assert run_program(GENERATE, [f"run={run}", f"out={out}", "count=10", "seed=5", FAR, "gpus=0"], _work) == 0
     return out
 
 
@@ -501,7 +501,7 @@ def test_a_mistake_gets_one_message_exit_code_2_and_nothing_written(
     given = [argument.format(run=run) for argument in arguments]
     if not any(argument.startswith("out=") for argument in given):
         given.append("out=out")
-    assert run_program(GENERATE, given, "help", _work) == 2
+    assert run_program(GENERATE, given, _work) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("pegasus_lightning: ")
     assert len([line for line in said if not line.startswith("Checkpoint ")]) == 1  # a corrupt one is named in the log
@@ -520,9 +520,9 @@ def test_paths_are_taken_as_they_are() -> None:
 
 
 def test_help_and_the_configuration_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(GENERATE, ["--help"], "words of help", _work) == 0
+    assert answered(["--help"], lambda: "words of help")
     assert capsys.readouterr().out == "words of help\n"
-    assert run_program(GENERATE, ["--cfg", "job", "run=a,b", "search=guided"], "", _work) == 0
+    assert run_program(GENERATE, ["--cfg", "job", "run=a,b", "search=guided"], _work) == 0
     shown = capsys.readouterr().out
     assert "- a,b\n" in shown
     assert "method: guided" in shown

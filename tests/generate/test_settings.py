@@ -209,7 +209,7 @@ UNREAD: list[tuple[list[str], str]] = [
 
 def passed_on(*arguments: str) -> int:
     """The exit code of a command that composes, checks what is read, validates, and does no work."""
-    return run_program(GENERATE, arguments, "help", lambda config, data: validate(config))
+    return run_program(GENERATE, arguments, lambda config, data: validate(config))
 
 
 @pytest.mark.parametrize(("typed", "message"), UNREAD, ids=[" ".join(typed) for typed, _ in UNREAD])

@@ -17,6 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pegasus_lightning import __version__
+from pegasus_lightning.__main__ import main
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.launch.planning import readable_name
 from pegasus_lightning.train.settings import TRAIN
@@ -60,6 +61,15 @@ def command(*arguments: str, folder: Path) -> Answer:
     return Answer(result.returncode, result.stdout, result.stderr, sorted(os.listdir(folder)))
 
 
+def main_code() -> int:
+    """Return the exit code of the console script with `sys.argv`."""
+    try:
+        main()
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Answer]]:
     """answer(*arguments) runs the command in this process, in an empty folder without GPUs, once for each line."""
@@ -71,13 +81,13 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., A
             out, err = io.StringIO(), io.StringIO()
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                patch.setattr(sys, "argv", ["pegasus_lightning"])
+                patch.setattr(sys, "argv", ["pegasus_lightning", *arguments])
                 patch.setenv("CUDA_VISIBLE_DEVICES", "")
                 patch.setenv("HYDRA_FULL_ERROR", "0")
                 patch.setattr(torch.cuda, "is_available", lambda: False)
                 patch.setattr(torch.cuda, "device_count", lambda: 0)
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    code = run_command(list(arguments))
+                    code = main_code()
             answers[arguments] = Answer(code, out.getvalue(), err.getvalue(), sorted(os.listdir(folder)))
         return answers[arguments]
 

@@ -51,7 +51,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     def call(program: Any, work: Any, *arguments: str) -> str:
         monkeypatch.chdir(tmp_path)
-        assert run_program(program, [*arguments, "gpus=0", f"out={tmp_path / 'out'}"], "help", work) == 2
+        assert run_program(program, [*arguments, "gpus=0", f"out={tmp_path / 'out'}"], work) == 2
         said = capsys.readouterr().err
         assert "Traceback" not in said
         assert not (tmp_path / "out").exists()
