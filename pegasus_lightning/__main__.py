@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-COMMANDS = ("generate", "evaluate", "report", "export", "panel", "runs", "completion")
+from pegasus_lightning.launch.help import COMMANDS, help_text
+from pegasus_lightning.utils.program import answered
 
 
 def main() -> None:
@@ -13,12 +14,10 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in COMMANDS:
         del sys.argv[1]
+    if word == "completion":
+        sys.exit(import_module("pegasus_lightning.completion").main())
+    if word in COMMANDS and word != "train":
         sys.exit(import_module(f"pegasus_lightning.{word}.__main__").main())
-    if word == "train":
-        del sys.argv[1]
-    from pegasus_lightning.launch.help import help_text
-    from pegasus_lightning.utils.program import answered
-
     if answered(sys.argv[1:], help_text):
         return
     from pegasus_lightning.launch.command import run_command  # PyTorch is slow to import

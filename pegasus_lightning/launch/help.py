@@ -5,22 +5,26 @@ from __future__ import annotations
 from pegasus_lightning.utils.compose import GROUPS, describe_presets
 
 COMMAND = "python -m pegasus_lightning"
-COMMANDS = """  train       train a run, or with -m a sweep (this command; the word may be left out)
-  generate    make pegasi: mix the codes of a horse and a bird
-  evaluate    measure recognisability, realism and uniqueness, with controls
-  report      one HTML page of all runs in a folder
-  runs        list, show and compare runs
-  panel       ask people blind what pegasi show
-  export      weights as safetensors or ONNX
-  completion  tab completion for bash and zsh"""
+COMMANDS = {
+    "train": "train a run, or with -m a sweep (this command; the word may be left out)",
+    "generate": "make pegasi: mix the codes of a horse and a bird",
+    "evaluate": "measure recognisability, realism and uniqueness, with controls",
+    "report": "one HTML page of all runs in a folder",
+    "runs": "list, show and compare runs",
+    "panel": "ask people, blind, what pegasi show",
+    "export": "weights as safetensors or ONNX",
+    "completion": "tab completion for bash and zsh",
+}
+COMMAND_NAMES = tuple(COMMANDS)
 
 
 def help_text() -> str:
     """Return the text that `--help` prints."""
+    commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"""Train adversarial autoencoders on two classes of images and show what mixes of their codes decode to.
 
 Commands (each has --help; `pegasus-lightning evaluate ...` is the same as `python -m pegasus_lightning.evaluate ...`)
-{COMMANDS}
+{commands}
 
 Examples
   {COMMAND} model=acai trainer.gpus=1
