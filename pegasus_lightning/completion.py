@@ -93,7 +93,7 @@ def words(program: Program, variants: Sequence[str] = ()) -> list[str]:
 
 
 def _fields(config: DictConfig, prefix: str = "") -> Iterable[str]:
-    for key in config:
+    for key in map(str, config):
         value = None if OmegaConf.is_missing(config, key) else config[key]
         if isinstance(value, DictConfig):
             yield from _fields(value, f"{prefix}{key}.")

@@ -27,6 +27,8 @@ names the model in the package instead; data= must then name the images. An eval
 from disk, not repeated. The reporting recogniser is trained on the same images the first time (CIFAR-10: 15 minutes on
 a CPU) and then kept. `python -m pegasus_lightning.report runs/...` shows the results.
 
+  {command} prepare=true data=image_folder data.root=FOLDER   trains the recogniser now, before there is a run
+
 Presets
 {describe_presets(("search",))}
 
@@ -46,11 +48,11 @@ Fields, for example
 
 
 def _work(config: DictConfig, data_overrides: list[str]) -> None:
-    from pegasus_lightning.evaluate.pipeline import evaluate  # torchmetrics is slow to import
+    from pegasus_lightning.evaluate.pipeline import evaluate, train_recognisers  # torchmetrics is slow to import
     from pegasus_lightning.evaluate.settings import validate
 
     validate(config)
-    evaluate(config, data_overrides)
+    (train_recognisers if config.prepare else evaluate)(config, data_overrides)
 
 
 def main() -> None:

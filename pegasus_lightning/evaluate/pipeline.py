@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
+from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.evaluate.benchmark import Benchmark
 from pegasus_lightning.evaluate.inception import inception_network
 from pegasus_lightning.evaluate.settings import EvaluateConfig
@@ -17,7 +18,7 @@ from pegasus_lightning.generate.judge import winged_store
 from pegasus_lightning.generate.session import Session, open_session
 from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.network import REPORTS
-from pegasus_lightning.recognisers.store import StoredRecogniser
+from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe, winged_recipe
 from pegasus_lightning.runs.folder import read_status
 from pegasus_lightning.runs.places import check_writable, digest, title
@@ -34,11 +35,12 @@ from pegasus_lightning.runs.scorecards import (
 )
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.compose import typed
+from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, whole_folder
 
 # Settings that change nothing but where results go and what is kept beside the figures.
-NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "recognisers", "winged")
+NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "recognisers", "winged", "prepare")
 EVENTS = ".evaluation"  # suffix of the event file that holds the figures
 
 
@@ -86,6 +88,28 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
     if len(cards) > 1:
         print(comparison_table(cards), flush=True)
     return cards
+
+
+def train_recognisers(config: DictConfig, data_overrides: Sequence[str]) -> list[StoredRecogniser]:
+    """Train the recognisers that an evaluation with a validated `EvaluateConfig` needs for the images of `data=...`.
+
+    Return them. Raise UserError if no images are named, or they are missing.
+    """
+    settings = typed(config, EvaluateConfig)
+    if not data_overrides:
+        raise UserError("Recognisers of which images? Add data=cifar10, or data=image_folder data.root=FOLDER.")
+    data = data_settings(None, data_overrides)
+    assert data is not None
+    validate_data(data)
+    folder = None if settings.recognisers is None else Path(settings.recognisers).expanduser()
+    store = RecogniserStore(folder, one_device(settings.gpus))
+    recipe = independent_recipe if settings.reporter == "independent" else standard_recipe
+    trained = [store.get(data, recipe(REPORTS))]
+    if settings.winged:
+        trained.append(winged_store(store, data.classes).get(data, winged_recipe(REPORTS, winged.REPORTS)))
+    for stored in trained:
+        print(f"Trained: {stored.path}", flush=True)
+    return trained
 
 
 def _judged(folder: Path) -> Scorecard | None:

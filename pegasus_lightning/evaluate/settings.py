@@ -46,6 +46,7 @@ class EvaluateConfig:
     # share that a winged judge calls winged. true: the judge is trained now if need be; null: if it is trained already
     winged: bool | None = None
     inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
+    prepare: bool = False  # train the recognisers that an evaluation of these images (data=...) needs, and end
     again: bool = False  # evaluate a run even if it was evaluated with these settings before
     originals: bool = True  # keep photographs (parents, nearest training images) for the report
     gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
@@ -61,7 +62,9 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: with what is wrong and what to type instead.
     """
-    validate_common(config)
+    if config.prepare and (config.run or config.pretrained is not None):
+        raise UserError("prepare=true trains recognisers, and evaluates no model: leave run= and pretrained= out.")
+    validate_common(config, needs_model=not config.prepare)
     check_at_least("count", config.count, MIN_PEGASI)
     check_at_most("count", config.count, MAX_PEGASI)
     if config.inception and config.count < MIN_FOR_FID:

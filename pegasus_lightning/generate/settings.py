@@ -134,9 +134,9 @@ def validate(config: DictConfig) -> None:
             raise UserError(f"figures=[{name}] shows several: it needs count=2 or more, and no first= and second=.")
 
 
-def validate_common(config: Any) -> None:
+def validate_common(config: Any, *, needs_model: bool = True) -> None:
     """Check the fields that a `GenerateConfig` and an `EvaluateConfig` share. Raise UserError as `validate` does."""
-    if not config.run and config.pretrained is None:
+    if needs_model and not config.run and config.pretrained is None:
         raise UserError(
             "Which model? Say run=FOLDER, a run's folder (or a checkpoint file), such as run=runs/single/..., or "
             "pretrained=pegasus, which comes along."

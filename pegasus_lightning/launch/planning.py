@@ -15,7 +15,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from pegasus_lightning.runs.folder import NOT_IDENTITY, run_folder
+from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, find_runs, run_folder
+from pegasus_lightning.train.dry_run import shortened
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import choose_devices
@@ -67,7 +68,9 @@ def readable_name(config: DictConfig, choices: dict[str, Any], overrides: Sequen
     details = [o for o in overrides if o.startswith(("model.", "data.")) and o.partition("=")[0] not in left_out]
     data = [] if choices.get("data") == "cifar10" else [str(choices.get("data"))]
     shown = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (detail.partition("=") for detail in details)]
-    return ",".join([str(choices.get("model", config.model.name)), *data, *shown])
+    begun = config.get("init_from")
+    origin = [f"from={RunName.parse(Path(begun).name).readable.partition(',')[0]}"] if begun else []
+    return ",".join([str(choices.get("model", config.model.name)), *origin, *data, *shown])
 
 
 def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
@@ -86,6 +89,7 @@ def plan(composed: DictConfig, overrides: Sequence[str]) -> Planned:
     own = [text for text in overrides if not text.startswith("hydra")]
     name = readable_name(config, choices, own)
     check_read(config, composed.hydra, overrides, name)
+    config = shortened(config)
     return Planned(list(overrides), config, run_folder(plain(config), name), launcher)
 
 
@@ -145,6 +149,8 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> list[str]:
     for run in runs:
         check_makeable(run.folder)
         choose_devices(plain(run.config.trainer)["gpus"])
+        if run.config.init_from is not None and not run.folder.exists():
+            find_runs([run.config.init_from], "checkpoints")
         if run.config.data.source == "image_folder":
             from pegasus_lightning.data.image_folder import class_folders
 

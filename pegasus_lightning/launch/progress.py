@@ -12,7 +12,7 @@ from typing import Any
 
 from pegasus_lightning.launch.jobs import Job, State
 from pegasus_lightning.launch.tables import ENDED, epochs_of, taken
-from pegasus_lightning.train.settings import parse_duration
+from pegasus_lightning.train.settings import about, parse_duration
 from pegasus_lightning.utils.errors import UserError
 
 
@@ -120,17 +120,6 @@ def sweep_left(jobs: Sequence[Job], now: float, tracker: Tracker) -> float | Non
     work = [max(0.0, mean(times) - spent) if left is None else left for spent, left in lefts]
     slots = max(1, len({job.slot for job in jobs if job.slot}))
     return max([*work, (sum(work) + queued * mean(times)) / slots])
-
-
-def about(seconds: float) -> str:
-    """Return a rounded length of time: `40 s`, `4 min`, `2 h 10 min`, `3 d 4 h`."""
-    if seconds < 89.5:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def summary(jobs: Sequence[Job], now: float, tracker: Tracker) -> str:

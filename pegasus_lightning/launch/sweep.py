@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,12 +20,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from pegasus_lightning.launch.jobs import Job, State, label, write_jobs
+from pegasus_lightning.launch.judging import evaluate, train_recognisers
 from pegasus_lightning.launch.live_table import LiveTable
 from pegasus_lightning.launch.planning import Planned, uses_gpus
 from pegasus_lightning.launch.pool import Pool
 from pegasus_lightning.launch.settings import PoolSettings
 from pegasus_lightning.launch.slots import Slot, cpu_slots, cpu_slots_wanted, gpu_slots, physical_memory
 from pegasus_lightning.launch.tables import failures, ranked_table, seeds_table
+from pegasus_lightning.launch.trial import conclude, is_long, try_out
 from pegasus_lightning.runs.checkpoints import is_finished
 from pegasus_lightning.runs.folder import LOCK, config_hash
 from pegasus_lightning.runs.images import check_images, images_now, recorded_images
@@ -65,18 +70,38 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     print(f"Sweep of {len(jobs)} runs in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
     print(f"Logs: {folder / 'logs'}", flush=True)
 
-    with LiveTable() as table:
-        wanted = {job.number: plain(run.config) for job, run in zip(jobs, runs, strict=True)}
-        received = Pool(
-            jobs,
-            slots,
-            report=_Reporter(table, folder / FILE).report,
-            finished=lambda job: is_finished(job.folder, wanted[job.number]),
-            stop_timeout=settings.stop_timeout,
-            retries=settings.retries,
-        ).run()
-    write_jobs(folder / FILE, jobs)
+    received, dry = None, any(run.config.trainer.dry_run for run in runs)
+    if not dry and is_long(runs):
+
+        def run_trials(trials: Sequence[Planned]) -> tuple[list[Job], int | None]:
+            tried = [_job(index, trial, folder / "logs" / "tried") for index, trial in enumerate(trials, start=1)]
+            label(tried)
+            return tried, _run_jobs(tried, trials, slots, settings, folder / "tried.json")
+
+        received = try_out(runs, run_trials, len(slots))
+    judged = settings.evaluate and not dry
+    if judged and received is None and not train_recognisers(runs[0].config.data):
+        print("The recognisers could not be trained: the runs are trained, and not evaluated.", file=sys.stderr)
+        judged = False
+    if received is None:
+        received = _run_jobs(jobs, runs, slots, settings, folder / FILE)
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
+    if dry and received is None:
+        done = sum(job.state is State.FINISHED for job in jobs)
+        print(conclude(jobs, runs, [1] * len(jobs), len(slots)))
+        print(f"All of it works: {done} dry runs." if done == len(jobs) else f"{done} of {len(jobs)} work.")
+        if done < len(jobs):
+            return 1
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # of other dry runs
+            home.rmdir()
+        return 0
+    finished = [job.folder for job in jobs if job.state is State.FINISHED]
+    if judged and received is None and finished:
+        try:
+            evaluate(finished, slots, folder / "logs")
+        except KeyboardInterrupt:
+            received = signal.SIGINT
     _print_results(jobs, unexplained, settings, home, folder / "report.html")
     if received is not None:
         never = any(run.config.resume == "never" for run in runs)
@@ -86,9 +111,28 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     return 0 if all(job.state is State.FINISHED for job in jobs) else 1
 
 
+def _run_jobs(
+    jobs: Sequence[Job], runs: Sequence[Planned], slots: Sequence[Slot], settings: PoolSettings, path: Path
+) -> int | None:
+    """Run the jobs of these runs in the slots, and keep their list at `path`. Return the signal that stopped them."""
+    wanted = {job.number: plain(run.config) for job, run in zip(jobs, runs, strict=True)}
+    with LiveTable() as table:
+        received = Pool(
+            jobs,
+            slots,
+            report=_Reporter(table, path).report,
+            finished=lambda job: is_finished(job.folder, wanted[job.number]),
+            stop_timeout=settings.stop_timeout,
+            retries=settings.retries,
+        ).run()
+    write_jobs(path, jobs)
+    return received
+
+
 def _job(number: int, run: Planned, logs: Path) -> Job:
     settings = plain(run.config)
-    finished = is_finished(run.folder, settings) and _has_its_images(run)
+    dry = settings["trainer"]["dry_run"]
+    finished = not dry and is_finished(run.folder, settings) and _has_its_images(run)
     return Job(
         number=number,
         name=run.folder.name,

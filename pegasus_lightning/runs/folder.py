@@ -32,7 +32,7 @@ LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # Settings that do not make another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
     "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
-    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "stall_after", "threads", "evaluate_test")
+    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "stall_after", "threads", "evaluate_test", "dry_run")
     + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
 }
@@ -60,6 +60,8 @@ def config_hash(config: dict[str, Any]) -> str:
         section = identity[group] if group else identity
         for key in keys:
             section.pop(key, None)
+    if identity.get("init_from") is None:  # runs of before had no such setting
+        identity.pop("init_from", None)
     for (*groups, key), value in ADDED.items():
         section = identity.get("model", {})
         for group in groups:

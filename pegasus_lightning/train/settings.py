@@ -43,6 +43,7 @@ class TrainerConfig:
     validate_every_n_epochs: int = 1
     checkpoint_every_n_epochs: int = 1
     evaluate_test: bool = True  # measure the test split once, after training
+    dry_run: bool = False  # try a few batches of everything, keep nothing, and say what the whole run takes
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Config:
     experiment_name: str = "single"  # folder under runs_dir; experiment presets set it
     run_name: str | None = None  # readable part of the run folder's name; null: model and overrides
     runs_dir: str = "runs"
+    init_from: str | None = None  # a trained run whose weights a new run begins with; its data may be other
     resume: str = "auto"  # auto: continue if there is a checkpoint; never: refuse a used folder; must
 
 
@@ -84,6 +86,17 @@ def parse_duration(text: str, key: str = "max_time") -> timedelta:
         raise UserError(f"trainer.{key}={text} is not a duration. Write for example 90s, 20m, 12h or 2d.")
     unit = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
     return timedelta(seconds=float(match[1]) * unit)
+
+
+def about(seconds: float) -> str:
+    """Return a rounded length of time: `40 s`, `4 min`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds < 89.5:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _schemas() -> dict[str, type]:
@@ -104,7 +117,7 @@ HABITS = {
     "trainer.devices": "trainer.gpus=2 takes two GPUs, trainer.gpus=0 the CPU.",
     "trainer.limit_train_batches": "trainer=quick is a short training.",
     "trainer.limit_val_batches": "trainer=quick is a short training.",
-    "trainer.fast_dev_run": "trainer=quick is a short training.",
+    "trainer.fast_dev_run": "trainer.dry_run=true tries a few batches of everything.",
     "trainer.min_epochs": "trainer.max_epochs is the number of epochs.",
     "callbacks.early_stopping": "trainer.max_epochs and trainer.max_time end a run.",
     "callbacks.model_checkpoint": "Every run keeps its checkpoints; see trainer.checkpoint_every_n_epochs.",

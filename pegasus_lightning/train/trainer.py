@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from pegasus_lightning.runs.checkpoints import (
     checkpoint_to_resume,
     is_finished,
     latest_checkpoint,
+    load_model,
     read_checkpoint,
     read_to_continue,
 )
@@ -38,7 +41,9 @@ from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
 from pegasus_lightning.train.callbacks.run_status import RunStatus
-from pegasus_lightning.train.callbacks.stall import StallWatch
+from pegasus_lightning.train.callbacks.stall import JOB, StallWatch
+from pegasus_lightning.train.dry_run import Stopwatch, shortened
+from pegasus_lightning.train.init_from import first_weights
 from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
 from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import (
@@ -76,6 +81,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
         UserError: the device or the data is missing, or `resume` does not fit the folder. Nothing was created.
         Interrupted: a signal came. Everything is saved.
     """
+    planned, config = typed(config, Config), shortened(config)
     settings, values = typed(config, Config), plain(config)
     trainer = settings.trainer
     devices = choose_devices(trainer.gpus, trainer.cpu_processes)
@@ -85,6 +91,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
             f"make it a multiple of {devices.count}."
         )
     folder = run_folder(values, readable_name)
+    if trainer.dry_run and is_first_process():
+        shutil.rmtree(folder, ignore_errors=True)  # of a dry run that was killed
     if is_first_process() and is_finished(folder, values):
         check_images(folder, settings.data, recorded_images(folder, None), images_now(settings.data))
         more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
@@ -106,11 +114,24 @@ def train(config: DictConfig, readable_name: str) -> Path:
     by_position = checkpoint is not None and (record or {}).get("validation") != "content"
     data = ImageDataModule(settings.data, settings.seed, with_test=trainer.evaluate_test, by_position=by_position)
     lessons = _lessons(settings, data)
+    stopwatch = Stopwatch(data) if trainer.dry_run else None
+    first = None
+    if settings.init_from is not None and checkpoint is None:
+        with torch.device("meta"):
+            shapes = build_model(values)
+        first = first_weights(settings.init_from, shapes)
+
+    def prepare(model: TwoPlayerModel) -> None:
+        if lessons is not None:
+            object.__setattr__(model, "lessons", lessons)
+        if first is not None:
+            first.give(model)
+
     here = machine(devices.accelerator, devices.devices, lightning_precision(trainer.precision, devices.accelerator))
     run_status = RunStatus()
     with run_status.handling_signals():
         if not is_first_process():
-            _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
+            _fit(settings, values, data, devices, folder, checkpoint, run_status, prepare, stopwatch)
             return folder
         former = machines_of(read_status(folder))
         with run_session(folder, values, images=data.record) as status:
@@ -126,6 +147,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
             say(f"Training {settings.model.name} on {len(data.train)} images, on {devices.sentence}.")
             if load:
                 say(load)
+            if first is not None:
+                say(first.sentence)
             say(f"Run folder: {folder}")
             if checkpoint is not None:
                 epochs, rest = divmod(read_checkpoint(checkpoint)["batches_done"], data.train_batches_per_epoch)
@@ -133,20 +156,32 @@ def train(config: DictConfig, readable_name: str) -> Path:
                 if former and former[-1] != here:
                     say(_change_of_machine(former[-1], here))
             with starting_processes():
-                model = _fit(settings, values, data, devices, folder, checkpoint, run_status, lessons)
+                model = _fit(settings, values, data, devices, folder, checkpoint, run_status, prepare, stopwatch)
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
             ended = {"status": "finished", "exit_code": 0} | done
-            first = "Done"
+            outcome = "Done"
             if done["epochs"] < trainer.max_epochs:
                 ended["reason"] = (
                     f"trainer.max_time={trainer.max_time}: {done['epochs']} of {trainer.max_epochs} epochs"
                 )
-                first = (
+                outcome = (
                     f"Stopped after {done['epochs']} of {trainer.max_epochs} epochs (trainer.max_time="
                     f"{trainer.max_time}). The same command with more time goes on"
                 )
+            if stopwatch is not None:
+                load_model(folder)
+                figures = stopwatch.figures(planned, folder)
+                ended["dry_run"] = figures
             status.update(**ended, metrics=model.latest, weights=model.term_weights)
-            say(_closing_message(first, folder, model))
+            if stopwatch is not None:
+                say(stopwatch.sentence(figures, planned))
+            else:
+                say(_closing_message(outcome, folder, model))
+    own = os.environ.get(JOB) != str(os.getpid())  # a sweep reads the status of its jobs, and removes their folders
+    if trainer.dry_run and own:
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # others are in it
+            folder.parent.rmdir()
     return folder
 
 
@@ -241,12 +276,12 @@ def _fit(
     folder: Path,
     checkpoint: Path | None,
     run_status: RunStatus,
-    lessons: Lessons | None,
+    prepare: Callable[[TwoPlayerModel], None],
+    stopwatch: Stopwatch | None,
 ) -> TwoPlayerModel:
     """Build everything, fit, and measure the final figures. Signal handlers must be installed."""
     model = build_model(values)
-    if lessons is not None:
-        object.__setattr__(model, "lessons", lessons)
+    prepare(model)
     logger = RunLogger(folder, *(() if checkpoint is None else read_to_continue(checkpoint, model)))
     save_last = SaveLast(folder / "checkpoints", settings.trainer.checkpoint_every_n_epochs, run_status.check)
     run_status.save = save_last.save
@@ -256,6 +291,8 @@ def _fit(
     if settings.trainer.stall_after is not None and is_first_process():
         watch = StallWatch(parse_duration(settings.trainer.stall_after).total_seconds(), folder, run_status.report)
         callbacks.insert(0, watch)
+    if stopwatch is not None:
+        callbacks.insert(0, stopwatch)
     trainer = build_trainer(settings.trainer, devices, callbacks=callbacks, logger=logger)
 
     log.info("Networks:\n%s", describe_networks(model))

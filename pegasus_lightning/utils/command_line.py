@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -23,6 +24,14 @@ def check_typed(arguments: Sequence[str]) -> None:
             raise UserError(f"'{shown}' holds bytes that are not UTF-8: rename the file or folder.")
         if text.count("[") > text.count("]") and "]" in following and "=" not in following:
             raise UserError(f"A list with a space in it needs quotes: '{text} {following}'.")
+
+
+def quote_path(override: str) -> str:
+    """Return `init_from=PATH` quoted for Hydra, which would parse the commas and `=` in a run's name."""
+    key, _, value = override.partition("=")
+    if key != "init_from" or value[:1] in ("", "'", '"', "[") or not os.path.exists(os.path.expanduser(value)):
+        return override
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def quote_classes(override: str) -> str:

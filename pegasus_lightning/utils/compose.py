@@ -20,7 +20,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from pegasus_lightning.utils.command_line import check_typed, quote_classes
+from pegasus_lightning.utils.command_line import check_typed, quote_classes, quote_path
 from pegasus_lightning.utils.errors import UnreadSetting, UserError, did_you_mean, nearest
 from pegasus_lightning.utils.foreign import read_text
 
@@ -109,7 +109,7 @@ class Program:
         parser = get_args_parser()
         parser.error = refuse  # type: ignore[method-assign]
         parsed = parser.parse_intermixed_args(list(arguments))
-        parsed.overrides = [quote_classes(text) for text in parsed.overrides]
+        parsed.overrides = [quote_path(quote_classes(text)) for text in parsed.overrides]
         return parsed
 
     def check_overrides(self, overrides: Sequence[str]) -> list[Override]:
