@@ -166,6 +166,7 @@ Fields, for example
   model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1
   'data.classes=[cat,ship]'  data.batch_size=128  trainer.max_epochs=200  trainer.max_time=2h
   trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]' (default: one GPU if available, else the CPU)
+  logger=csv, wandb, mlflow, trackio, 'logger=[tensorboard,wandb]' (default: tensorboard)
   seed=1  runs_dir=runs  resume=auto (the same command again continues the run), never, must
 
   --cfg job        show the whole configuration      --config-dir=FOLDER   add your own presets
