@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pegasus_lightning.launch.command import run_command
@@ -234,11 +236,30 @@ def test_the_hparams_row_is_whole(whole: Path) -> None:
     assert row["data.batch_size"].number_value == 16
     assert row["model.networks.batch_norm"].number_value == 1
     assert row["Seed"].string_value == "0"
+    columns = contents["_hparams_/experiment"].experiment.hparam_infos
+    first = sorted(column.name for column in columns if column.differs)  # as TensorBoard sorts them
+    chosen = ["data.batch_size", "data.source", "data.test_per_class", "data.train_per_class"]
+    assert first == ["Model", "Seed", *chosen, "model.networks.channels", "model.networks.latent_dim"]
     measured = {info.name.tag for info in contents["_hparams_/experiment"].experiment.metric_infos}
     final = {tag for tag in board.Tags()["scalars"] if tag.startswith("final/")}
     assert len(final) == 6
     judged = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
     assert measured == final | {f"evaluation/{name}" for name in judged}  # `evaluate` fills the others
+
+
+def test_the_charts_of_custom_scalars_show_what_was_logged(whole: Path) -> None:
+    board = tensorboard(whole)
+    assert board.Tags()["tensors"] == ["custom_scalars__config__"]
+    layout = Layout.FromString(board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    shown = {
+        chart.title: {tag for tag in board.Tags()["scalars"] for wanted in chart.multiline.tag if re.match(wanted, tag)}
+        for category in layout.category
+        for chart in category.chart
+    }
+    assert all(shown.values())
+    assert shown["C(real), C(fake) and other outputs of the critic"] == {"1-main/critic_real", "1-main/critic_fake"}
+    assert shown["Loss terms"] == {"1-main/Loss_reconstruction", "1-main/KL", "loss/adversarial"}
+    assert shown["KL in training and validation"] == {"1-main/KL", "validation/kl"}
 
 
 @pytest.mark.promise(11)

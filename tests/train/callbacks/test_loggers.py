@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ PICTURE = np.zeros((2, 3, 3), dtype=np.uint8)
 class Fake(Remote):
     """A tool in memory: by identity, the entries (tag, batch, value) in order."""
 
-    store: dict[str, list[tuple[str, int, float]]] = {}
+    store: ClassVar[dict[str, list[tuple[str, int, float]]]] = {}
     fails_at = 10**9
 
     def open(self) -> None:
