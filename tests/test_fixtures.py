@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pegasus_lightning
 from pegasus_lightning.evaluate.__main__ import main as evaluate
@@ -103,6 +104,11 @@ def test_a_run_continues_in_its_folder_to_the_figures_that_its_release_reached(
     wanted = json.loads((RELEASE / "resumed.json").read_text())[preset]
     found = {tag: value for tag, value in status["metrics"].items() if tag.startswith("final/")}
     assert found == pytest.approx(wanted, rel=2e-3, abs=2e-3)
+    if preset == "vae":  # the one whose event files are kept: one curve, in its old place, under its old name
+        board = EventAccumulator(str(run / "tensorboard")).Reload()
+        steps = [event.step for event in board.Scalars("validation/psnr")]
+        assert len(steps) == 3 and steps == sorted(set(steps))
+        assert not list(run.glob("events.*")) and len(board.Scalars("final/psnr")) == 1
 
 
 @pytest.mark.parametrize("preset", make.PRESETS)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pegasus_lightning.runs.folder import events_folder
+
 # 380 training images are 10 batches an epoch.
 BATCHES_PER_EPOCH = 10
 SETTINGS = [
@@ -102,7 +104,7 @@ def outcome(run: Path) -> dict[str, Any]:
         entry = json.loads(line)
         batch = entry.pop("batch")
         metrics += [[batch, tag, value] for tag, value in entry.items() if not tag.startswith("speed/")]
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
+    board = EventAccumulator(str(events_folder(run)), size_guidance={"scalars": 0, "images": 0}).Reload()
     steps: dict[str, list[int]] = defaultdict(list)
     for tag in board.Tags()["scalars"]:
         steps[tag] = [event.step for event in board.Scalars(tag)]

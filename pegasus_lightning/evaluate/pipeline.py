@@ -20,7 +20,7 @@ from pegasus_lightning.recognisers import winged
 from pegasus_lightning.recognisers.network import REPORTS
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe, winged_recipe
-from pegasus_lightning.runs.folder import read_status
+from pegasus_lightning.runs.folder import EVENT_FILES, events_folder, read_status
 from pegasus_lightning.runs.places import check_writable, digest, title
 from pegasus_lightning.runs.scorecards import (
     FILE,
@@ -153,11 +153,11 @@ def _log(run: Path, card: Scorecard) -> None:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    folder = run / "tensorboard"
+    folder = events_folder(run)
     status = read_status(run)
     if status is None or status.get("status") == "running":
         return  # a second writer would stop a TensorBoard that follows the training
-    for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
+    for old in folder.glob(f"{EVENT_FILES}{EVENTS}"):
         old.unlink()
     with SummaryWriter(str(folder), filename_suffix=EVENTS) as writer:
         for name in HPARAMS:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pegasus_lightning.generate.figures import mixes as mix_figures
-from pegasus_lightning.generate.figures.draw import GALLERY, draw, how, wants, write_pictures
+from pegasus_lightning.generate.figures.draw import GALLERY, draw, how, log_pictures, wants, write_pictures
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import pairs_for
 from pegasus_lightning.generate.pretrained import FOLDER
@@ -61,12 +61,14 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
             with waiting("drawing the figures"):
                 pictures = draw(run, sampler, pegasi, settings)
         with whole_folder(folder) as staged:
-            write_pictures(staged, pictures, run.model.batches_done)
+            write_pictures(staged, pictures)
             write_json(staged / "pegasi.json", _record(run, sampler, pegasi, settings, session.origin))
             with open(staged / "pegasi.npz", "wb") as file:
                 images = to_uint8(pegasi.mixes.images).transpose(0, 3, 1, 2)
                 trace = np.zeros((0, len(images))) if pegasi.ascent is None else pegasi.ascent.trace.numpy()
                 np.savez(file, images=images, codes=pegasi.mixes.codes.cpu().numpy(), trace=trace)
+        if run.folder is not None and folder.parent == run.folder / "pegasi":
+            log_pictures(run.folder, folder.name, pictures, run.model.batches_done)
         count = len(pegasi.chosen)
         made = "one pegasus" if count == 1 else f"{count:,} pegasi"
         fewer = "" if count == settings.count else f" ({settings.count} were asked for: there were no more mixes)"
@@ -190,4 +192,4 @@ def _compare(session: Session, settings: GenerateConfig, folder: Path) -> None:
         scale=settings.image_scale,
     )
     with whole_folder(folder) as staged:
-        write_pictures(staged, {"compare": picture}, max(run.model.batches_done for run in runs))
+        write_pictures(staged, {"compare": picture})

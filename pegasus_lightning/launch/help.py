@@ -39,10 +39,13 @@ Fields, for example
   model.networks.latent_dim=64  model.networks.conv_layers=4  model.weights.kl=0.1
   'data.classes=[cat,ship]'  data.batch_size=128  trainer.max_epochs=200  trainer.max_time=2h
   trainer.gpus=0 (CPU), 1, 2, 'trainer.gpus=[0,3]' (default: one GPU if available, else the CPU)
+  logger=csv, wandb, mlflow, trackio, 'logger=[tensorboard,wandb]' (default: tensorboard)
+  trainer.dry_run=true (try a few batches of everything)  init_from=RUN (begin with the weights of another run)
   seed=1  runs_dir=runs  resume=auto (the same command again continues the run), never, must
 
   --cfg job        show the whole configuration      --config-dir=FOLDER   add your own presets
   -m               sweep: one run for each combination, in parallel; the same command again continues it
     hydra.launcher.slots=4 (parallel runs on the CPU)  hydra.launcher.jobs_per_gpu=2  hydra.launcher.rank_by=final/kl
+    hydra.launcher.evaluate=true (evaluate the runs too, in the same slots)
     hydra/launcher=pool (this machine), slurm, ray_cluster
 """

@@ -31,7 +31,7 @@ MAX_NAME, MAX_BYTES = 120, 200  # a file system takes 255 bytes, and some names 
 LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # Settings that do not make another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
-    "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks"),
+    "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks", "logger"),
     "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "stall_after", "threads", "evaluate_test", "dry_run")
     + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
@@ -49,6 +49,7 @@ ADDED: dict[tuple[str, ...], Any] = {
 # Fields of a status that commands work with.
 STATUS_KINDS = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int, "limits": dict}
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
+EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,12 @@ def run_name(config: dict[str, Any], readable: str) -> str:
 def run_folder(config: dict[str, Any], readable: str) -> Path:
     """Return `<runs_dir>/<experiment_name>/<run name>`."""
     return Path(config["runs_dir"]).expanduser() / config["experiment_name"] / run_name(config, readable)
+
+
+def events_folder(run: Path) -> Path:
+    """Return the folder of a run's event files: its own, or for a run that 0.1 began the folder `tensorboard` in it."""
+    old = run / "tensorboard"
+    return old if old.is_dir() and not old.is_symlink() else run
 
 
 def find_runs(places: Sequence[str], marker: str) -> list[Path]:

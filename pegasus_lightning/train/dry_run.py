@@ -23,7 +23,7 @@ def shortened(config: DictConfig) -> DictConfig:
         return config
     every = {"validate_every_n_epochs": 1, "checkpoint_every_n_epochs": 1, "log_every_n_steps": 1}
     short = {"trainer": every | {"max_epochs": 1, "max_time": None}, "callbacks": {"images_every_n_epochs": 1}}
-    return OmegaConf.merge(config, short, {"experiment_name": EXPERIMENT, "resume": "auto"})  # type: ignore[return-value]
+    return OmegaConf.merge(config, short, {"experiment_name": EXPERIMENT, "resume": "auto", "logger": "tensorboard"})  # type: ignore[return-value]
 
 
 class Stopwatch(pl.Callback):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig
@@ -25,6 +26,8 @@ from pegasus_lightning.utils.errors import (
 
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
+LOGGER_PACKAGES = ("wandb", "mlflow", "trackio")  # extras of the same names
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Config:
     data: Any = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: Any = "tensorboard"  # tensorboard, csv, wandb, mlflow, trackio, or a list of these; [] for none
     seed: int = 0
     experiment_name: str = "single"  # folder under runs_dir; experiment presets set it
     run_name: str | None = None  # readable part of the run folder's name; null: model and overrides
@@ -110,7 +114,6 @@ def _unread(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
 
 # What users of other tools type, and what does it here.
 HABITS = {
-    "logger": "TensorBoard's files and metrics.jsonl are always written.",
     "ckpt_path": "The same command again continues a run; resume=must insists on it.",
     "tags": "Name a run with run_name=..., or a folder of runs with experiment_name=... .",
     "trainer.accelerator": "trainer.gpus=1 takes a GPU, trainer.gpus=0 the CPU.",
@@ -144,6 +147,18 @@ def _validate_trainer(trainer: Any) -> None:
             check_above(f"trainer.{key}", parse_duration(trainer[key], key).total_seconds(), 0)
 
 
+def chosen_loggers(logger: Any) -> tuple[str, ...]:
+    """Return the loggers in `logger`, a name or a list of names. Raise UserError if one is unknown or not installed."""
+    names = tuple(dict.fromkeys(logger)) if isinstance(logger, (list, tuple, ListConfig)) else (logger,)
+    for name in names:
+        check_choice("logger", str(name), LOGGERS)
+        if name in LOGGER_PACKAGES and find_spec(name) is None:
+            raise UserError(
+                f"logger={name} needs a package that is not installed. In a checkout: pip install -e '.[{name}]'."
+            )
+    return names
+
+
 def validate(config: DictConfig) -> None:
     """Check ranges and combinations, nothing on disk. Raise UserError with what is wrong and what to type instead."""
     validate_model(config.model)
@@ -156,6 +171,7 @@ def validate(config: DictConfig) -> None:
     for key in ("health_min_critic_skill", "health_min_variety"):
         check_fraction(f"callbacks.{key}", config.callbacks[key])
     check_choice("resume", config.resume, RESUME)
+    chosen_loggers(config.logger)
     check_seed(config.seed)
     if not config.runs_dir.strip():
         raise UserError("runs_dir= is empty: name the folder for the runs, such as runs_dir=runs.")

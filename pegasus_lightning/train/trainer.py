@@ -33,18 +33,20 @@ from pegasus_lightning.runs.checkpoints import (
     read_checkpoint,
     read_to_continue,
 )
-from pegasus_lightning.runs.folder import flat, machines_of, read_status, run_folder, run_session, say
+from pegasus_lightning.runs.folder import machines_of, read_status, run_folder, run_session, say
 from pegasus_lightning.runs.images import check_images, images_now, recorded_images
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine, numbers_that_matter
-from pegasus_lightning.train.callbacks.run_logger import RunLogger
+from pegasus_lightning.train.callbacks.run_logger import RunLogger, clear
 from pegasus_lightning.train.callbacks.run_status import RunStatus
 from pegasus_lightning.train.callbacks.stall import JOB, StallWatch
+from pegasus_lightning.train.callbacks.tensorboard import charts
 from pegasus_lightning.train.dry_run import Stopwatch, shortened
+from pegasus_lightning.train.hparams import hparams
 from pegasus_lightning.train.init_from import first_weights
-from pegasus_lightning.train.settings import Config, TrainerConfig, parse_duration
+from pegasus_lightning.train.settings import Config, TrainerConfig, chosen_loggers, parse_duration
 from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import (
     Devices,
@@ -142,8 +144,7 @@ def train(config: DictConfig, readable_name: str) -> Path:
             status.update(machines=before if here in before[-1:] else [*before, here])
             write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
             if checkpoint is None:  # remove what an attempt left that ended before its first checkpoint
-                (folder / "metrics.jsonl").unlink(missing_ok=True)
-                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+                clear(folder)
             say(f"Training {settings.model.name} on {len(data.train)} images, on {devices.sentence}.")
             if load:
                 say(load)
@@ -282,7 +283,8 @@ def _fit(
     """Build everything, fit, and measure the final figures. Signal handlers must be installed."""
     model = build_model(values)
     prepare(model)
-    logger = RunLogger(folder, *(() if checkpoint is None else read_to_continue(checkpoint, model)))
+    resumed, logged = (None, None) if checkpoint is None else read_to_continue(checkpoint, model)
+    logger = RunLogger(folder, resumed, logged, chosen_loggers(settings.logger))
     save_last = SaveLast(folder / "checkpoints", settings.trainer.checkpoint_every_n_epochs, run_status.check)
     run_status.save = save_last.save
     run_status.report(limits={"max_epochs": settings.trainer.max_epochs, "max_time": settings.trainer.max_time})
@@ -306,8 +308,10 @@ def _fit(
                 network.compile()
     final = [f"final/{name}" for name in _final_names(model)]
     evaluated = [f"evaluation/{name}" for name in HPARAMS]  # `evaluate` fills them
-    shown = {key: values[key] for key in ("model", "data", "seed")}
-    logger.open_hparams(flat(shown), [final[0], *evaluated, *final[1:]])  # TensorBoard shows the first few by default
+    shown, first = hparams(values)
+    layout = charts(critic=model.critic is not None, posterior=model.config.sample_codes)
+    # TensorBoard shows the first few by default.
+    logger.open_hparams(shown, [final[0], *evaluated, *final[1:]], first, layout)
     began = time.monotonic()
     try:
         with watch.watching() if watch is not None else contextlib.nullcontext():

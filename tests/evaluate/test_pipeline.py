@@ -586,7 +586,7 @@ def test_the_same_command_again_reads_the_scorecard_and_again_replaces_it(
     first = evaluate(f"run={run}")
     (folder,) = folders(run / "evaluation")
     written = (folder / FILE).stat().st_mtime_ns
-    for file in (run / "tensorboard").glob("*.evaluation"):
+    for file in run.glob("*.evaluation"):
         file.unlink()
     again = evaluate(f"run={run}")
     assert (first.code, again.code, quick) == (0, 0, ["tiny-s0"])
@@ -754,7 +754,7 @@ def test_several_runs_are_compared_over_their_seeds(
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
 
 

@@ -207,14 +207,21 @@ def test_best_of_keeps_better_ones_than_no_search_and_guidance_raises_their_scor
     assert "3 pegasi (9 were asked for" in capsys.readouterr().out
 
 
-def test_figures_go_into_tensorboard_at_the_batch_that_the_model_was_saved_at(run: Path, made: Path) -> None:
-    events = EventAccumulator(str(made / "tensorboard"), size_guidance={"images": 0})
-    events.Reload()
-    tags = events.Tags()["images"]
-    assert sorted(tags) == [f"pegasi/{name}" for name in DEFAULT_FIGURES]
-    picture = Image.open(made / "best.png")
+def test_figures_go_into_the_runs_own_tensorboard_at_its_batch_once(run: Path, made: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(run, tmp_path / "run"))
+    before = set(home.glob("events.*"))
+    for _ in range(2):
+        make(None, home, figures=["pegasi", "best"])
+    (added,) = set(home.glob("events.*")) - before  # the second replaced the first
+    (folder,) = (home / "pegasi").iterdir()
+    assert added.name.endswith(f".{folder.name}")
+    events = EventAccumulator(str(home), size_guidance={"images": 0}).Reload()
+    figures = [tag for tag in events.Tags()["images"] if tag.startswith("pegasi/")]
+    assert sorted(figures) == ["pegasi/best", "pegasi/pegasi"]
+    picture = Image.open(folder / "best.png")
     (event,) = events.Images("pegasi/best")
     assert (event.step, event.width, event.height) == (load_model(run).batches_done, *picture.size)
+    assert not list(made.rglob("events.*"))  # results elsewhere are no run of TensorBoard's
 
 
 def test_without_out_results_lie_in_the_runs_folder_under_names_that_differ_with_the_settings(

@@ -135,7 +135,8 @@ BEFORE_HYDRA_RUNS = [
     (["--hydra-help"], ["--help"]),
     (["--shell-completion", "install=bash"], ["--help"]),
     (["-m", "hydra/launcher=slurm", "seed=0,1"], ["no srun"]),
-    (["logger=wandb"], ["'logger'", "metrics.jsonl"]),
+    (["logger=wandbb"], ["logger=wandbb", "Did you mean 'wandb'?"]),
+    (["logger=[csv,ml]"], ["logger=ml is not a choice", "mlflow"]),
     (["trainer.accelerator=gpu"], ["trainer.gpus=1"]),
     (["+callbacks.early_stopping.patience=3"], ["trainer.max_epochs and trainer.max_time"]),
     (["model=vae", "model.weights.adversarial=2"], ["belongs to model=acai,"]),
@@ -357,7 +358,7 @@ def test_every_model_trains_two_batches_and_leaves_everything(swept: tuple[Answe
     assert names == {f"{what}-epoch-0001.png" for what in ("reconstructions", "interpolations", "mixes", "prior")}
     for name in names:
         assert (run / "images" / name).read_bytes().startswith(b"\x89PNG")
-    events, final = sorted((run / "tensorboard").iterdir(), key=lambda path: path.name.endswith(".final"))
+    events, final = sorted(run.glob("events.*"), key=lambda path: path.name.endswith(".final"))
     assert events.name.startswith("events.out.tfevents.") and final.name.startswith("events.out.tfevents.")
     assert (run / "metrics.jsonl").stat().st_size > 0
     assert "Networks:" in (run / "train.log").read_text()

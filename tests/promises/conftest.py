@@ -189,9 +189,9 @@ class Left:
         """{tag: steps} of all scalars and pictures in the only TensorBoard run."""
         every = {"scalars": 0, "images": 0, "tensors": 0}
         board = EventMultiplexer(size_guidance=every).AddRunsFromDirectory(str(self.run)).Reload()
-        assert list(board.Runs()) == ["tensorboard"]
+        assert list(board.Runs()) == ["."]
         steps: dict[str, list[int]] = defaultdict(list)
-        one = board.GetAccumulator("tensorboard")
+        one = board.GetAccumulator(".")
         for kind, read in (("scalars", one.Scalars), ("images", one.Images)):
             for tag in one.Tags()[kind]:
                 steps[tag] = [event.step for event in read(tag)]

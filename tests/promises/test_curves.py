@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pegasus_lightning.runs.folder import run_name
+from pegasus_lightning.train.callbacks.tensorboard import shown
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.compose import plain
 
@@ -19,7 +20,7 @@ from pegasus_lightning.utils.compose import plain
 def hparams_of(run: Path) -> list[HParamsPluginData]:
     """All HParams records in the run's event files, in order."""
     found = []
-    for path in sorted((run / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(run.glob("events.*"), key=lambda path: path.stat().st_mtime_ns):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "hparams":
@@ -47,7 +48,7 @@ def test_a_job_is_one_run_on_one_axis_with_a_whole_row_of_hparams(
     for tag, at in steps.items():
         assert at == sorted(set(at)), tag
         assert set(at) <= {3, 4, 6, 8, 9, 12}, tag  # batches done, not the 24 optimizer steps
-    by_file = {tag: [batch for batch, other, _ in run.metrics if other == tag] for _, tag, _ in run.metrics}
+    by_file = {shown(tag): [batch for batch, other, _ in run.metrics if other == tag] for _, tag, _ in run.metrics}
     assert by_file == {tag: at for tag, at in steps.items() if not tag.startswith(("images/", "speed/"))}
 
     kinds = [data.WhichOneof("data") for data in hparams_of(run.run)]

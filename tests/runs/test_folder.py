@@ -109,6 +109,7 @@ def test_a_run_from_before_a_setting_existed_keeps_its_folder(preset: str, wante
         ("resume", "must"),
         ("experiment_name", "other"),
         ("callbacks.progress_bar", False),
+        ("logger", ["csv", "wandb"]),
     ],
 )
 def test_where_and_how_long_does_not_change_the_hash(original: dict[str, Any], key: str, value: object) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pegasus_lightning.launch.command import run_command
@@ -110,7 +112,7 @@ def logged(run_folder: Path) -> dict[str, dict[int, float]]:
 
 
 def tensorboard(run_folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(run_folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    accumulator = EventAccumulator(str(run_folder), size_guidance={"scalars": 0, "images": 0})
     return accumulator.Reload()
 
 
@@ -140,9 +142,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_folder_is_complete(whole: Path) -> None:
-    assert {path.name for path in whole.iterdir()} == {
-        "config.yaml", "status.json", "checkpoints", "tensorboard", "images", "metrics.jsonl", "train.log", ".lock"
-    }  # fmt: skip
+    found = {path.name for path in whole.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert found == {"config.yaml", "status.json", "checkpoints", "images", "metrics.jsonl", "train.log", ".lock"}
     names = {path.name for path in (whole / "checkpoints").iterdir()}
     assert names == {"last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"}
     status = status_of(whole)
@@ -161,8 +162,9 @@ def test_scalars_lie_on_one_axis_of_batches_done(whole: Path) -> None:
     steps = {tag: [event.step for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
     in_training, per_epoch, at_end = [3, 4, 6, 8, 9, 12], [4, 8, 12], [12]
     expected = {
-        **dict.fromkeys(["loss/reconstruction", "loss/kl", "loss/adversarial"], in_training),
-        **dict.fromkeys(["critic_loss/real", "critic_loss/fake", "critic/real", "critic/fake"], in_training),
+        **dict.fromkeys([f"1-main/{name}" for name in ("Loss_reconstruction", "KL", "critic_real")], in_training),
+        **dict.fromkeys(["1-main/critic_fake", "loss/adversarial"], in_training),
+        **dict.fromkeys(["critic_loss/real", "critic_loss/fake"], in_training),
         "speed/images_per_second": in_training,
         "gradient_norm/autoencoder": [3, 6, 9, 12],
         "gradient_norm/critic": [3, 6, 9, 12],
@@ -171,15 +173,23 @@ def test_scalars_lie_on_one_axis_of_batches_done(whole: Path) -> None:
     figures = ["psnr", "excess_bce", "kl", "active_dimensions", "critic_real", "critic_fake"]
     for split, when in (("validation", per_epoch), ("test", at_end), ("final", at_end)):
         expected |= dict.fromkeys([f"{split}/{name}" for name in figures], when)
+    expected["1-main/PSNR"] = expected.pop("validation/psnr")
     assert steps == expected
 
 
 @pytest.mark.promise(12)
 def test_metrics_jsonl_says_what_tensorboard_says(whole: Path) -> None:
     board, values = tensorboard(whole), logged(whole)
-    assert values.keys() == set(board.Tags()["scalars"])
+    back = {
+        "1-main/KL": "loss/kl",
+        "1-main/PSNR": "validation/psnr",
+        "1-main/Loss_reconstruction": "loss/reconstruction",
+    }
+    back |= {f"1-main/critic_{name}": f"critic/{name}" for name in ("real", "fake")}
+    shown = {back.get(tag, tag): tag for tag in board.Tags()["scalars"]}
+    assert values.keys() == shown.keys()
     for tag, by_batch in values.items():
-        events = board.Scalars(tag)
+        events = board.Scalars(shown[tag])
         assert list(by_batch) == [event.step for event in events]
         assert [event.value for event in events] == pytest.approx(list(by_batch.values()), rel=1e-6)
         assert all(math.isfinite(value) for value in by_batch.values())
@@ -221,16 +231,34 @@ def test_the_hparams_row_is_whole(whole: Path) -> None:
     assert set(contents) == {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"}
     row = contents["_hparams_/session_start_info"].session_start_info.hparams
     assert row["model.networks.latent_dim"].number_value == 8
-    assert row["model.name"].string_value == "adversarial_vae"
+    assert row["Model"].string_value == "adversarial_vae"
     assert row["model.weights.adversarial"].number_value == 1
     assert row["data.batch_size"].number_value == 16
     assert row["model.networks.batch_norm"].number_value == 1
-    assert row["seed"].number_value == 0
+    assert row["Seed"].string_value == "0"
+    columns = contents["_hparams_/experiment"].experiment.hparam_infos
+    first = sorted(column.name for column in columns if column.differs)  # as TensorBoard sorts them
+    assert first == ["Model", "Seed", "data.source", "model.networks.channels", "model.networks.latent_dim"]
     measured = {info.name.tag for info in contents["_hparams_/experiment"].experiment.metric_infos}
     final = {tag for tag in board.Tags()["scalars"] if tag.startswith("final/")}
     assert len(final) == 6
     judged = ("recognised", "chimera", "kid", "density", "coverage", "memorised", "variety", "linearity")
     assert measured == final | {f"evaluation/{name}" for name in judged}  # `evaluate` fills the others
+
+
+def test_the_charts_of_custom_scalars_show_what_was_logged(whole: Path) -> None:
+    board = tensorboard(whole)
+    assert board.Tags()["tensors"] == ["custom_scalars__config__"]
+    layout = Layout.FromString(board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    shown = {
+        chart.title: {tag for tag in board.Tags()["scalars"] for wanted in chart.multiline.tag if re.match(wanted, tag)}
+        for category in layout.category
+        for chart in category.chart
+    }
+    assert all(shown.values())
+    assert shown["C(real), C(fake) and other outputs of the critic"] == {"1-main/critic_real", "1-main/critic_fake"}
+    assert shown["Loss terms"] == {"1-main/Loss_reconstruction", "1-main/KL", "loss/adversarial"}
+    assert shown["KL in training and validation"] == {"1-main/KL", "validation/kl"}
 
 
 @pytest.mark.promise(11)
@@ -277,7 +305,7 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     assert logged(first)["validation/psnr"] == logged(whole)["validation/psnr"]
     assert logged(first)["loss/kl"] == logged(whole)["loss/kl"]
     board = tensorboard(first)
-    assert [event.step for event in board.Scalars("loss/kl")] == [3, 4, 6, 8, 9, 12]
+    assert [event.step for event in board.Scalars("1-main/KL")] == [3, 4, 6, 8, 9, 12]
     assert [event.step for event in board.Scalars("final/psnr")] == [12]  # the final figures at 4 are gone
     assert set(board.PluginTagToContent("hparams")) == {
         "_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"
@@ -369,10 +397,11 @@ def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_to_the_same_weights(
     assert digest(broken) == digest(whole)
     assert list(logged(broken)["loss/kl"]) == [3, 4, 6, 8, 9, 12]
     board = tensorboard(broken)
+    entries = {tag: list(by_batch) for tag, by_batch in logged(broken).items()}
     for tag in board.Tags()["scalars"]:
         steps = [event.step for event in board.Scalars(tag)]
         assert steps == sorted(set(steps))
-        assert steps == list(logged(broken)[tag])
+        assert tag.startswith("1-main/") or steps == entries[tag]
 
 
 KILLED = """
@@ -524,7 +553,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_starts_its_log_anew(faile
     assert run(tmp_path, "trainer.max_epochs=1", "trainer.log_every_n_steps=1").code == 0
     assert status_of(the_run(tmp_path))["status"] == "finished"
     assert list(logged(the_run(tmp_path))["loss/kl"]) == [1, 2, 3, 4]
-    assert [event.step for event in tensorboard(the_run(tmp_path)).Scalars("loss/kl")] == [1, 2, 3, 4]
+    assert [event.step for event in tensorboard(the_run(tmp_path)).Scalars("1-main/KL")] == [1, 2, 3, 4]
 
 
 @pytest.mark.promise(13)
@@ -589,7 +618,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     assert run(tmp_path, *overrides, "runs_dir=one").code == 0
     single, double = the_run(tmp_path, "one"), the_run(tmp_path, "two")
     assert single.name == double.name
-    assert len(list((double / "tensorboard").glob("*[!l]"))) == 1  # and the file of the final figures
+    assert len(list(double.glob("events.*[!l]"))) == 1  # and the file of the final figures
     expected, values = logged(single), logged(double)
     assert values.keys() == expected.keys()
     for tag in expected:

@@ -18,6 +18,7 @@ from pegasus_lightning.generate.mixing import Recipes, mixing_of
 from pegasus_lightning.generate.sampler import Pegasi, Sampler
 from pegasus_lightning.generate.settings import GenerateConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.runs.folder import EVENT_FILES, events_folder, read_status
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.image_grid import save_png
 from pegasus_lightning.utils.tensors import IMAGE_SIZE
@@ -211,11 +212,22 @@ def _reads_probability(model: TwoPlayerModel) -> bool:
     return torch.equal(model.critic_probability(outputs), torch.sigmoid(outputs))
 
 
-def write_pictures(folder: Path, pictures: dict[str, np.ndarray], step: int) -> None:
-    """Write pictures as PNG, and into TensorBoard at `step` batches done."""
+def write_pictures(folder: Path, pictures: dict[str, np.ndarray]) -> None:
+    """Write pictures as PNG."""
+    for name, picture in pictures.items():
+        save_png(picture, folder / f"{name}.png")
+
+
+def log_pictures(run: Path, title: str, pictures: dict[str, np.ndarray], step: int) -> None:
+    """Write pictures into a run's own TensorBoard run at `step` batches done, replacing former ones of this title."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    status = read_status(run)
+    if status is None or status.get("status") == "running":
+        return  # a second writer would stop a TensorBoard that follows the training
+    folder = events_folder(run)
+    for old in folder.glob(f"{EVENT_FILES}.{title}"):
+        old.unlink()
+    with SummaryWriter(str(folder), filename_suffix=f".{title}") as writer:
         for name, picture in pictures.items():
-            save_png(picture, folder / f"{name}.png")
             writer.add_image(f"pegasi/{name}", picture, step, dataformats="HWC")

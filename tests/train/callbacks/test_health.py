@@ -254,7 +254,7 @@ def logged(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def board(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
 
 
 def texts(folder: Path) -> dict[int, str]:
