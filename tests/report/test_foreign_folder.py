@@ -60,7 +60,7 @@ def test_a_file_that_is_none_is_said_beside_its_run(tmp_path: Path, make_run: Ma
     if what == "not UTF-8":  # of these the lines count
         said |= {"metrics.jsonl": "metrics.jsonl: 1 of 1 lines cannot be read and are left out.", "train.log": ""}
     assert [sentence for sentence in said.values() if sentence not in text] == []
-    assert "SECRET" not in text and "healthy-s0 finished" in text and "healthy baseline" in text
+    assert "SECRET" not in text and "healthy-s0 \u2013 finished" in text and "healthy baseline" in text
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from pegasus_lightning.report.comparison import Point
-from pegasus_lightning.report.plots import colours_of_tags, curves_plots, panels, realism_plot, shorten
+from pegasus_lightning.report.plots import colours_of_tags, curves_plots, panels, shorten
 from pegasus_lightning.report.read import Run
+from pegasus_lightning.report.realism import realism_plot
 from pegasus_lightning.runs.scorecards import Spread
 
 CURVES = {
