@@ -13,7 +13,7 @@ from pegasus_lightning.runs.gallery import Gallery
 from pegasus_lightning.utils.foreign import inside, open_picture
 
 SIDE = 32  # pixels of an image
-PAPER = (250, 249, 247)  # between the cells, see `utils.image_grid`
+PAPER = int.from_bytes(bytes((250, 249, 247, 255)), "little")  # between the cells, see `utils.image_grid`; RGBA
 ROWS = {"reconstructions": 4, "mixes": 3}  # of a grid; one of interpolations has a row a pair
 MAX_COLUMNS = 64
 
@@ -62,19 +62,20 @@ def cells(path: Path, run: Path, rows: int | None = None) -> np.ndarray | None:
     """
     try:
         with open_picture(inside(path, run), ["PNG"], MAX_PIXELS, MAX_BYTES) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+            pixels = np.asarray(picture.convert("RGB").convert("RGBA"))
     except Exception:  # Pillow may raise any exception for a broken file
         return None
-    ink = (pixels != PAPER).any(2)
-    tops, height = _stretches(ink.sum(1) > 0.5 * ink.sum(1).max(initial=1))
+    ink = pixels.view("<u4")[..., 0] != PAPER
+    inked = np.count_nonzero(ink, axis=1)
+    tops, height = _stretches(inked > 0.5 * inked.max(initial=1))
     if not height:
         return None
     band = np.concatenate([ink[top : top + height] for top in tops])
-    lefts, width = _stretches(band.mean(0) > 0.9)
+    lefts, width = _stretches(np.count_nonzero(band, axis=0) > 0.9 * len(band))
     if width != height or height % SIDE or len(lefts) > MAX_COLUMNS or len(tops) != (rows or len(tops)):
         return None
     scale = height // SIDE
-    images = [[pixels[y : y + height : scale, x : x + width : scale] for x in lefts] for y in tops]
+    images = [[pixels[y : y + height : scale, x : x + width : scale, :3] for x in lefts] for y in tops]
     return np.array(images).transpose(0, 1, 4, 2, 3)
 
 

@@ -37,11 +37,10 @@ from pegasus_lightning.utils.files import PATH_MISTAKES, write_text
 
 HERE = Path(__file__).parent
 PAGE_BYTES = 14_500_000  # most bytes of a page, whatever the number of runs
-# Most of what the tables and texts take of it, then shares of the rest: of interpolations, of pegasi, of curves. Saved
-# grids get what is left.
-TEXT_SHARE, PAIRS_SHARE, PEGASI_SHARE, CURVES_SHARE = 0.6, 0.45, 0.2, 0.3
+# Most of what the tables and texts take of it, then shares of the rest: of interpolations, of pegasi. Saved grids get
+# what is left.
+TEXT_SHARE, PAIRS_SHARE, PEGASI_SHARE = 0.6, 0.45, 0.2
 LARGEST_SHARE = 1 / 12  # most of the page for a single sprite
-MAX_PLOTS = 240  # of curves: each takes a twentieth of a second to draw
 MAX_CHECKS, MAX_CLASSES = 24, 4  # most health checks and pairs of classes that a page names
 MAX_VERDICTS, MAX_SETTINGS = 50, 60  # most verdicts and settings of a run
 GOOD, BAD = ("ok", "good", "healthy", "fine", "pass", "passed"), ("bad", "fail", "failed", "unhealthy", "alarm")
@@ -64,7 +63,6 @@ class Section:
     run: Run
     health: list[Verdict]
     pegasi: PegasusGallery | None
-    plots: list[Markup]
     grids: Grids
     difference: list[tuple[str, str, str]]
     baseline: Run
@@ -155,7 +153,7 @@ def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = T
         if size <= TEXT_SHARE * PAGE_BYTES or len(shown) == 1:
             break
         shown = _some(runs, int(len(shown) * 0.9 * TEXT_SHARE * PAGE_BYTES / size), baseline)
-    _add_sprites_and_curves(parts, max(0, PAGE_BYTES - size))
+    _add_sprites(parts, max(0, PAGE_BYTES - size))
     room = PAGE_BYTES - _size(parts)
     left = sum(1 for run in shown if run.grids)
     for i, section in enumerate(parts.sections):
@@ -191,8 +189,8 @@ def _texts(runs: list[Run], of: int, baseline: str | None, originals: bool, over
     return Parts(runs, compared, figures, overlays, lead.models(runs, compared), sections, originals, notes)
 
 
-def _add_sprites_and_curves(parts: Parts, room: float) -> None:
-    """Add the sprites and the curves of a page, in `room` bytes."""
+def _add_sprites(parts: Parts, room: float) -> None:
+    """Add the sprites of a page, in `room` bytes."""
     sheets = Sheets(PAIRS_SHARE * room, LARGEST_SHARE * PAGE_BYTES)
     leaders = [model.shown.folder for model in parts.models[: lead.MAX_LEAD]]
     parts.pair_sets = pair_sets(parts.runs, sheets, leaders)
@@ -203,20 +201,11 @@ def _add_sprites_and_curves(parts: Parts, room: float) -> None:
     whole = sum(1 for run in parts.runs if pictures_of(run) is not None)
     if shown < whole:
         parts.notes.append(f"The same pairs are shown for {shown} of {whole} runs, so that the page stays small.")
-    colours = plots.colours_of_tags(parts.runs)
     for i, section in enumerate(parts.sections):
         run, notes = section.run, list(section.notes)
-        panels = len(plots.finite_panels(run.curves, run.weights))
-        most = min(panels, MAX_PLOTS // len(parts.runs))
-        drawn = plots.curves_plots(run.curves, colours, f"curves-{i}", run.name, run.weights, most)
-        while sum(map(len, drawn)) > CURVES_SHARE * room / len(parts.runs):
-            del drawn[max(0, len(drawn) - 2)]  # the last plot, of the validation, goes last
-        if len(drawn) < panels:
-            notes.append(f"{len(drawn)} of {panels} plots of curves are shown, so that the page stays small.")
         if pegasi[run.folder] is None and run.gallery is not None and len(run.gallery.pegasi):
             notes.append("The pegasi are left out, so that the page stays small.")
-        svg = [Markup(plot) for plot in drawn]
-        parts.sections[i] = replace(section, pegasi=pegasi[run.folder], plots=svg, notes=notes)
+        parts.sections[i] = replace(section, pegasi=pegasi[run.folder], notes=notes)
 
 
 def _size(parts: Parts) -> int:
@@ -312,7 +301,7 @@ def _sections(runs: Sequence[Run], baseline: str) -> list[Section]:
         difference = config_difference(run, against)
         notes = [f"{len(difference) - MAX_SETTINGS} more settings differ."] if difference[MAX_SETTINGS:] else []
         nothing = Grids([], [], {}, [])
-        sections.append(Section(run, verdicts(run), None, [], nothing, difference[:MAX_SETTINGS], against, notes))
+        sections.append(Section(run, verdicts(run), None, nothing, difference[:MAX_SETTINGS], against, notes))
     return sections
 
 

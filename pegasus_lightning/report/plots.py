@@ -7,7 +7,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -32,8 +32,9 @@ OVERLAYS = (
     ),
 )
 MAX_OVERLAID = len(SERIES) * len(DASHES)  # groups that can be told apart
+MAX_PLOTS = 24
 MAX_NAMED = 60  # lines that the description of such a plot names
-OVERLAY_POINTS = 6000  # of one such plot
+OVERLAY_POINTS = 4000  # of one such plot
 WIDE_RANGE = 100  # ratio of largest to smallest positive value above which the axis is logarithmic
 STYLE: Any = {
     "svg.hashsalt": "pegasus",
@@ -81,115 +82,58 @@ def to_svg(figure: Figure, prefix: str, label: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(printable(label))}"', 1)
 
 
-def panels(curves: Iterable[str], weights: Mapping[str, float]) -> list[tuple[str, list[str]]]:
-    """Return the panels as (title, tags). Losses differ in scale, so each has its own panel.
-
-    Losses are unweighted; their titles name the weight, by tag, unless it is 1 or unknown.
-    """
-    tags = sorted(curves)
-    shown = {tag: f", weight {weight:.4g}" for tag, weight in weights.items() if weight != 1}
-    found = [(f"Loss: {_name(tag)}{shown.get(tag, '')}", [tag]) for tag in tags if tag.startswith("loss/")]
-    found.append(("Outputs of the critic", [tag for tag in tags if tag.startswith("critic/")][: len(SERIES)]))
-    found.append(("Validation PSNR, dB", [tag for tag in tags if tag == "validation/psnr"]))
-    return [(title, together) for title, together in found if together]
-
-
-def colours_of_tags(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a colour per tag, the same in the plots of all runs; tags of one section ("loss/") get different ones."""
-    tags = sorted({tag for run in runs for tag in run.curves})
-    sections: dict[str, list[str]] = {}
-    for tag in tags:
-        sections.setdefault(tag.partition("/")[0], []).append(tag)
-    return {tag: SERIES[i % len(SERIES)] for together in sections.values() for i, tag in enumerate(together)}
-
-
-def _name(tag: str) -> str:
-    return words(tag.partition("/")[2])
-
-
 def words(text: str) -> str:
     """Return a name for a plot: one short line. It is never read as a formula (`parse_math=False`)."""
     return printable(" ".join(text.split()), 60)
 
 
-def finite_panels(curves: Mapping[str, Curve], weights: Mapping[str, float]) -> list[tuple[str, list[str]]]:
-    """Return the panels with a finite value."""
-    found = panels(curves, weights)
-    return [(title, tags) for title, tags in found if any(math.isfinite(v) for tag in tags for _, v in curves[tag])]
-
-
-def curves_plots(
-    curves: Mapping[str, Curve],
-    colours: Mapping[str, str],
-    prefix: str,
-    name: str,
-    weights: Mapping[str, float] | None = None,
-    most: int | None = None,
-) -> list[str]:
-    """Return the curves of one run as SVG, one plot a panel; panels without finite values are left out.
-
-    Of more than `most` panels the last one, of the validation, and the first ones are drawn.
-    """
-    plots: list[str] = []
-    chosen = finite_panels(curves, weights or {})
-    if most is not None and len(chosen) > most:
-        chosen = chosen[: max(0, most - 1)] + chosen[len(chosen) - min(1, most) :]
-    for title, tags in chosen:
-        drawn = {tag: shorten(curves[tag]) for tag in tags}
-        finite = [value for curve in drawn.values() for _, value in curve if math.isfinite(value)]
-        if not finite:
-            continue
-        ends = ", ".join(f"{_name(tag)} {c[0][1]:.4g} to {c[-1][1]:.4g}" for tag, c in drawn.items())
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(3.0, 2.1))
-            axes = figure.add_axes((0.17, 0.27, 0.8, 0.6))
-            for tag, curve in drawn.items():
-                batches, values = zip(*curve, strict=True)
-                style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(curve) < 4 else {}
-                axes.plot(batches, values, color=colours[tag], linewidth=1.4, label=_name(tag), **style)
-            if min(finite) > 0 and max(finite) > WIDE_RANGE * min(finite):
-                axes.set_yscale("log")
-                title += " (logarithmic)"
-            axes.set_title(title, parse_math=False)
-            axes.margins(x=0.02)
-            axes.locator_params(axis="x", nbins=4)
-            if len(drawn) == 1:
-                axes.set_xlabel("batches")
-            else:
-                legend = axes.legend(
-                    loc="upper center", bbox_to_anchor=(0.45, -0.13), ncols=3, handlelength=1.2, columnspacing=1
-                )
-                for text in legend.get_texts():
-                    text.set_parse_math(False)
-            plots.append(to_svg(figure, f"{prefix}-{len(plots)}", f"{name}. {title}: {ends}."))
-    return plots
-
-
 def overlays(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    """Return the curves of all runs as SVG, one plot for each of OVERLAYS that a run has, one line a run.
+    """Return the curves of all runs as SVG: those of OVERLAYS, then losses and outputs of the critic, one line a run.
 
-    Colours and dashes are those of the groups, by their place in `names`, see `legend`.
+    Colours and dashes are those of the groups, by their place in `names`, see `legend`. At most MAX_PLOTS are drawn.
     """
+    tags = sorted({tag for run in runs for tag in run.curves if tag.startswith(("loss/", "critic/"))})
+    panels: list[tuple[Any, ...]] = [*OVERLAYS, *((_title(tag, runs), (tag,)) for tag in tags)]
     plots: list[str] = []
-    most = max(8, min(LONGEST, OVERLAY_POINTS // max(1, len(runs))))
-    for title, *ways in OVERLAYS:
-        lines = next((found for way in ways if (found := _lines(runs, names, way))), [])
-        if not lines:
+    drawn: set[str] = set()
+    for title, *ways in panels:
+        way = next((way for way in ways if way[0] not in drawn and _lines(runs, names, way)), None)
+        if way is None or len(plots) == MAX_PLOTS:
             continue
+        drawn |= {way[0]} if len(way) == 1 else set()
+        lines = _lines(runs, names, way)
+        said = "; ".join(f"{names[place]} {curve[-1][1]:.4g}" for place, curve in lines[:MAX_NAMED])
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(4.0, 2.7))
-            axes = figure.add_axes((0.12, 0.16, 0.85, 0.74))
-            for place, curve in lines:
-                style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(curve) < 4 else {}
-                colour, dash = SERIES[place % len(SERIES)], DASHES[place // len(SERIES) % len(DASHES)]
-                axes.plot(*zip(*shorten(curve, most), strict=True), color=colour, dashes=dash, linewidth=1.3, **style)
-            axes.set_title(title)
-            axes.set_xlabel("batches")
-            axes.margins(x=0.02)
-            axes.locator_params(axis="x", nbins=5)
-            said = "; ".join(f"{names[place]} {curve[-1][1]:.4g}" for place, curve in lines[:MAX_NAMED])
-            plots.append(to_svg(figure, f"overlay-{len(plots)}", f"{title}, at the end: {said}."))
+            plots.append(to_svg(_draw(title, lines), f"overlay-{len(plots)}", f"{title}, at the end: {said}."))
     return plots
+
+
+def _title(tag: str, runs: Sequence[Run]) -> str:
+    """Return the title of a loss or output, with the weight of a loss if it is not 1 and all runs have the same."""
+    weights = {run.weights.get(tag) for run in runs if tag in run.curves}
+    weight = weights.pop() if len(weights) == 1 else None
+    kind, _, name = tag.partition("/")
+    return f"{kind.capitalize()}: {words(name)}" + (f", weight {weight:.4g}" if weight not in (None, 1) else "")
+
+
+def _draw(title: str, lines: Sequence[tuple[int, Curve]]) -> Figure:
+    """Draw one line for each (place of the group, curve); the axis is logarithmic for a wide range of values."""
+    most = max(8, min(LONGEST, OVERLAY_POINTS // len(lines)))
+    values = [value for _, curve in lines for _, value in curve]
+    figure = Figure(figsize=(4.0, 2.7))
+    axes = figure.add_axes((0.12, 0.16, 0.85, 0.74))
+    for place, curve in lines:
+        style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(curve) < 4 else {}
+        colour, dash = SERIES[place % len(SERIES)], DASHES[place // len(SERIES) % len(DASHES)]
+        axes.plot(*zip(*shorten(curve, most), strict=True), color=colour, dashes=dash, linewidth=1.3, **style)
+    if min(values) > 0 and max(values) > WIDE_RANGE * min(values):
+        axes.set_yscale("log")
+        title += " (logarithmic)"
+    axes.set_title(title, parse_math=False)
+    axes.set_xlabel("batches")
+    axes.margins(x=0.02)
+    axes.locator_params(axis="x", nbins=5)
+    return figure
 
 
 def _lines(runs: Sequence[Run], names: Sequence[str], tags: Sequence[str]) -> list[tuple[int, Curve]]:
