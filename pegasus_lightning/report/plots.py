@@ -26,7 +26,7 @@ OVERLAYS = (
     ("PSNR of validation images, dB", ("validation/psnr",)),
     ("KL, nats an image", ("validation/kl",), ("loss/kl",)),
     (
-        "Critic: P(real) of images less that of reconstructions",
+        "Critic: P(real), images less reconstructions",
         ("validation/critic_real", "validation/critic_fake"),
         ("critic/real", "critic/fake"),
     ),

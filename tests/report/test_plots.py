@@ -45,7 +45,7 @@ def test_psnr_kl_and_critic_come_first_then_every_other_loss_and_output() -> Non
     assert labels == [
         'PSNR of validation images, dB, at the end: vae 15; <b> & "c" 16.',
         "KL, nats an image, " + both.format(4),
-        "Critic: P(real) of images less that of reconstructions, " + both.format(0.4),  # .7 - .3
+        "Critic: P(real), images less reconstructions, " + both.format(0.4),  # .7 - .3
         "Critic: fake, " + both.format(0.3),
         "Critic: real, " + both.format(0.7),
         "Loss: reconstruction, " + both.format(20),
@@ -59,7 +59,7 @@ def test_validation_is_shown_rather_than_training() -> None:
     labels = [ElementTree.fromstring(plot).attrib["aria-label"] for plot in overlays([run(**both)], ["vae"])]
     assert labels[1:3] == [
         "KL, nats an image, at the end: vae 9.",
-        "Critic: P(real) of images less that of reconstructions, at the end: vae 0.25.",
+        "Critic: P(real), images less reconstructions, at the end: vae 0.25.",
     ]
 
 
