@@ -117,16 +117,16 @@ def _title(tag: str, runs: Sequence[Run]) -> str:
 
 
 def _draw(title: str, lines: Sequence[tuple[int, Curve]]) -> Figure:
-    """Draw one line for each (place of the group, curve); the axis is logarithmic for a wide range of values."""
+    """Draw one line for each (place of the group, curve); the axis is logarithmic for a loss of a wide range."""
     most = max(8, min(LONGEST, OVERLAY_POINTS // len(lines)))
     values = [value for _, curve in lines for _, value in curve]
     figure = Figure(figsize=(4.0, 2.7))
-    axes = figure.add_axes((0.12, 0.16, 0.85, 0.74))
+    axes = figure.add_axes((0.12, 0.16, 0.82, 0.74))
     for place, curve in lines:
         style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(curve) < 4 else {}
         colour, dash = SERIES[place % len(SERIES)], DASHES[place // len(SERIES) % len(DASHES)]
         axes.plot(*zip(*shorten(curve, most), strict=True), color=colour, dashes=dash, linewidth=1.3, **style)
-    if min(values) > 0 and max(values) > WIDE_RANGE * min(values):
+    if title.startswith("Loss") and min(values) > 0 and max(values) > WIDE_RANGE * min(values):
         axes.set_yscale("log")
         title += " (logarithmic)"
     axes.set_title(title, parse_math=False)

@@ -63,6 +63,15 @@ def test_validation_is_shown_rather_than_training() -> None:
     ]
 
 
+def test_only_a_loss_has_a_logarithmic_axis() -> None:
+    wide = [(10, 0.001), (20, 0.9)]
+    found = overlays(
+        [run(**{"validation/critic_real": wide, "validation/critic_fake": [(10, 0.0), (20, 0.0)]})], ["vae"]
+    )
+    logarithmic = ["(logarithmic)" in plot for plot in found]
+    assert logarithmic == [False] * (len(found) - 1) + [True]  # reconstruction: 5000 to 20; none of the critic's
+
+
 def test_groups_differ_in_colour_or_dashes_and_seeds_do_not() -> None:
     names = [f"model_{i}" for i in range(MAX_OVERLAID)]
     looks = [(colour, dashes) for _, colour, dashes in legend(names)]
