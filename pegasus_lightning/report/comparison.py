@@ -1,4 +1,4 @@
-"""Tables from scorecards: every group of runs compared with the baseline, and the controls."""
+"""Tables from scorecards: every group of runs compared with the baseline, between the controls."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ MINUS = "\u2212"
 MAX_COMPARISONS, MAX_SETTINGS = 12, 20  # most comparisons, and most settings of one that are named
 MAX_UNKNOWN = 20  # most columns of measures, and most image sets, that this version does not know
 OWN = (RECONSTRUCTIONS, PRIOR)  # sets that a model makes, even if there is only one model
+RANKING = ("winged", "recognised")  # measures by which sets are ordered, if one has them; more is better
 # Columns shown by default.
 MAIN: tuple[str, ...] = (
     "recognised",
@@ -88,6 +89,7 @@ class Row:
     note: str
     cells: list[Cell]
     is_baseline: bool = False
+    is_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of scorecards with one key. The tables `pegasi`, `controls` and `own` have the same columns."""
+    """Comparison of scorecards with one key. The tables `pegasi` and `own` have the same columns."""
 
     baseline: str  # group that the others are compared with
     settings: list[tuple[str, str]]  # evaluation settings, (key, value), that differ from the first comparison's
     cards: dict[str, list[Scorecard]]  # by group
-    pegasi: Table
-    controls: Table
+    ranked_by: str  # measure that orders `pegasi`, the best first; empty without one
+    pegasi: Table  # of models and controls
     own: Table  # the other image sets that models make
     models: Table  # metrics of the models themselves
     points: list[Point]  # of the plot: pegasi, and the controls that are the same for all models
+    spreads: dict[str, dict[str, Spread]]  # figures by row of `pegasi` and measure
 
 
 def choose_baseline(names: Iterable[str], wanted: str | None = None) -> str:
@@ -156,16 +159,27 @@ def _compare(cards: Sequence[Scorecard], wanted: str | None, usual: Scorecard) -
     columns = _columns(MEASURES, [figures for members in every for figures in members])
     model_columns = _columns(MODEL_MEASURES, [figures for members in models.values() for figures in members])
     notes = {name: _seeds(members) for name, members in grouped.items()}
+    ranked_by = next((name for name in RANKING if name in columns), "")
+    rows = _rows(columns, pegasi, notes, baseline)
+    rows += [replace(row, is_control=True) for row in _rows(columns, controls)]
+    if ranked_by:
+        places = [[*columns].index(name) for name in RANKING if name in columns]
+        rows.sort(key=lambda row: [_descending(row.cells[place].value) for place in places])
     return Comparison(
         baseline,
         _settings(cards[0], usual),
         grouped,
-        pegasi=Table(list(columns.values()), _rows(columns, pegasi, notes, baseline)),
-        controls=Table(list(columns.values()), _rows(columns, controls)),
+        ranked_by,
+        pegasi=Table(list(columns.values()), rows),
         own=Table(list(columns.values()), _rows(columns, own)),
         models=Table(list(model_columns.values()), _rows(model_columns, models, notes, baseline)),
         points=[*_points(pegasi, control=False), *_points(shared, control=True)],
+        spreads={name: _spreads(members) for name, members in (controls | pegasi).items()},
     )
+
+
+def _descending(value: float) -> float:
+    return math.inf if math.isnan(value) else -value
 
 
 def _points(sets: Mapping[str, Sequence[Mapping[str, Figure]]], control: bool) -> list[Point]:
@@ -253,13 +267,13 @@ def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None
     if spread is None or math.isnan(spread.mean):
         return Cell(math.nan, "\u2013", "", "not defined")
     half = spread.half
-    detail = f"95 %: {_plain(measure, spread.low)} to {_plain(measure, spread.high)}"
+    detail = f"95 %: {plain(measure, spread.low)} to {plain(measure, spread.high)}"
     if math.isnan(spread.low):
         detail = "no interval (of a release whose intervals were too narrow: evaluate again)"
     if len(spread.values) > 1:
-        detail += f"; {len(spread.values)} seeds: {', '.join(_plain(measure, value) for value in spread.values)}"
-    written = _plain(measure, half).rstrip("%") if math.isfinite(half) else ""
-    cell = Cell(spread.mean, _plain(measure, spread.mean), written, detail)
+        detail += f"; {len(spread.values)} seeds: {', '.join(plain(measure, value) for value in spread.values)}"
+    written = plain(measure, half).rstrip("%") if math.isfinite(half) else ""
+    cell = Cell(spread.mean, plain(measure, spread.mean), written, detail)
     if baseline is None or math.isnan(baseline.mean):
         return cell
     apart = difference(spread, baseline)
@@ -277,7 +291,8 @@ def cell(measure: Measure, spread: Spread | None, baseline: Spread | None = None
     )
 
 
-def _plain(measure: Measure, value: float) -> str:
+def plain(measure: Measure, value: float) -> str:
+    """Return a value in the format of its measure, with a minus sign that is one."""
     return format_figure(measure, value).replace("-", MINUS)
 
 

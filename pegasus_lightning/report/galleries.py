@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pegasus_lightning.report.read import Run
 from pegasus_lightning.report.sprites import Sheets
+from pegasus_lightning.runs.gallery import Gallery
 from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
+
+LEAD = 8  # most pegasi of a strip at the start of the page
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,19 @@ class PairSet:
     above: list[Strip]  # of the parents
     models: list[Strip]  # of each run
     below: list[Strip]  # of the parents combined without a model
+    trained: bool  # whether training saved the pictures, for no evaluation did
+    lead: dict[str, Strip]  # by group, of its run that leads: mixes of the first pairs, `leading` of them
+    leading: int
+
+    @property
+    def control(self) -> Strip | None:
+        """The pixel averages of the parents, as long as in `lead`; None if photographs are left out."""
+        return next((strip for strip in self.below if strip.name.startswith("pixel average")), None)
+
+
+def pictures_of(run: Run) -> Gallery | None:
+    """Return the pictures of the evaluation of a run, or else of its training."""
+    return run.drawn if run.gallery is None else run.gallery
 
 
 def by_turns(runs: Sequence[Run]) -> list[Run]:
@@ -46,21 +63,25 @@ def by_turns(runs: Sequence[Run]) -> list[Run]:
     return [runs[i] for i in sorted(range(len(runs)), key=lambda i: (turns[i], i))]
 
 
-def pair_sets(runs: Sequence[Run], sheets: Sheets) -> list[PairSet]:
-    """Return one set per group of runs with equal pairs and evaluation settings; add their sprites to `sheets`."""
+def pair_sets(runs: Sequence[Run], sheets: Sheets, leaders: Collection[Path] = ()) -> list[PairSet]:
+    """Return one set per group of runs with equal pairs and evaluation settings; add their sprites to `sheets`.
+
+    `leaders` are the folders of the runs whose pegasi the page begins with.
+    """
     found: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
-        if run.card is not None and run.gallery is not None:
-            gallery = run.gallery
-            key = (run.card.key, gallery.pair_indices.tobytes(), gallery.ratios.tobytes(), gallery.frames.shape)
+        if (gallery := pictures_of(run)) is not None:
+            asked = run.card.key if run.card is not None and run.gallery is not None else gallery.pegasi.shape
+            key = (asked, gallery.pair_indices.tobytes(), gallery.ratios.tobytes(), gallery.frames.shape)
             found.setdefault(key, []).append(run)
-    sets = [_pair_set(members, sheets) for members in sorted(found.values(), key=len, reverse=True)]
+    sets = [_pair_set(members, sheets, leaders) for members in sorted(found.values(), key=len, reverse=True)]
     return [one for one in sets if one.models]
 
 
-def _pair_set(runs: Sequence[Run], sheets: Sheets) -> PairSet:
+def _pair_set(runs: Sequence[Run], sheets: Sheets, leaders: Collection[Path]) -> PairSet:
     # The parents are the same for all runs: take them from any gallery that has them.
-    galleries = [run.gallery for run in runs if run.gallery is not None]
+    galleries = [gallery for run in runs if (gallery := pictures_of(run)) is not None]
+    trained = runs[0].gallery is None
     first, second = runs[0].classes if len(runs[0].classes) == 2 else ("first", "second")
     named = (
         ("first", f"{first}, original"),
@@ -70,30 +91,42 @@ def _pair_set(runs: Sequence[Run], sheets: Sheets) -> PairSet:
     )
     kept = [(field, name, next((g for g in galleries if getattr(g, field) is not None), None)) for field, name in named]
     shown = [(field, name, getattr(gallery, field)) for field, name, gallery in kept if gallery is not None]
-    pairs = len(galleries[0].frames)
+    pairs, ratios = len(galleries[0].frames), galleries[0].ratios.astype(float)
+    start = int(np.abs(ratios - 0.5).argmin())
+    leading = min(LEAD, len(galleries[0].pegasi) if trained else pairs)
     strips: dict[str, Strip] = {}
     if shown:
-        sheet = sheets.add(np.stack([images for _, _, images in shown]), len(shown) * pairs)
+        sheet = sheets.add(np.stack([images for _, _, images in shown]), len(shown) * pairs + leading)
         if sheet is not None:
             strips = {field: Strip(name, sheet, row) for row, (field, name, _) in enumerate(shown)}
     places: dict[int, Strip] = {}
+    lead: dict[str, Strip] = {}
     for run in by_turns(runs):
-        assert run.gallery is not None
-        sheet = sheets.add(run.gallery.frames.swapaxes(0, 1), pairs)
-        if sheet is not None:
-            places[id(run)] = Strip(run.name, sheet, None)
+        gallery, leads = pictures_of(run), run.folder in leaders
+        assert gallery is not None
+        sheet = sheets.add(gallery.frames.swapaxes(0, 1), pairs + leads * leading)
+        if sheet is None:
+            continue
+        places[id(run)] = Strip(run.name, sheet, None)
+        row = start
+        if leads and trained:
+            sheet, row = sheets.add(gallery.pegasi[None, :leading], leading), 0
+        if leads and sheet is not None:
+            lead[run.group] = Strip(run.group, sheet, row)
     models = [places[id(run)] for run in runs if id(run) in places]
-    ratios = galleries[0].ratios.astype(float)
     low, high = np.interp(PEGASUS_RATIOS, ratios, np.linspace(0, 1, len(ratios)))
     return PairSet(
         [first, second],
         ratios.tolist(),
-        start=int(np.abs(ratios - 0.5).argmin()),
+        start=start,
         band=(float(low), float(high)),
         pairs=pairs,
         above=[strips[field] for field in ("first", "second") if field in strips],
         models=models,
         below=[strips[field] for field in ("blend", "cutmix") if field in strips],
+        trained=trained,
+        lead=lead,
+        leading=leading,
     )
 
 

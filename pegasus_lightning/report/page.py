@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,23 +16,31 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pegasus_lightning.report import plots
+from pegasus_lightning.report import lead, plots
+from pegasus_lightning.report.cells import trained_gallery
 from pegasus_lightning.report.comparison import MAX_COMPARISONS, Comparison, choose_baseline, compare
-from pegasus_lightning.report.galleries import PairSet, PegasusGallery, by_turns, pair_sets, pegasus_gallery
+from pegasus_lightning.report.galleries import (
+    PairSet,
+    PegasusGallery,
+    by_turns,
+    pair_sets,
+    pegasus_gallery,
+    pictures_of,
+)
 from pegasus_lightning.report.read import PHOTOGRAPHS, Run, config_difference, printable, read_runs
+from pegasus_lightning.report.realism import realism_plot
 from pegasus_lightning.report.sprites import MARKUP, Grids, Sheet, Sheets, encode_grids
 from pegasus_lightning.runs.folder import find_runs
-from pegasus_lightning.runs.scorecards import VERDICT_SEEDS
+from pegasus_lightning.runs.scorecards import MEASURES, VERDICT_SEEDS
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
 from pegasus_lightning.utils.files import PATH_MISTAKES, write_text
 
 HERE = Path(__file__).parent
 PAGE_BYTES = 14_500_000  # most bytes of a page, whatever the number of runs
-# Most of what the tables and texts take of it, then shares of the rest: of interpolations, of pegasi, of curves. Saved
-# grids get what is left.
-TEXT_SHARE, PAIRS_SHARE, PEGASI_SHARE, CURVES_SHARE = 0.6, 0.45, 0.2, 0.3
+# Most of what the tables and texts take of it, then shares of the rest: of interpolations, of pegasi. Saved grids get
+# what is left.
+TEXT_SHARE, PAIRS_SHARE, PEGASI_SHARE = 0.6, 0.45, 0.2
 LARGEST_SHARE = 1 / 12  # most of the page for a single sprite
-MAX_PLOTS = 240  # of curves: each takes a twentieth of a second to draw
 MAX_CHECKS, MAX_CLASSES = 24, 4  # most health checks and pairs of classes that a page names
 MAX_VERDICTS, MAX_SETTINGS = 50, 60  # most verdicts and settings of a run
 GOOD, BAD = ("ok", "good", "healthy", "fine", "pass", "passed"), ("bad", "fail", "failed", "unhealthy", "alarm")
@@ -53,7 +63,6 @@ class Section:
     run: Run
     health: list[Verdict]
     pegasi: PegasusGallery | None
-    plots: list[Markup]
     grids: Grids
     difference: list[tuple[str, str, str]]
     baseline: Run
@@ -109,9 +118,13 @@ class Parts:
     runs: list[Run]
     comparisons: list[Comparison]
     figures: list[Markup]  # of each comparison
+    overlays: list[Markup]  # curves of all runs
+    models: list[lead.Model]  # the best first
     sections: list[Section]
     originals: bool
     notes: list[str]  # sentences on what was left out
+    shared: list[str] = field(default_factory=list)  # settings that are left out of all names
+    several: tuple[bool, bool] = (False, False)  # whether the page is about several runs; about several groups
     sheets: list[Sheet] = field(default_factory=list)
     pair_sets: list[PairSet] = field(default_factory=list)
 
@@ -126,16 +139,21 @@ def render(runs: Sequence[Run], baseline: str | None = None, originals: bool = T
     if baseline is not None and baseline not in groups:
         hint = did_you_mean(baseline, groups)
         raise UserError(f"There is no variant '{baseline}' among these runs.{hint} There are: {listing(groups)}.")
+    runs, renamed, shared = lead.shorter(runs)
+    groups, baseline = list(renamed.values()), baseline and renamed[baseline]
+    runs = [run if run.gallery else replace(run, drawn=trained_gallery(run)) for run in runs]
     if not originals:
         runs = [_without_photographs(run) for run in runs]
+    overlays = [Markup(plot) for plot in plots.overlays(runs, groups[: plots.MAX_OVERLAID])]
     shown = list(runs)
     while True:
-        parts = _texts(shown, len(runs), baseline, originals)
+        parts = _texts(shown, len(runs), baseline, originals, overlays)
+        parts.shared, parts.several = shared, (len(runs) > 1, len(groups) > 1)
         size = _size(parts)
         if size <= TEXT_SHARE * PAGE_BYTES or len(shown) == 1:
             break
         shown = _some(runs, int(len(shown) * 0.9 * TEXT_SHARE * PAGE_BYTES / size), baseline)
-    _add_sprites_and_curves(parts, max(0, PAGE_BYTES - size))
+    _add_sprites(parts, max(0, PAGE_BYTES - size))
     room = PAGE_BYTES - _size(parts)
     left = sum(1 for run in shown if run.grids)
     for i, section in enumerate(parts.sections):
@@ -155,7 +173,7 @@ def _some(runs: Sequence[Run], count: int, baseline: str | None) -> list[Run]:
     return [run for run in runs if id(run) in kept]
 
 
-def _texts(runs: list[Run], of: int, baseline: str | None, originals: bool) -> Parts:
+def _texts(runs: list[Run], of: int, baseline: str | None, originals: bool, overlays: list[Markup]) -> Parts:
     """Return the tables and texts of a page about these of `of` runs."""
     notes = []
     if len(runs) < of:
@@ -167,35 +185,27 @@ def _texts(runs: list[Run], of: int, baseline: str | None, originals: bool) -> P
     groups = list(dict.fromkeys(run.group for run in runs))
     sections = _sections(runs, choose_baseline(groups, baseline))
     compared = compare(cards, baseline)
-    figures = [Markup(plots.realism_plot(one.points, f"realism-{i}")) for i, one in enumerate(compared)]
-    return Parts(runs, compared, figures, sections, originals, notes)
+    figures = [Markup(realism_plot(one.points, f"realism-{i}", groups)) for i, one in enumerate(compared)]
+    return Parts(runs, compared, figures, overlays, lead.models(runs, compared), sections, originals, notes)
 
 
-def _add_sprites_and_curves(parts: Parts, room: float) -> None:
-    """Add the sprites and the curves of a page, in `room` bytes."""
+def _add_sprites(parts: Parts, room: float) -> None:
+    """Add the sprites of a page, in `room` bytes."""
     sheets = Sheets(PAIRS_SHARE * room, LARGEST_SHARE * PAGE_BYTES)
-    parts.pair_sets = pair_sets(parts.runs, sheets)
+    leaders = [model.shown.folder for model in parts.models[: lead.MAX_LEAD]]
+    parts.pair_sets = pair_sets(parts.runs, sheets, leaders)
     sheets.room += PEGASI_SHARE * room
     pegasi = {run.folder: pegasus_gallery(run, sheets) for run in by_turns(parts.runs)}
     parts.sheets = sheets.all
     shown = sum(len(pairs.models) for pairs in parts.pair_sets)
-    whole = sum(1 for run in parts.runs if run.card is not None and run.gallery is not None)
+    whole = sum(1 for run in parts.runs if pictures_of(run) is not None)
     if shown < whole:
         parts.notes.append(f"The same pairs are shown for {shown} of {whole} runs, so that the page stays small.")
-    colours = plots.colours_of_tags(parts.runs)
     for i, section in enumerate(parts.sections):
         run, notes = section.run, list(section.notes)
-        panels = len(plots.finite_panels(run.curves, run.weights))
-        most = min(panels, MAX_PLOTS // len(parts.runs))
-        drawn = plots.curves_plots(run.curves, colours, f"curves-{i}", run.name, run.weights, most)
-        while sum(map(len, drawn)) > CURVES_SHARE * room / len(parts.runs):
-            del drawn[max(0, len(drawn) - 2)]  # the last plot, of the validation, goes last
-        if len(drawn) < panels:
-            notes.append(f"{len(drawn)} of {panels} plots of curves are shown, so that the page stays small.")
         if pegasi[run.folder] is None and run.gallery is not None and len(run.gallery.pegasi):
             notes.append("The pegasi are left out, so that the page stays small.")
-        svg = [Markup(plot) for plot in drawn]
-        parts.sections[i] = replace(section, pegasi=pegasi[run.folder], plots=svg, notes=notes)
+        parts.sections[i] = replace(section, pegasi=pegasi[run.folder], notes=notes)
 
 
 def _size(parts: Parts) -> int:
@@ -203,7 +213,7 @@ def _size(parts: Parts) -> int:
 
 
 def _fill(parts: Parts) -> str:
-    runs = parts.runs
+    runs, groups = parts.runs, list(dict.fromkeys(run.group for run in parts.runs))
     classes = list(dict.fromkeys(" + ".join(run.classes) for run in runs if run.classes))
     checks = Counter(name for section in parts.sections for name in section.recorded)
     frequent = {name for name, _ in checks.most_common(MAX_CHECKS)}
@@ -213,7 +223,19 @@ def _fill(parts: Parts) -> str:
         .get_template("page.html.jinja")
         .render(
             runs=runs,
-            groups=list(dict.fromkeys(run.group for run in runs)),
+            groups=groups,
+            models=parts.models,
+            headline=lead.headline(runs, parts.comparisons, parts.models),
+            average=lead.control_sentence(parts.comparisons),
+            shared=parts.shared,
+            several=parts.several[0],
+            several_groups=parts.several[1],
+            most_leading=lead.MAX_LEAD,
+            measures=MEASURES,
+            overlays=parts.overlays,
+            legend={name: (colour, dashes) for name, colour, dashes in plots.legend(groups[: plots.MAX_OVERLAID])},
+            evaluate=_evaluate([run.folder for run in runs if run.card is None and run.has_checkpoint]),
+            ordered=sorted(enumerate(parts.sections), key=lambda pair: _order(pair[1].run)),
             classes=classes[:MAX_CLASSES],
             dates=sorted(run.date for run in runs if run.date),
             comparisons=parts.comparisons,
@@ -231,6 +253,20 @@ def _fill(parts: Parts) -> str:
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
+
+
+def _evaluate(waiting: Sequence[Path]) -> str:
+    """Return the command that evaluates these runs; empty without any."""
+    try:
+        place = os.path.commonpath(waiting) or "."
+    except ValueError:  # none, or both absolute and relative paths
+        return ""
+    return f"python -m pegasus_lightning.evaluate {shlex.quote(f'run={place}')}"
+
+
+def _order(run: Run) -> float:
+    psnr = run.last(lead.PSNR)
+    return math.inf if math.isnan(psnr) else -psnr
 
 
 def _shown(value: Any) -> Any:
@@ -252,7 +288,8 @@ def _environment() -> Environment:
 
 def _without_photographs(run: Run) -> Run:
     grids = {kind: files for kind, files in run.grids.items() if kind not in PHOTOGRAPHS}
-    return replace(run, grids=grids, gallery=run.gallery and run.gallery.without_photographs())
+    gallery, drawn = (found and found.without_photographs() for found in (run.gallery, run.drawn))
+    return replace(run, grids=grids, gallery=gallery, drawn=drawn)
 
 
 def _sections(runs: Sequence[Run], baseline: str) -> list[Section]:
@@ -264,7 +301,7 @@ def _sections(runs: Sequence[Run], baseline: str) -> list[Section]:
         difference = config_difference(run, against)
         notes = [f"{len(difference) - MAX_SETTINGS} more settings differ."] if difference[MAX_SETTINGS:] else []
         nothing = Grids([], [], {}, [])
-        sections.append(Section(run, verdicts(run), None, [], nothing, difference[:MAX_SETTINGS], against, notes))
+        sections.append(Section(run, verdicts(run), None, nothing, difference[:MAX_SETTINGS], against, notes))
     return sections
 
 

@@ -50,6 +50,7 @@ class Run:
     cards: dict[str, tuple[Path, Scorecard]] = field(default_factory=dict)  # newest of each `Scorecard.key`, with path
     card: Scorecard | None = None  # from the evaluation whose key most runs share
     gallery: Gallery | None = None  # of the same evaluation
+    drawn: Gallery | None = None  # of the pictures that training saved, if nothing was evaluated
     problems: list[str] = field(default_factory=list)  # what could not be read, one sentence each
     locked: bool = False  # whether a process trains it
 
@@ -66,6 +67,21 @@ class Run:
         """The day of its last update, as 2026-02-03; empty if unknown."""
         found = re.match(r"\d{4}-\d{2}-\d{2}", self.said("updated"), re.ASCII)
         return found[0] if found else ""
+
+    @property
+    def cause(self) -> str:
+        """Why it did not finish, as far as known: its recorded reason, else the last line of a failed run's log."""
+        if self.state == "died":
+            return f"Its process is gone; last heard of {self.said('updated') or 'at an unknown time'}."
+        return self.said("reason") or (self.log[-1] if self.state == "failed" and self.log else "")
+
+    def last(self, tag: str) -> float:
+        """Return the last value of a metric; NaN if there is none."""
+        recorded = self.status.get("metrics")
+        value = recorded.get(tag) if isinstance(recorded, dict) else None
+        if not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+            value = next((value for _, value in reversed(self.curves.get(tag, [])) if math.isfinite(value)), math.nan)
+        return float(value)
 
     def said(self, field: str) -> str:
         """Return a field of the status as text; empty if missing."""
@@ -265,9 +281,9 @@ def _measured(path: Path, line: bytes) -> tuple[int, dict[str, float]]:
     return batch, numbers
 
 
-def shorten(curve: Curve) -> Curve:
-    """Return at most LONGEST points: means of segments of equal length, at their mean batch."""
-    length = math.ceil(len(curve) / LONGEST)
+def shorten(curve: Curve, most: int = LONGEST) -> Curve:
+    """Return at most `most` points: means of segments of equal length, at their mean batch."""
+    length = math.ceil(len(curve) / most)
     parts = [curve[i : i + length] for i in range(0, len(curve), length)]
     return [(round(sum(b for b, _ in part) / len(part)), sum(v for _, v in part) / len(part)) for part in parts]
 

@@ -66,7 +66,7 @@ def test_the_page_shows_what_was_measured(
     for words in (
         "horse + bird 2 runs of 2 variants, trained 2026-02-03",
         "30.0% ±4.0 +8.0 pp",  # 30 - 22; one seed a side: no interval over seeds, and no verdict
-        "pixel average 41.0% ±1.0",
+        "pixel average control 41.0% ±1.0",
         "No health verdicts were recorded",
         "acai-s0 : Memorised?",
         "python -m pegasus_lightning model=acai seed=0",
@@ -89,8 +89,8 @@ def test_health_verdicts_are_words_with_their_sentences(tmp_path: Path, make_run
     make_run(tmp_path, status={"health": health})
     make_run(tmp_path, "acai", status={"health": "rubbish"})
     elements = Elements(rendered(tmp_path))
-    assert "vae-s0 finished ok collapsed" in elements.text
-    assert "acai-s0 finished not recorded not recorded" in elements.text
+    assert "vae-s0 \u2013 finished 5 \u2013 \u2013 ok collapsed" in elements.text
+    assert "acai-s0 \u2013 finished 5 \u2013 \u2013 not recorded not recorded" in elements.text
     assert "collapsed posterior 3 of 128 dimensions are used." in elements.text
     assert "No verdicts were recorded." in elements.text
 
@@ -210,7 +210,7 @@ def test_a_gallery_without_photographs_is_shown_as_it_is(
     unseen = dict.fromkeys(("first", "second", "blend", "cutmix", "neighbours"))
     evaluated(run, card("vae"), pictures=pictures(**unseen))
     text = Elements(rendered(tmp_path)).text
-    assert "The same pairs in every model" in text and "nearest 0.123" in text
+    assert "Pairs, mixed at every ratio" in text and "nearest 0.123" in text
     assert ", original" not in text and "CutMix (no model)" not in text and "beside the nearest" not in text
 
 

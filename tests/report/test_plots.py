@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 from pegasus_lightning.report.comparison import Point
-from pegasus_lightning.report.plots import colours_of_tags, curves_plots, panels, realism_plot, shorten
+from pegasus_lightning.report.plots import MAX_OVERLAID, legend, overlays, shorten
 from pegasus_lightning.report.read import Run
+from pegasus_lightning.report.realism import realism_plot
 from pegasus_lightning.runs.scorecards import Spread
 
 CURVES = {
@@ -24,35 +26,59 @@ CURVES = {
 }
 
 
+def run(name: str = "vae", **curves: list[tuple[int, float]]) -> Run:
+    return Run(Path(), f"{name}-s0", name, curves=CURVES | curves)
+
+
 @functools.cache
-def plots(prefix: str = "a", name: str = "vae") -> list[str]:
-    return curves_plots(CURVES, colours_of_tags([Run(Path(), name, name, curves=CURVES)]), prefix, name)
+def plots() -> list[str]:
+    return overlays([run(), run('<b> & "c"', **{"validation/psnr": [(20, 16.0)]})], ["vae", '<b> & "c"'])
 
 
 def spread(value: float, half: float = 0.01) -> Spread:
     return Spread(value, value - half, value + half, math.nan, (value,))
 
 
-def test_every_loss_has_a_panel_the_critics_outputs_share_one() -> None:
-    assert panels(CURVES, {}) == [
-        ("Loss: kl", ["loss/kl"]),
-        ("Loss: reconstruction", ["loss/reconstruction"]),
-        ("Outputs of the critic", ["critic/fake", "critic/real"]),
-        ("Validation PSNR, dB", ["validation/psnr"]),
-    ]
-    weighed = panels(CURVES, {"loss/kl": 0.03, "loss/reconstruction": 1.0, "critic_loss/real": 2.0})
-    assert [title for title, _ in weighed][:2] == ["Loss: kl, weight 0.03", "Loss: reconstruction"]
-    assert panels({"speed/images_per_second": 1}, {}) == []
-
-
-def test_plots_are_whole_and_describe_themselves() -> None:
-    labels = [ElementTree.fromstring(plot).attrib["aria-label"] for plot in plots(name='<b> & "c"')]
+def test_psnr_kl_and_critic_come_first_then_every_other_loss_and_output() -> None:
+    labels = [ElementTree.fromstring(plot).attrib["aria-label"] for plot in plots()]
+    both = 'at the end: vae {0}; <b> & "c" {0}.'
     assert labels == [
-        '<b> & "c". Loss: kl: kl 3 to nan.',
-        '<b> & "c". Loss: reconstruction (logarithmic): reconstruction 5000 to 20.',
-        '<b> & "c". Outputs of the critic: fake 0.5 to 0.3, real 0.5 to 0.7.',
-        '<b> & "c". Validation PSNR, dB: psnr 15 to 15.',
+        'PSNR of validation images, dB, at the end: vae 15; <b> & "c" 16.',
+        "KL, nats an image, " + both.format(4),
+        "Critic: P(real), images less reconstructions, " + both.format(0.4),  # .7 - .3
+        "Critic: fake, " + both.format(0.3),
+        "Critic: real, " + both.format(0.7),
+        "Loss: reconstruction, " + both.format(20),
     ]
+    weighed = replace(run(), status={"weights": {"loss/reconstruction": 0.03}})
+    assert 'aria-label="Loss: reconstruction, weight 0.03,' in overlays([weighed], ["vae"])[-1]
+
+
+def test_validation_is_shown_rather_than_training() -> None:
+    both = {"validation/kl": [(10, 9.0)], "validation/critic_real": [(1, 1.0)], "validation/critic_fake": [(1, 0.75)]}
+    labels = [ElementTree.fromstring(plot).attrib["aria-label"] for plot in overlays([run(**both)], ["vae"])]
+    assert labels[1:3] == [
+        "KL, nats an image, at the end: vae 9.",
+        "Critic: P(real), images less reconstructions, at the end: vae 0.25.",
+    ]
+
+
+def test_only_a_loss_has_a_logarithmic_axis() -> None:
+    wide = [(10, 0.001), (20, 0.9)]
+    found = overlays(
+        [run(**{"validation/critic_real": wide, "validation/critic_fake": [(10, 0.0), (20, 0.0)]})], ["vae"]
+    )
+    logarithmic = ["(logarithmic)" in plot for plot in found]
+    assert logarithmic == [False] * (len(found) - 1) + [True]  # reconstruction: 5000 to 20; none of the critic's
+
+
+def test_groups_differ_in_colour_or_dashes_and_seeds_do_not() -> None:
+    names = [f"model_{i}" for i in range(MAX_OVERLAID)]
+    looks = [(colour, dashes) for _, colour, dashes in legend(names)]
+    assert len(set(looks)) == MAX_OVERLAID and looks[0] == (1, "") and looks[8][0] == 1
+    text = overlays([run("b"), run("b"), run("c")], ["a", "b", "c"])[0]
+    lines = re.findall(r"stroke: var\(--series-(\d)\)", text)
+    assert [lines.count(number) > 0 for number in "123"] == [False, True, True]
 
 
 def test_plots_hold_no_address_no_font_and_only_the_pages_colours() -> None:
@@ -63,18 +89,10 @@ def test_plots_hold_no_address_no_font_and_only_the_pages_colours() -> None:
 
 
 def test_ids_of_plots_differ_and_every_reference_is_met() -> None:
-    text = "".join(plots("a") + plots("b"))
+    text = "".join(plots())
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) == set(ids)
-
-
-def test_a_tag_has_one_colour_in_every_run_and_tags_of_a_panel_differ() -> None:
-    few = Run(Path(), "b", "b", curves={"loss/reconstruction": [], "critic/real": []})
-    colours = colours_of_tags([Run(Path(), "a", "a", curves=CURVES), few])
-    assert colours == colours_of_tags([few, Run(Path(), "a", "a", curves=CURVES)])
-    assert colours["critic/real"] != colours["critic/fake"]
-    assert colours["loss/kl"] != colours["loss/reconstruction"]
 
 
 def test_long_curves_are_averaged_in_stretches() -> None:
@@ -85,7 +103,7 @@ def test_long_curves_are_averaged_in_stretches() -> None:
 
 
 def test_nothing_finite_is_no_plot() -> None:
-    assert curves_plots({"loss/kl": [(1, math.nan)]}, {"loss/kl": "#000000"}, "a", "vae") == []
+    assert overlays([Run(Path(), "vae", "vae", curves={"loss/kl": [(1, math.nan)]})], ["vae"]) == []
     assert realism_plot([], "a") == ""
 
 
