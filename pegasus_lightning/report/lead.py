@@ -108,11 +108,13 @@ def _known(spread: Spread | None) -> bool:
 
 
 def _value(key: str, spread: Spread) -> str:
-    """Return `3.0% (2.3 to 3.8)`."""
-    written, low, high = (plain(MEASURES[key], value) for value in (spread.mean, spread.low, spread.high))
-    return (
-        f"{written} ({low.rstrip('%')} to {high.rstrip('%')})" if math.isfinite(spread.low + spread.high) else written
-    )
+    """Return `3.0% (2.3 to 3.8)`. A share's interval ends at 0 and 1, which Student's t over seeds does not know."""
+    measure, ends = MEASURES[key], [spread.low, spread.high]
+    if measure.style.endswith("%"):
+        ends = [min(1.0, max(0.0, end)) for end in ends]
+    written = plain(measure, spread.mean)
+    low, high = (plain(measure, end).rstrip("%") for end in ends)
+    return f"{written} ({low} to {high})" if math.isfinite(spread.low + spread.high) else written
 
 
 def _psnr(runs: Sequence[Run]) -> tuple[float, str]:

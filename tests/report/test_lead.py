@@ -97,17 +97,17 @@ def test_the_message_says_shares_with_counts_and_the_control(card: Card) -> None
             "pixel average": {name: Figure(0.05, 0.04, 0.06) for name in figures},
         }
 
-    cards = [card("vae", rows=rows(0.03, 0.2)), card("acai", rows=rows(0.01, 0.3))]
+    cards = [card("vae", rows=rows(0.03, 0.2)), card("acai", rows=rows(0.005, 0.3))]
     runs = [Run(Path(c.name), c.name, c.group, card=c, cards={"k": (Path(), c)}, status=DONE) for c in cards]
     runs = [replace(run, has_checkpoint=True) for run in runs]
     compared = compare(cards)
     found = models(runs, compared)
     assert [(model.name, model.sentence) for model in found] == [
         ("vae", "Winged in 3.0% (2.0 to 5.0) of 2,000; both classes seen in 20.0% (19.0 to 22.0); one seed."),
-        ("acai", "Winged in 1.0% (0.0 to 3.0) of 2,000; both classes seen in 30.0% (29.0 to 32.0); one seed."),
+        ("acai", "Winged in 0.5% (0.0 to 2.5) of 2,000; both classes seen in 30.0% (29.0 to 32.0); one seed."),
     ]
     assert headline(runs, compared, found) == (
-        "The winged judge finds wings in 1.0% (acai) to 3.0% (vae) of 2,000 pegasi of each model, and in 5.0% "
+        "The winged judge finds wings in 0.5% (acai) to 3.0% (vae) of 2,000 pegasi of each model, and in 5.0% "
         "(4.0 to 6.0) of the pixel averages of their parents. The recogniser sees both classes in 20.0% (vae) to "
         "30.0% (acai), and in 5.0% (4.0 to 6.0) of these averages. "
         "Fewer than 3 seeds of a model: the order may be chance."
