@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -17,6 +19,7 @@ def replaced(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_the_worked_examples_of_a_variant_and_a_data_source_train(tmp_path):
     text = (ROOT / "docs" / "add-a-variant.md").read_text()
     blocks = [re.findall(rf"^{fence}\w+\n(.*?)^{fence}", text, re.DOTALL | re.MULTILINE) for fence in ("```", "~~~")]

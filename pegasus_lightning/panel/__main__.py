@@ -62,7 +62,7 @@ def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
     if answered(arguments, help_text):
-        return
+        sys.exit(0)
     words = [text for text in arguments if "=" not in text and not text.startswith("-")]
     part = next((text for text in words if text in PARTS), words[0] if words else None)
     if part in PARTS:

@@ -176,7 +176,7 @@ class Program:
         """Return every key that could be set, given the presets that the overrides choose (if these exist)."""
         split = [override.partition("=") for override in overrides]
         chosen = [f"{key}={value}" for key, _, value in split if key in self.groups and value in presets(key)]
-        return [*_keys(self.compose(chosen)), *self.groups]
+        return [*_keys(_composed(self, tuple(chosen))), *self.groups]
 
     def explain(self, error: Exception, overrides: Sequence[str] = ()) -> str:
         """Return an error of Hydra or OmegaConf as one short message: what is wrong, and what to type instead."""
@@ -236,7 +236,9 @@ class Program:
             return f"There is no setting '{key}'. {habit}"
         section, _, last = key.rpartition(".")
         group = key.partition(".")[0]
-        having = [name for name in presets(group) if key in _keys(self.compose([f"{group}={name}"]))] if section else []
+        having = (
+            [name for name in presets(group) if key in _keys(_composed(self, (f"{group}={name}",)))] if section else []
+        )
         swept = any(text.startswith(f"{group}=") and "," in text for text in overrides)
         if having and swept:  # Hydra composes what is common to all jobs first
             return f"'{key}' cannot be set while -m sweeps over {group}: train each {group} by a command of its own."

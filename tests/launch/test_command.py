@@ -208,6 +208,7 @@ def test_the_nearest_setting_is_offered_from_another_section_too(answer: Callabl
     assert "Did you mean 'model.networks.latent_dim'?" in answer(f"{key}=3").err
 
 
+@pytest.mark.slow
 @pytest.mark.promise(9)
 @pytest.mark.promise(10)
 @pytest.mark.parametrize(
@@ -335,6 +336,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Answer, Path]:
     return command("-m", "hydra/launcher=basic", f"model={','.join(MODELS)}", *SMALL, *overrides, folder=folder), folder
 
 
+@pytest.mark.slow
 def test_a_sweep_over_every_model_ends_well(swept: tuple[Answer, Path]) -> None:
     answer, folder = swept
     assert answer.code == 0, answer.err
@@ -343,6 +345,7 @@ def test_a_sweep_over_every_model_ends_well(swept: tuple[Answer, Path]) -> None:
     assert answer.created == ["runs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_trains_two_batches_and_leaves_everything(swept: tuple[Answer, Path], model: str) -> None:
     (run,) = (swept[1] / "runs" / "single").glob(f"{model},*")
@@ -365,6 +368,7 @@ def test_every_model_trains_two_batches_and_leaves_everything(swept: tuple[Answe
     assert OmegaConf.load(run / "config.yaml").data.batch_size == 18
 
 
+@pytest.mark.slow
 @pytest.mark.promise(20)
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("sweep", [[], ["-m"]])

@@ -86,12 +86,12 @@ def test_each_run_has_a_folder_of_its_own_named_as_when_it_is_started_alone() ->
 
 
 def test_the_ablation_is_the_documents_grid_with_seeds_to_choose() -> None:
-    models = ["adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm"]
-    models += ["critic_without_batch_norm", "vae_gan", "acai"]  # the control of spectral norm beside it
+    models = ["vae", "adversarial_vae", "two_fc_layers", "four_conv_layers", "spectral_norm"]
+    models += ["critic_without_batch_norm", "vae_gan", "acai", "acai_paper"]  # the control of spectral norm beside it
     preset = ["experiment=ablation"]
     assert jobs_of(preset, multirun=True) == [[f"model={model}", "seed=0", *preset] for model in models]
     asked = jobs_of(["experiment=demo_ablation", "seed=3,4"], multirun=True)
-    assert len(asked) == 14
+    assert len(asked) == 18
     assert {next(text for text in job if text.startswith("seed=")) for job in asked} == {"seed=3", "seed=4"}
     config = TRAIN.compose(["experiment=demo_ablation"])
     assert (config.data.source, config.experiment_name) == ("silhouettes", "demo_ablation")

@@ -194,6 +194,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[str]]]:
     return lambda: [job.overrides for job in jobs]
 
 
+@pytest.mark.slow
 @pytest.mark.promise(9)
 def test_a_sweep_runs_the_other_combinations_and_says_which_are_left_out(
     here: Path, ran: Callable[[], list[list[str]]], capsys: pytest.CaptureFixture[str]

@@ -302,6 +302,7 @@ def test_learned_mixing_leaves_the_weights_of_the_others_alone(tiny) -> None:
         assert all(torch.equal(*pair) for pair in pairs)
 
 
+@pytest.mark.slow
 def test_the_whole_of_the_preset_learns_the_lesson(tiny, fit, eight) -> None:
     """One lesson: the first image is grey, the second has a bright square, which the target has in its upper half."""
     config = OmegaConf.to_container(TRAIN.compose(["model=pegasus"]).model)

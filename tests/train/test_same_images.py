@@ -129,6 +129,7 @@ def test_images_that_are_added_removed_or_replaced_are_told_and_never_mixed_in(
     assert "Already trained" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.promise(19)
 def test_a_sweep_lists_a_finished_run_whose_images_have_changed(photos: Path, capfd: pytest.CaptureFixture) -> None:
     assert run_command(SETTINGS) == 0

@@ -312,6 +312,7 @@ def test_a_run_continued_with_more_epochs_has_the_weights_of_an_unbroken_one(who
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_on_another_kind_of_machine_says_so(tmp_path: Path) -> None:
     assert run(tmp_path, "trainer.max_epochs=1").code == 0
     folder = the_run(tmp_path)
@@ -337,6 +338,7 @@ def test_a_run_that_continues_on_another_kind_of_machine_says_so(tmp_path: Path)
         assert status["machines"] == [{"cpu": "unknown"}, here]
 
 
+@pytest.mark.slow
 def test_a_run_with_lessons_is_continued_to_the_weights_of_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -582,6 +584,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_spares_the_checkpoint(
     assert all(torch.isfinite(value.float()).all() for value in content["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_a_failure_reaches_the_shell(tmp_path: Path) -> None:
     script = (
         "import pegasus_lightning.train.trainer as t\nimport pegasus_lightning.__main__ as m\nt._fit = None\nm.main()"
