@@ -39,6 +39,12 @@ def path_told(path: Path | str) -> str:
     return f".../{place.name}"
 
 
+def path_shown(path: Path) -> str:
+    """Return a path as a command prints it for its user: from the working folder if it lies below that, else whole."""
+    place = path.absolute()
+    return str(place.relative_to(Path.cwd())) if place.is_relative_to(Path.cwd()) else str(place)
+
+
 def origin_told(origin: dict[str, Any]) -> dict[str, Any]:
     """Return where parents come from (`Session.origin`) with its paths as `path_told` tells them."""
     told = dict(origin)
