@@ -226,17 +226,35 @@ def read_image(path: Path) -> np.ndarray:
 def decode(path: Path) -> np.ndarray:
     """Return the pixels of one file, uint8 (3, 32, 32); raise _MisshapenError or any exception of Pillow."""
     with Image.open(path, formats=tuple(FORMATS)) as opened:
-        width, height = opened.size
-        if min(width, height) < MIN_SIDE:
-            raise _MisshapenError(f"{width} x {height} pixels, a side is shorter than {MIN_SIDE}")
-        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-            raise _MisshapenError(f"{width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO}:1")
+        _check_sides(opened)
         # Much faster: a large JPEG is decoded at reduced size, but at least at 4 * IMAGE_SIZE.
         opened.draft(None, (4 * IMAGE_SIZE, 4 * IMAGE_SIZE))
         if opened.width * opened.height > MAX_PIXELS:
+            width, height = opened.size
             raise _MisshapenError(f"{width} x {height} pixels, too large: above {MAX_PIXELS // 1_000_000} megapixels")
         ImageOps.exif_transpose(opened, in_place=True)
-        picture = _as_rgb(opened)
+        return _squared(opened)
+
+
+def from_pillow(picture: Image.Image) -> np.ndarray:
+    """Return the pixels of a picture of Pillow as `decode` does, uint8 (3, 32, 32). Raise UserError if it cannot."""
+    try:
+        _check_sides(picture)
+        return _squared(ImageOps.exif_transpose(picture))
+    except Exception as error:  # see `_decode_all`
+        raise UserError(f"A picture cannot be used: {_reason(error)}.") from error
+
+
+def _check_sides(picture: Image.Image) -> None:
+    width, height = picture.size
+    if min(width, height) < MIN_SIDE:
+        raise _MisshapenError(f"{width} x {height} pixels, a side is shorter than {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise _MisshapenError(f"{width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO}:1")
+
+
+def _squared(opened: Image.Image) -> np.ndarray:
+    picture = _as_rgb(opened)
     if picture.size != (IMAGE_SIZE, IMAGE_SIZE):
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2

@@ -16,8 +16,8 @@ def help_text() -> str:
     return f"""Measure how recognisable, realistic and unique pegasi of trained models are, with controls and intervals.
 
 Examples
-  {command} run=runs/first_run/...               one run: table, scorecard.json, TensorBoard
-  {command} run=runs/ablation                    every run in the folder, means over seeds
+  {command} run=runs/first_run/...               one run: a sentence, scorecard.json, TensorBoard
+  {command} run=runs/ablation                    every run in the folder, a line each
   {command} run=RUN search=guided search.pairs=1000 count=500
   {command} run=RUN pegasus.pairs=random seed=1
   {command} pretrained=pegasus data=image_folder data.root=FOLDER reporter=independent
@@ -33,7 +33,8 @@ Presets
 {describe_presets(("search",))}
 
 Fields, for example
-  count=2000  seed=0  split=test  threshold=0.5  again=false  out=FOLDER (default: inside the run's folder)
+  count=2000  seed=0  split=test  threshold=0.5  again=false  verbose=true (every table)
+  out=FOLDER (default: inside the run's folder)
   pegasus.pairs=random, colour, matched, winged  pegasus.mixing=auto, learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]'
   score.judge=auto (the selecting recogniser if it is trained), recogniser (train it), critic,

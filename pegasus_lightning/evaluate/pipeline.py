@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.evaluate.benchmark import Benchmark
 from pegasus_lightning.evaluate.inception import inception_network
 from pegasus_lightning.evaluate.settings import EvaluateConfig
+from pegasus_lightning.evaluate.summary import WIDTH, lines_of, page_command, sentence
 from pegasus_lightning.evaluate.tables import comparison_table, console_table
 from pegasus_lightning.generate.judge import winged_store
 from pegasus_lightning.generate.session import Session, open_session
@@ -21,7 +23,7 @@ from pegasus_lightning.recognisers.network import REPORTS
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.recognisers.training import independent_recipe, standard_recipe, winged_recipe
 from pegasus_lightning.runs.folder import EVENT_FILES, events_folder, read_status
-from pegasus_lightning.runs.places import check_writable, digest, title
+from pegasus_lightning.runs.places import check_writable, digest, path_shown, title
 from pegasus_lightning.runs.scorecards import (
     FILE,
     GALLERY,
@@ -40,7 +42,7 @@ from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, whole_folder
 
 # Settings that change nothing but where results go and what is kept beside the figures.
-NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "recognisers", "winged", "prepare")
+NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "verbose", "recognisers", "winged", "prepare")
 EVENTS = ".evaluation"  # suffix of the event file that holds the figures
 
 
@@ -81,13 +83,38 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
                 with open(staged / GALLERY, "wb") as file:
                     np.savez_compressed(file, **gallery)  # type: ignore[arg-type]
             cards.append(card)
+            if len(session.runs) > 1:
+                print(f"{len(cards)} of {len(session.runs)}: {run.name}", flush=True)
         if run.folder is not None and settings.out is None:
             _log(run.folder, cards[-1])
-        print(console_table(cards[-1] if run.folder is None else with_panel(cards[-1], run.folder)))
-        print(f"  {folder / FILE}\n", flush=True)
-    if len(cards) > 1:
-        print(comparison_table(cards), flush=True)
+    _tell(session, cards, folders)
     return cards
+
+
+def _tell(session: Session, cards: Sequence[Scorecard], folders: Sequence[Path]) -> None:
+    """Print what was found: a sentence, for several runs a line each, where the figures are, and what shows them."""
+    settings: EvaluateConfig = session.settings
+    told = [
+        card if run.folder is None else with_panel(card, run.folder)
+        for run, card in zip(session.runs, cards, strict=True)
+    ]
+    if settings.verbose:
+        print("\n\n".join(map(console_table, told)))
+        print(f"\n{comparison_table(told)}" if len(told) > 1 else "", end="\n\n")
+    print(textwrap.fill(sentence(told), WIDTH, break_on_hyphens=False, break_long_words=False))
+    if len(told) > 1:
+        print(f"\n{lines_of(told)}\n")
+    for card in told:
+        of = f" ({card.name})" if len(told) > 1 else ""
+        print("".join(f"ALARM: {alarm}{of}\n" for alarm in card.alarms), end="")
+    for folder in folders:
+        print(f"  scorecard  {path_shown(folder / FILE)}")
+    homes = [run.folder for run in session.runs]
+    if settings.out is None and None not in homes:
+        files = any(Path(place).expanduser().is_file() for place in settings.run)
+        print(f"  the page   {page_command([path_shown(home) for home in homes if home] if files else settings.run)}")
+    if not settings.verbose:
+        print("  tables     the same command with verbose=true")
 
 
 def train_recognisers(config: DictConfig, data_overrides: Sequence[str]) -> list[StoredRecogniser]:

@@ -48,6 +48,7 @@ class EvaluateConfig:
     inception: bool = False  # FID and KID over Inception's features too (needs the extra [inception])
     prepare: bool = False  # train the recognisers that an evaluation of these images (data=...) needs, and end
     again: bool = False  # evaluate a run even if it was evaluated with these settings before
+    verbose: bool = False  # print every figure of the scorecards as tables
     originals: bool = True  # keep photographs (parents, nearest training images) for the report
     gpus: Any = None  # null: a GPU if there is one, else the CPU; 0: the CPU
     recognisers: str | None = None  # folder of trained recognisers; null: in the user's cache folder

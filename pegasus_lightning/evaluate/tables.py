@@ -1,4 +1,4 @@
-"""Scorecards as text tables for a terminal: the image sets of one run, and several runs compared."""
+"""Scorecards as whole text tables (`verbose=true`): the image sets of one run, and several runs compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPARED_MODEL = ("psnr", "midpoint")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
-def _cell(measure: Measure, figure: Figure | Spread | None) -> str:
+def cell(measure: Measure, figure: Figure | Spread | None) -> str:
     """Return `value ±half`, with the half width of the 95 % interval."""
     if figure is None:
         return ""
@@ -40,7 +40,7 @@ def _cell(measure: Measure, figure: Figure | Spread | None) -> str:
     return text if math.isnan(half) else f"{text} ±{format_figure(measure, half).removesuffix('%')}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return one line per row with columns of equal width, the first left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -61,12 +61,12 @@ def console_table(card: Scorecard) -> str:
         head = [titles.get(name, MEASURES[name].title) + ARROWS[MEASURES[name].better] for name in names]
         rows = [["", *head]]
         rows += [
-            [f"{row} ({card.counts[row]:,})", *(_cell(MEASURES[name], figures.get(name)) for name in names)]
+            [f"{row} ({card.counts[row]:,})", *(cell(MEASURES[name], figures.get(name)) for name in names)]
             for row, figures in card.rows.items()
         ]
-        lines += ["", *_aligned(rows)]
+        lines += ["", *aligned(rows)]
     lines.append("")
-    lines += _aligned([[MODEL_MEASURES[name].title, _cell(MODEL_MEASURES[name], f)] for name, f in card.model.items()])
+    lines += aligned([[MODEL_MEASURES[name].title, cell(MODEL_MEASURES[name], f)] for name, f in card.model.items()])
     lines += [f"ALARM: {alarm}" for alarm in card.alarms]
     return "\n".join(lines)
 
@@ -82,10 +82,10 @@ def comparison_table(cards: Sequence[Scorecard]) -> str:
             found = [(card.rows[row] if row else card.model)[name] for card in members]
             spread = over_seeds(found)
             seeds = "" if math.isnan(spread.spread) else f" ({format_figure(measure, spread.spread).removesuffix('%')})"
-            cells.append(_cell(measure, spread) + seeds)
+            cells.append(cell(measure, spread) + seeds)
         rows.append([group, str(len(members)), *cells])
     note = (
         "± is half of a 95 % interval: over the seeds (Student's t), with a single seed over its images. In brackets: "
         f"the standard deviation over seeds. Fewer than {VERDICT_SEEDS} seeds a side decide nothing."
     )
-    return "\n".join([*_aligned(rows), note])
+    return "\n".join([*aligned(rows), note])

@@ -23,6 +23,7 @@ from pegasus_lightning import __version__
 from pegasus_lightning.export.onnx import check_onnx, decoder_onnx, largest_difference
 from pegasus_lightning.models.latent import Posterior, lerp
 from pegasus_lightning.models.mixing_network import MixNetwork, mix_by_parts
+from pegasus_lightning.models.operations import CodeOperations
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model, model_on_meta
@@ -48,7 +49,7 @@ NEEDED = {"encoder.safetensors", "decoder.safetensors", CONFIG}
 
 
 @dataclass(frozen=True)
-class ExportedModel:
+class ExportedModel(CodeOperations):
     """The networks of an export, frozen and in eval mode. Gradients still reach images and codes."""
 
     encoder: nn.Module
@@ -61,6 +62,11 @@ class ExportedModel:
     def classes(self) -> list[str]:
         """The two classes of its training."""
         return list(self.about["classes"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.encoder.parameters()).device
 
     def encode(self, images: Tensor) -> Posterior:
         """Return q(z|x) of images (B, 3, 32, 32) in [0, 1]."""

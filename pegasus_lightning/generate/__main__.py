@@ -21,7 +21,7 @@ Examples
   {command} run=runs/first_run/...                      64 mixes, the best of them
   {command} run=RUN search=best_of search.pairs=25000   the best 64 of 100,000 mixes
   {command} run=RUN search=guided pegasus.pairs=winged  the best, improved by gradient ascent
-  {command} run=RUN first=horse.jpg second=bird.png     one pegasus from two image files
+  {command} run=RUN first=horse.jpg second=bird.png     the best 8 mixes of two image files
   {command} run=runs/first_light                        every run in the folder, compared
 
 run= is a run's folder, a checkpoint file, a folder of runs or a pattern, and can be repeated. pretrained=
@@ -31,7 +31,8 @@ Presets
 {describe_presets(("search",))}
 
 Fields, for example
-  count=64  seed=0  out=FOLDER (default: inside the run's folder, or pegasi/)  split=test  'figures=[pegasi,best]'
+  count=64 (8 of two image files)  seed=0  split=test  out=FOLDER (default: inside the run's folder, or pegasi/)
+  'figures=[pegasi,best]'
   pegasus.pairs=random, colour, matched, winged  pegasus.threshold=0.1  pegasus.colour_distance=rgb, lab
   pegasus.mixing=auto (learned if the model has learned it, else lerp), learned, lerp, slerp, direction
   'pegasus.ratio=[0.4,0.6]' (0: first class, 1: second)  pegasus.codes=sampled, mean

@@ -30,6 +30,7 @@ class Selector:
 
     recognise: Recognise
     stored: StoredRecogniser
+    words: str  # what it is, to end the sentence "judged by ..."
 
 
 def open_selector(
@@ -55,7 +56,9 @@ def open_selector(
         own: the winged judges of a pretrained model, which score for auto, and for winged if guided or without data.
     """
     if own is not None and (judge == "auto" or (judge == "winged" and (guided or data is None))):
-        return Selector(lambda images: (own.recogniser(images), None), own)
+        return Selector(
+            lambda images: (own.recogniser(images), None), own, "the winged judges that come with the model"
+        )
     if judge == "critic" or (judge == "auto" and data is None):
         return None
     if data is None:
@@ -64,12 +67,13 @@ def open_selector(
         )
     if judge == "committee":
         committee = store.committee(data, COMMITTEE)
-        return Selector(lambda images: (committee.recogniser(images), None), committee)
+        return Selector(lambda images: (committee.recogniser(images), None), committee, "two recognisers")
     if judge == "winged":
         store = winged_store(store, data.classes)
         recipe = winged_recipe(SELECTS, winged.SELECTS)
         judges = store.winged_guides(data, COMMITTEE) if guided else store.get(data, recipe)
-        return Selector(lambda images: (judges.recogniser(images), None), judges)
+        words = "the winged judges that guide" if guided else "the winged judge that selects"
+        return Selector(lambda images: (judges.recogniser(images), None), judges, words)
     if judge == "recogniser":
         return _with_realism(store.get(data, standard_recipe(SELECTS)), data, store)
     try:
@@ -114,4 +118,4 @@ def _with_realism(stored: StoredRecogniser, data: DictConfig, store: RecogniserS
         features = recogniser.features(images)
         return recogniser.classify(features), realism(features)
 
-    return Selector(recognise, stored)
+    return Selector(recognise, stored, "the selecting recogniser")

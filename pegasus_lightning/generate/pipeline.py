@@ -14,13 +14,14 @@ from torch import Tensor
 
 from pegasus_lightning.generate.figures import mixes as mix_figures
 from pegasus_lightning.generate.figures.draw import GALLERY, draw, how, log_pictures, wants, write_pictures
+from pegasus_lightning.generate.judge import Selector
 from pegasus_lightning.generate.mixing import recipes
 from pegasus_lightning.generate.pairs import pairs_for
 from pegasus_lightning.generate.pretrained import FOLDER
 from pegasus_lightning.generate.sampler import Pegasi, Sampler, sample
 from pegasus_lightning.generate.session import Session, open_session
 from pegasus_lightning.generate.settings import FIGURES, GenerateConfig
-from pegasus_lightning.runs.places import check_writable, origin_told, path_told, title
+from pegasus_lightning.runs.places import check_writable, link_latest, origin_told, path_shown, path_told, title
 from pegasus_lightning.runs.trained import TrainedRun
 from pegasus_lightning.utils.bars import waiting
 from pegasus_lightning.utils.compose import typed
@@ -44,10 +45,13 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
     selector = session.selector
     judge = "critic" if selector is None else selector.stored.path.stem
     settings: GenerateConfig = replace(session.settings, score=replace(session.settings.score, judge=judge))
+    assert settings.count is not None
     folders = [_place(run, settings, session) for run in session.runs]
     beside = _place_beside(settings, session)
     if settings.first is None:
         print(session.pairs.sentence(), flush=True)
+    for note in session.notes():
+        print(f"Note: {note}.", flush=True)
     if session.parents.stored:
         print(
             "Parents: codes that come with the model, each near that of a training image. data=... takes photographs."
@@ -73,19 +77,30 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
         made = "one pegasus" if count == 1 else f"{count:,} pegasi"
         fewer = "" if count == settings.count else f" ({settings.count} were asked for: there were no more mixes)"
         sought = "" if pegasi.tried == count else f", the best of {pegasi.tried:,} mixes"
-        print(f"{run.name}: {made}{fewer}{sought}\n  {folder}{_first_to_open(pictures, settings)}", flush=True)
+        print(f"{run.name}: {made}{fewer}{sought}\njudged by {_judges(run, selector)}")
+        print(_to_open(folder, pictures, settings), flush=True)
+        if settings.out is None:
+            link_latest(folder)
     if beside is None:
         return folders
     _compare(session, settings, beside)
-    print(f"all of them on {COMPARED} pairs\n  {beside}\n  Open compare.png first.", flush=True)
+    print(f"All of them on {COMPARED} pairs\nopen {path_shown(beside / 'compare.png')}", flush=True)
     return [*folders, beside]
 
 
-def _first_to_open(pictures: dict[str, Any], settings: GenerateConfig) -> str:
-    """Return a line that names the picture to look at first; nothing if none was drawn."""
+def _judges(run: TrainedRun, selector: Selector | None) -> str:
+    """Return who scored the mixes, in words."""
+    critic = "its critic" if run.model.critic is not None else "nothing but its distance from an overlay"
+    if selector is None:
+        return critic.replace("its critic", "the model's critic")
+    return selector.words if "selecting" in selector.words else f"{selector.words}; realism by {critic}"
+
+
+def _to_open(folder: Path, pictures: dict[str, Any], settings: GenerateConfig) -> str:
+    """Return a line that names the picture to look at first, or the record if none was drawn."""
     order = ["pegasi", "best"] if settings.search.method == "none" else ["best", "pegasi"]
-    shown = [name for name in [*order, *pictures] if name in pictures]
-    return f"\n  Open {shown[0]}.png first." if shown else ""
+    shown = [f"{name}.png" for name in [*order, *pictures] if name in pictures]
+    return f"open {path_shown(folder / (shown or ['pegasi.json'])[0])}"
 
 
 def _place(run: TrainedRun, settings: GenerateConfig, session: Session) -> Path:

@@ -20,6 +20,7 @@ from pegasus_lightning.generate.pairs import Pairs, Parents, choose_pairs, wante
 from pegasus_lightning.generate.pretrained import PretrainedModel, open_pretrained
 from pegasus_lightning.generate.sampler import REFERENCE, Sampler
 from pegasus_lightning.generate.settings import GenerateConfig
+from pegasus_lightning.generate.two_files import notes, of_two_files, read_two_files
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import RecogniserStore
 from pegasus_lightning.runs.folder import NOT_IDENTITY
@@ -29,6 +30,7 @@ from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import one_device
 from pegasus_lightning.utils.errors import UserError, did_you_mean
 
+MANY = 64  # pegasi, if no number is given
 PARENTS_PER_CLASS = 1000  # decoded from drawn codes, if no images are given
 
 
@@ -60,6 +62,12 @@ class Session:
         guided = self.settings.search.method == "guided"
         return open_selector(self.settings.score.judge, self.data, self.store, guided=guided, own=own)
 
+    def notes(self) -> list[str]:
+        """Return sentences about two image files that do not look like their class; none for other parents."""
+        if "files" not in self.origin:
+            return []
+        return notes(self.parents, self.runs, self.store, self.pretrained)
+
     @property
     def judge_name(self) -> str:
         """The file of the recogniser that scores a search, or "critic", in records of what was asked."""
@@ -83,11 +91,13 @@ def open_session(settings: Any, data_overrides: Sequence[str], purpose: str) -> 
     for run in runs:
         mixing_of(run.model, settings.pegasus)  # check all before any work begins
     if isinstance(settings, GenerateConfig) and settings.first is not None:
-        parents, origin = _two_files(runs, settings, data_overrides)
-        pairs = choose_pairs(parents.first, parents.second, 1, method="random")
+        parents, origin = read_two_files(runs, settings, data_overrides)
+        settings = of_two_files(settings)
+        pairs = choose_pairs(parents.first, parents.second, settings.search.pairs, method="random")
         others = None if pretrained is None else pretrained.sample_parents(REFERENCE // 2, settings.seed)
-        settings = replace(settings, count=1, pegasus=replace(settings.pegasus, pairs="files"))
         return Session(settings, device, runs, parents, pairs, origin, others=others, pretrained=pretrained)
+    if settings.count is None:
+        settings = replace(settings, count=MANY)
     if isinstance(settings, GenerateConfig) and pretrained is not None and not data_overrides:
         parents = pretrained.sample_parents(PARENTS_PER_CLASS, settings.seed)
         settings = replace(settings, originals=False)  # there are none
@@ -139,22 +149,3 @@ def _load_common(runs: Sequence[TrainedRun], config: DictConfig, split: str, ove
     except UserError as error:
         moved = "" if overrides else f" {runs[0].path} had its images there; data.root=FOLDER says where they are now."
         raise UserError(f"{error}{moved}") from error
-
-
-def _two_files(
-    runs: Sequence[TrainedRun], settings: GenerateConfig, overrides: Sequence[str]
-) -> tuple[Parents, dict[str, Any]]:
-    """Return two image files as the only parents, and the record of it."""
-    from pegasus_lightning.data.image_folder import read_image
-
-    if overrides:
-        raise UserError("first= and second= are the parents: leave data out.")
-    for run in runs:
-        if run.classes != runs[0].classes:
-            raise UserError(f"{runs[0].path} and {run.path} were trained on different classes: take one at a time.")
-        if settings.search.method != "none" and not run.model.config.sample_codes:
-            raise UserError(f"{run.path} is not searched: its codes are not sampled, so two images have few mixes.")
-    paths = [Path(str(name)).expanduser() for name in (settings.first, settings.second)]
-    first, second = (torch.tensor(read_image(path))[None] for path in paths)
-    classes = runs[0].classes
-    return Parents(first, second, (classes[0], classes[1])), {"files": [str(path) for path in paths]}

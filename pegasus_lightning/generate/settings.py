@@ -89,7 +89,7 @@ class GenerateConfig:
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
     pretrained: str | None = None  # instead of run: the name of a model that comes with the package
     out: str | None = None  # folder for the results; null: inside the run's folder, or pegasi/ for pretrained
-    count: int = 64  # number of pegasi
+    count: int | None = None  # number of pegasi; null: 64, and the best 8 of two image files
     seed: int = 0
     split: str = "test"  # split that the parents come from
     first: str | None = None  # two image files to mix, instead of pairs from the data
@@ -128,10 +128,9 @@ def validate(config: DictConfig) -> None:
         raise UserError("figures=[filmstrip] shows a guided search: say search=guided too.")
     if "interpolation" in named and (config.first is None or not config.originals):
         raise UserError("figures=[interpolation] shows two image files: say first=, second=, not originals=false.")
-    single = config.first is not None or config.count == 1
     for name in ("pegasi", "gallery"):
-        if name in named and single:
-            raise UserError(f"figures=[{name}] shows several: it needs count=2 or more, and no first= and second=.")
+        if name in named and config.count == 1:
+            raise UserError(f"figures=[{name}] shows several: it needs count=2 or more.")
 
 
 def validate_common(config: Any, *, needs_model: bool = True) -> None:
@@ -208,8 +207,7 @@ def unread_settings(config: DictConfig, data: Sequence[str]) -> dict[str, str]:
     """Return the settings of a `GenerateConfig` that do not affect a result, with their reasons (`unread_common`)."""
     unread = unread_common(config)
     if config.first is not None and config.second is not None:
-        names = ["pegasus.pairs", "pegasus.colour_distance", "split", "search.pairs", "search.most_per_parent"]
-        names += ["count"] if config.count != 1 else []
+        names = ["pegasus.pairs", "pegasus.colour_distance", "split", "search.most_per_parent"]
         unread |= dict.fromkeys(names, "first= and second=, which are the only pair")
         if config.pretrained is None and config.score.judge == "auto":
             unread |= dict.fromkeys(["score.recognised", "score.realism"], "first= and second=, scored by the critic")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pegasus_lightning.models.averages import average_over_processes
 from pegasus_lightning.models.latent import Posterior, lerp
 from pegasus_lightning.models.networks import Critic, Decoder, Encoder
+from pegasus_lightning.models.operations import CodeOperations
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 
@@ -23,7 +24,7 @@ PARTS, PART_SHIFT = 8, 40  # the draws of one stream for one batch differ in bit
 STATISTICS = ("running_mean", "running_var")  # buffers of BatchNorm
 
 
-class Autoencoder(pl.LightningModule):
+class Autoencoder(CodeOperations, pl.LightningModule):
     """Encoder, decoder and, unless the variant has none, critic, with the public operations on them.
 
     Args:
@@ -55,7 +56,7 @@ class Autoencoder(pl.LightningModule):
             pair = {"encoder": copy.deepcopy(self.encoder), "decoder": copy.deepcopy(self.decoder)}
             self.averaged = nn.ModuleDict(pair).requires_grad_(False)
 
-    # Public operations. Images are (B, 3, 32, 32) in [0, 1], codes (B, latent_dim).
+    # Public operations, beside those of `CodeOperations`. Images are (B, 3, 32, 32) in [0, 1], codes (B, latent_dim).
 
     def encode(self, images: Tensor) -> Posterior:
         """Return q(z|x). In eval mode with the averaged weights, if an average is kept."""
@@ -70,10 +71,6 @@ class Autoencoder(pl.LightningModule):
         """Return the decoded images, in [0, 1]."""
         return torch.sigmoid(self.decode_logits(codes).float())
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Return decode(posterior mean)."""
-        return self.decode(self.encode(images).mean)
-
     def sample_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return `count` images decoded from z ~ N(0, I). The generator must be on the model's device."""
         latent_dim = self.config.networks.latent_dim
@@ -82,13 +79,6 @@ class Autoencoder(pl.LightningModule):
     def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
         """Return codes between `first` (ratio 0) and `second` (1); ratios (B,). A variant may learn the mixing."""
         return lerp(first, second, ratios[:, None])
-
-    def interpolate(self, start: Tensor, end: Tensor, ratios: Tensor) -> Tensor:
-        """Return decoded mixes of codes (B, latent_dim) at all ratios (R,): (B, R, 3, 32, 32)."""
-        count = len(ratios)
-        first, second = (codes.repeat_interleave(count, 0) for codes in (start, end))
-        mixed = self.mix(first, second, ratios.to(start).repeat(len(start)))
-        return self.decode(mixed).unflatten(0, (len(start), count))
 
     @contextmanager
     def inference(self) -> Iterator[None]:

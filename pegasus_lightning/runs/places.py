@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Collection
 from pathlib import Path, PurePath
 from typing import Any
 
 from pegasus_lightning.utils.errors import UserError
+
+LATEST = "latest"  # a link to the newest of several folders of results
 
 
 def digest(content: Any) -> str:
@@ -37,6 +41,24 @@ def path_told(path: Path | str) -> str:
         if place != above and above != Path("/") and place.is_relative_to(above):
             return start + place.relative_to(above).as_posix()
     return f".../{place.name}"
+
+
+def path_shown(path: Path) -> str:
+    """Return a path as a command prints it for its user: from the working folder if it lies below that, else whole."""
+    place = path.absolute()
+    return str(place.relative_to(Path.cwd())) if place.is_relative_to(Path.cwd()) else str(place)
+
+
+def link_latest(folder: Path) -> None:
+    """Make the link `latest` beside a folder of results, atomically. Where no link can be made there is none."""
+    link, staged = folder.with_name(LATEST), folder.with_name(f".{LATEST}.{secrets.token_hex(4)}.tmp")
+    if link.exists() and not link.is_symlink():
+        return  # a folder of somebody's
+    with contextlib.suppress(OSError, NotImplementedError):
+        os.symlink(folder.name, staged, target_is_directory=True)
+        os.replace(staged, link)
+    with contextlib.suppress(OSError):
+        staged.unlink(missing_ok=True)
 
 
 def origin_told(origin: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from pegasus_lightning.recognisers.network import REPORTS, Recogniser
 from pegasus_lightning.recognisers.store import RecogniserStore, StoredRecogniser
 from pegasus_lightning.recognisers.training import RecogniserConfig, independent_recipe, standard_recipe, winged_recipe
 from pegasus_lightning.runs.checkpoints import load_model, save_atomically
+from pegasus_lightning.runs.places import path_shown
 from pegasus_lightning.runs.scorecards import (
     FILE,
     GALLERY,
@@ -593,7 +594,7 @@ def test_the_same_command_again_reads_the_scorecard_and_again_replaces_it(
     assert "Already judged" not in first.out
     assert "Already judged: tiny-s0 (again=true judges it once more)" in again.out
     assert again.out.split("\n", 1)[1] == first.out  # the same table
-    assert str(folder / FILE) in again.out
+    assert path_shown(folder / FILE) in again.out
     assert (folder / FILE).stat().st_mtime_ns == written
     assert [value for _, value in scalars(run)["evaluation/kid"]] == [1]  # written anew
     (folder / FILE).write_text("{")
@@ -735,9 +736,9 @@ def test_several_runs_are_compared_over_their_seeds(
         other = shutil.copytree(run, run.parent / name)
         config = other / "config.yaml"
         config.write_text(config.read_text().replace("\nseed: 0\n", f"\nseed: {seed}\n"))
-    answer = evaluate(f"run={run.parent}")
+    answer = evaluate(f"run={run.parent}", "verbose=true")
     assert quick == ["tiny-s0", "tiny-s1", "vae-s0"]
-    table = answer.out[answer.out.index("pegasi of") :].splitlines()
+    table = answer.out[answer.out.index("pegasi of") :].splitlines()[:4]
     head, tiny, vae, _ = (line.split("  ") for line in table)
     assert [head[0], tiny[0], vae[0]] == ["pegasi of", "tiny", "vae"]
     tiny, vae = ([cell.strip() for cell in line if cell.strip()] for line in (tiny, vae))
@@ -745,9 +746,13 @@ def test_several_runs_are_compared_over_their_seeds(
     # Values 1 and 2: mean 1.5, deviation .707; Student's t is 12.706 for two seeds: 12.706 * .707 / sqrt(2).
     assert "1.500 ±6.353 (0.707)" in tiny
     assert "3.000 ±0.500" in vae
-    again = evaluate(f"run={run.parent}")
-    assert again.out.count("Already judged") == 3
-    assert again.out.endswith("\n".join(table) + "\n")
+    again = evaluate(f"run={run.parent}")  # the same scorecards, without the tables
+    assert again.out.count("Already judged") == 3 and len(quick) == 3
+    lines = again.out.splitlines()
+    (mean,) = (line for line in lines if line.startswith("tiny, 2 seeds"))
+    assert "150.0% ±635.3" in mean and "pegasi of" not in again.out
+    assert f"  the page   python -m pegasus_lightning.report {run.parent}" in lines
+    assert all(len(line) <= 80 for line in lines if not line.startswith(("Already", "  ", "  scorecard")))
 
 
 # TensorBoard.
@@ -932,7 +937,7 @@ def test_inceptions_figures_stand_in_the_same_table(
         monkeypatch.setattr(f"pegasus_lightning.evaluate.{module}.MIN_FOR_FID", COUNT)
     monkeypatch.setattr("pegasus_lightning.evaluate.pipeline.inception_network", MeanColours)
     monkeypatch.setattr(Benchmark, "_of_model", no_model)
-    answer = evaluate(f"run={run}", "inception=true")
+    answer = evaluate(f"run={run}", "inception=true", "verbose=true")
     assert (answer.code, answer.err) == (0, "")
     (folder,) = folders(run / "evaluation")
     card = read_scorecard(folder / FILE)
@@ -1052,7 +1057,7 @@ def test_what_a_panel_said_is_printed_and_not_written_into_the_scorecard(
 ) -> None:
     monkeypatch.setattr(Benchmark, "_of_model", no_model)
     card = evaluate_run(run)
-    assert "panel: W" not in capsys.readouterr().out
+    assert "to a panel" not in capsys.readouterr().out
     asked = {part: card.settings[part] for part in ("pegasus", "search")}
     row = {letter: {"value": 0.125, "low": 0.0, "high": 0.25} for letter in ("H", "R", "W", "B", "N", "realism")}
     record = {"batches": card.batches, "parents": card.parents, "settings": asked, "pegasi": "p", "rows": {"p": row}}
@@ -1060,5 +1065,5 @@ def test_what_a_panel_said_is_printed_and_not_written_into_the_scorecard(
     (run / "panel" / "a.json").write_text(json.dumps(record))
     again = evaluate_run(run)
     said = capsys.readouterr().out
-    assert "Already judged" in said and "panel: W" in said and "12% ±12" in said
+    assert "Already judged" in said and "winged to a panel 12% (0 to 25)" in " ".join(said.split())
     assert again == card

@@ -36,6 +36,7 @@ from pegasus_lightning.train.trainer import train
 from pegasus_lightning.utils import image_grid
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.program import answered, quote_paths, run_program
+from pegasus_lightning.utils.randomness import Stream, generator
 from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 TINY = [
@@ -126,6 +127,13 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "pegasi.json").read_text())
 
 
+def folders(home: Path) -> list[Path]:
+    """The folders of results; `latest` is a link to one of them."""
+    found = [path for path in home.iterdir() if not path.is_symlink()]
+    assert (home / "latest").resolve() in [path.resolve() for path in found]
+    return found
+
+
 def images_in(folder: Path) -> np.ndarray:
     with np.load(folder / "pegasi.npz") as arrays:
         return arrays["images"]
@@ -213,7 +221,7 @@ def test_figures_go_into_the_runs_own_tensorboard_at_its_batch_once(run: Path, m
     for _ in range(2):
         make(None, home, figures=["pegasi", "best"])
     (added,) = set(home.glob("events.*")) - before  # the second replaced the first
-    (folder,) = (home / "pegasi").iterdir()
+    folder = (home / "pegasi" / "latest").resolve()
     assert added.name.endswith(f".{folder.name}")
     events = EventAccumulator(str(home), size_guidance={"images": 0}).Reload()
     figures = [tag for tag in events.Tags()["images"] if tag.startswith("pegasi/")]
@@ -230,7 +238,8 @@ def test_without_out_results_lie_in_the_runs_folder_under_names_that_differ_with
     home = shutil.copytree(run, tmp_path / "run")
     for settings in ({}, {}, {"seed": 1}, {"pegasus__mixing": "slerp"}):
         make(None, home, **settings)
-    names = sorted(path.name[:-8] for path in (home / "pegasi").iterdir())
+    assert os.readlink(home / "pegasi" / "latest").startswith("colour-slerp-none-s0-")
+    names = sorted(path.name[:-8] for path in folders(home / "pegasi"))
     assert names == ["colour-auto-none-s0-", "colour-auto-none-s1-", "colour-slerp-none-s0-"]
 
 
@@ -250,7 +259,9 @@ def test_several_runs_get_the_same_pairs_and_a_picture_side_by_side(
     assert any("codes are not sampled" in text for text in written)  # acai_paper's
 
 
-def test_two_image_files_make_one_pegasus(run: Path, tmp_path: Path, generate: Callable[..., Answer]) -> None:
+def test_two_image_files_make_the_best_of_many_mixes(
+    run: Path, tmp_path: Path, generate: Callable[..., Answer]
+) -> None:
     horses, birds = photos()
     for name, image in (("a.png", horses[0]), ("b.png", birds[-1])):
         Image.fromarray(image.permute(1, 2, 0).numpy()).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / name)
@@ -258,13 +269,15 @@ def test_two_image_files_make_one_pegasus(run: Path, tmp_path: Path, generate: C
     alone = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
     answer = generate(f"run={alone}", *files, "pegasus.ratio=[0,0]", "pegasus.codes=mean")
     assert answer.code == 0, answer.err
-    (out,) = (tmp_path / "alone-pegasi").iterdir()
-    pictures = ("best", "diagram", "interpolation", "pipeline", "repeats")
+    assert "8 pegasi, the best of 64 mixes\njudged by the model's critic\nopen " in answer.out
+    (out,) = folders(tmp_path / "alone-pegasi")
+    pictures = ("best", "diagram", "gallery", "interpolation", "pegasi", "pipeline", "repeats")
     assert {path.name for path in out.glob("*.png")} == {f"{name}.png" for name in pictures}
     model = load_model(run)
     with model.inference():
         wanted = to_uint8(model.reconstruct(to_float(horses[:1]))).transpose(0, 3, 1, 2)
     assert np.abs(wanted.astype(int) - images_in(out)).max() <= 24  # Lanczos brings 64 pixels back to 32, not exactly
+    assert len(images_in(out)) == 8
     text = (out / "pegasi.json").read_text()
     assert json.loads(text)["parents"]["files"] == [".../a.png", ".../b.png"]
     assert str(tmp_path) not in text  # nothing tells where on this machine the files are
@@ -550,6 +563,9 @@ class _Blue(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.classify(self.features(images))
 
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        return self(images).sigmoid()
+
 
 BLUE = StoredRecogniser(_Blue(), Path("store") / "blue-0a.pt", {})  # type: ignore[arg-type]
 
@@ -583,11 +599,11 @@ def test_the_critic_scores_if_the_settings_say_so(run: Path, tmp_path: Path, ask
     home = shutil.copytree(run, tmp_path / "run")
     make(None, home, score__judge="critic")
     assert asked == []
-    (out,) = (home / "pegasi").iterdir()
+    (out,) = folders(home / "pegasi")
     assert record(out)["settings"]["score"]["judge"] == "critic"
     assert record(out)["pegasi"][0]["scores"].keys() == {"critic", "overlap", "score"}
     make(None, home)  # results by one do not replace those by the other
-    assert len(list((home / "pegasi").iterdir())) == 2
+    assert len(folders(home / "pegasi")) == 2
 
 
 def test_two_image_files_are_scored_by_the_critic_and_by_nothing_else(
@@ -598,8 +614,29 @@ def test_two_image_files_are_scored_by_the_critic_and_by_nothing_else(
     with pytest.raises(UserError, match=r"score.judge=recogniser needs images to learn from"):
         make(tmp_path / "out", run, **files, score__judge="recogniser")
     assert not (tmp_path / "out").exists()
-    assert record(make(tmp_path / "out", run, **files))["settings"]["score"]["judge"] == "critic"
-    assert asked == []
+    said = record(make(tmp_path / "out", run, **files, pegasus__codes="mean"))
+    assert said["settings"]["score"]["judge"] == "critic" and said["mixes_tried"] == 64
+    scores, ratios = ([pegasus[key] for pegasus in said["pegasi"]] for key in ("scores", "ratio"))
+    assert scores[0].keys() == {"critic", "overlap", "score"}
+    assert len(scores) == 3 == len({*ratios}) and all(0.4 <= ratio <= 0.6 for ratio in ratios)
+    drawn = torch.rand(64, generator=generator(0, Stream.RATIOS)) * 0.2 + 0.4  # by hand: all that were tried
+    model = load_model(run)
+    brown = to_float(torch.tensor(np.array(Image.open(tmp_path / "a.png")).transpose(2, 0, 1))[None])
+    assert {round(ratio, 5) for ratio in ratios} <= {round(ratio, 5) for ratio in drawn.tolist()}
+    with model.inference():
+        assert same(model.reconstruct(brown).expand(3, -1, -1, -1), images_in(tmp_path / "out"))
+    assert asked == ["found"]  # for the notes alone
+
+
+def test_parents_that_do_not_look_like_their_class_get_a_note(
+    run: Path, tmp_path: Path, asked: list[str], generate: Callable[..., Answer]
+) -> None:
+    Image.new("RGB", (64, 32), "blue").save(tmp_path / "blue.png")
+    Image.new("RGB", (32, 64), "brown").save(tmp_path / "brown.png")
+    files = [f"first={tmp_path / 'blue.png'}", f"second={tmp_path / 'brown.png'}"]
+    answer = generate(f"run={run}", *files, "figures=[]", "count=2", f"out={tmp_path / 'out'}")
+    assert answer.code == 0, answer.err
+    assert answer.out.count("Note: ") == 1 and "Note: the second picture does not look like a bird.\n" in answer.out
 
 
 # Weights that come with the package.
@@ -633,11 +670,13 @@ def test_the_packages_own_model_makes_pegasi_with_no_data_and_no_training(
 ) -> None:
     answer = generate("pretrained=pegasus", "count=6", "figures=[pegasi,best,pipeline]", "score.judge=winged", FAR)
     assert answer.code == 0, answer.err
-    (out,) = (tmp_path / "pegasi" / "pegasus").iterdir()
+    (out,) = folders(tmp_path / "pegasi" / "pegasus")
     said, images = record(out), images_in(out)
     assert said["parents"] == {"codes": "drawn", "near": "training images"}
     assert "Parents: codes that come with the model, each near that of a training image." in answer.out
-    assert answer.out.endswith("Open pegasi.png first.\n")
+    lines = answer.out.splitlines()[-2:]
+    assert lines[0] == "judged by the winged judges that come with the model; realism by its critic"
+    assert lines[1] == f"open {out.relative_to(tmp_path)}/pegasi.png"
     assert said["settings"]["pretrained"] == "pegasus"
     assert {"learned mix", "horse,\nfrom a stored code", "bird,\nfrom a stored code"} <= set(written)
     assert not any("reconstruction" in text or "decoded par" in text for text in written)

@@ -135,7 +135,7 @@ def test_a_bad_value_is_refused_by_name(config: DictConfig, key: str, value: obj
 
 
 FILES = {"first": "horse.png", "second": "bird.png"}
-SEVERAL = "shows several: it needs count=2 or more, and no first= and second=."
+SEVERAL = "shows several: it needs count=2 or more."
 
 TOGETHER: list[tuple[dict[str, Any], str]] = [
     (FILES | {"pegasus.threshold": 0.1}, "pegasus.threshold chooses pairs out of the data"),
@@ -144,8 +144,7 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     ({"figures": ["filmstrip"], "search.method": "best_of"}, "figures=[filmstrip] shows a guided search"),
     ({"figures": ["interpolation"]}, "figures=[interpolation] shows two image files: say first=, second="),
     (FILES | {"figures": ["interpolation"], "originals": False}, "not originals=false."),
-    (FILES | {"figures": ["best", "pegasi"]}, f"figures=[pegasi] {SEVERAL}"),
-    (FILES | {"figures": ["gallery"]}, f"figures=[gallery] {SEVERAL}"),
+    (FILES | {"figures": ["best", "pegasi"], "count": 1}, f"figures=[pegasi] {SEVERAL}"),
     ({"figures": ["pegasi"], "count": 1}, f"figures=[pegasi] {SEVERAL}"),
     ({"figures": ["gallery"], "count": 1}, f"figures=[gallery] {SEVERAL}"),
     (
@@ -201,8 +200,7 @@ UNREAD: list[tuple[list[str], str]] = [
     (["search=winged", "score.critic=2"], "score.critic=2 means nothing with score.judge=winged"),
     (["score.overlap=0", "score.overlap_margin=0.1"], "score.overlap_margin=0.1 means nothing with score.overlap=0"),
     ([*TWO, "pegasus.pairs=random", "split=train"], "mean nothing with first= and second=, which are the only pair"),
-    ([*TWO, "count=9"], "count=9 means nothing with first= and second=, which are the only pair: leave it out."),
-    ([*TWO, "search=best_of", "search.pairs=9"], "search.pairs=9 means nothing with first= and second="),
+    ([*TWO, "search=best_of", "search.most_per_parent=9"], "search.most_per_parent=9 means nothing with first="),
     ([*TWO, "score.realism=0"], "score.realism=0 means nothing with first= and second=, scored by the critic"),
 ]
 
@@ -247,7 +245,7 @@ def test_the_pretrained_models_committee_scores_and_its_parents_are_drawn(
         ["search=guided", "search.steps=9", "score.overlap=0"],
         ["score.realism=0", "score.overlap_margin=0.1", "score.critic=3"],  # the best of what is drawn has a score
         ["pegasus.colour_distance=lab"],
-        [*TWO, "count=1", "seed=3", "search=best_of", "search.ratios=9"],
+        [*TWO, "count=9", "seed=3", "search=best_of", "search.pairs=9"],
     ],
 )
 def test_what_is_read_or_as_in_the_preset_is_accepted(typed: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -62,7 +63,9 @@ class RunStatus(pl.Callback):
             self.restore_handlers()
 
     def install_handlers(self) -> None:
-        """Install handlers that note the signal."""
+        """Install handlers that note the signal. Python allows that in the main thread alone: others have none."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         requeue = requeue_signal()
         numbers = heeded_signals() if requeue is None else [signal.SIGINT, requeue]
         self._left_alone = {} if requeue is None else {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
