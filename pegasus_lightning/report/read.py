@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, flat, is_locked, status_of
 from pegasus_lightning.runs.gallery import Gallery, read_gallery
 from pegasus_lightning.runs.scorecards import GALLERY, Scorecard, read_scorecard, scorecards, with_panel
+from pegasus_lightning.runs.state import command_of, printable, state_of
 from pegasus_lightning.utils.errors import UserError, listing
 from pegasus_lightning.utils.foreign import MEGABYTE, Unreadable, inside, open_regular, parse_json, read_yaml
 
@@ -26,7 +26,6 @@ LONGEST = 300  # most points of a curve that are kept; longer curves are average
 LARGEST = 1e39  # no value of float32 is larger
 MAX_PICTURES, MAX_KINDS = 10_000, 12  # most saved grids of a run, and kinds of them
 MAX_PROBLEMS = 30  # most that are said of a run
-TIME_LIMIT = "trainer.max_time="  # start of the reason of a run that its time limit ended
 KINDS = ("interpolations", "mixes", "prior", "reconstructions")  # saved image grids, in the order of the page
 PHOTOGRAPHS = ("reconstructions",)  # kinds that show photographs of the data set
 
@@ -57,10 +56,7 @@ class Run:
     @property
     def state(self) -> str:
         """running, finished, interrupted, failed, died (no process is left), out of time, or unknown."""
-        said = self.said("status") or "unknown"
-        if said == "running" and not self.locked:
-            return "died"
-        return "out of time" if said == "finished" and self.said("reason").startswith(TIME_LIMIT) else said
+        return state_of(self.status, self.locked)
 
     @property
     def date(self) -> str:
@@ -114,19 +110,7 @@ class Run:
     @property
     def command(self) -> str:
         """The command of the run, quoted for a shell; empty if unknown."""
-        words = self.status.get("command")
-        if not isinstance(words, list) or not words:
-            return ""
-        program = "python -m pegasus_lightning" if words[0] == "__main__.py" else shlex.quote(str(words[0]))
-        return " ".join([program, *(shlex.quote(str(word)) for word in words[1:])])
-
-
-def printable(text: str, longest: int = 5000) -> str:
-    """Return a text of a foreign file for the page: cut, and with what has no form, such as \\x1b, spelled out."""
-    text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        return command_of(self.status)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

@@ -49,6 +49,7 @@ ADDED: dict[tuple[str, ...], Any] = {
 # Fields of a status that commands work with.
 STATUS_KINDS = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int, "limits": dict}
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
+DRY_RUNS = "dry_run"  # the folder of dry runs, in runs_dir
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
 log = logging.getLogger(__name__)
@@ -161,13 +162,13 @@ def find_runs(places: Sequence[str], marker: str) -> list[Path]:
 def _runs_inside(folder: Path, marker: str) -> list[Path]:
     if (folder / marker).exists():
         return [folder]
-    runs: list[Path] = []
+    runs: set[Path] = set()
     for depth in DEPTHS:
         for path in sorted(folder.glob(f"{depth}/{marker}")):
             run = path.parent
             hidden = any(part.startswith(".") for part in run.relative_to(folder).parts)
-            if not hidden and not any(outer in run.parents for outer in runs):
-                runs.append(run)
+            if not hidden and runs.isdisjoint(run.parents):
+                runs.add(run)
     return sorted(runs)
 
 

@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pegasus_lightning.data.module import ImageDataModule
+from pegasus_lightning.runs.folder import DRY_RUNS as EXPERIMENT
 from pegasus_lightning.train.settings import Config, about
 
-EXPERIMENT = "dry_run"  # the folder of dry runs, in runs_dir
 BATCHES, WARMUP = 20, 5  # batches of training, and how many of them are not timed
 
 

@@ -1,0 +1,310 @@
+"""Tables of the catalogue: in a terminal as wide as it is, and whole where a file or another program reads them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pegasus_lightning.runs.catalogue import Entry, by_recipe, differing, measure_of, ranked, setting, tags
+from pegasus_lightning.runs.folder import machines_of
+from pegasus_lightning.runs.scorecards import FILE, format_figure, newest_first
+from pegasus_lightning.runs.state import command_of, moment, printable, words_of
+
+COLOURS = {"running": "yellow", "finished": "green", "out of time": "green", "interrupted": "magenta"}
+COLOURS |= {"failed": "red", "died": "red", "unreadable": "red"}
+NARROWEST = 24  # characters of a name in a line
+GAP = 2  # characters between columns
+# Columns of figures: tag, head. Of the validation, which every run has at every epoch.
+FIGURES = {
+    "validation/psnr": "valid.\nPSNR",
+    "final/psnr": "final\nPSNR",
+    "validation/kl": "KL",
+    "validation/critic_real": "C\nreal",
+    "validation/critic_fake": "C\nfake",
+    "winged": "winged",
+    "recognised": "both\nseen",
+}
+LEAST = ("validation/critic_fake", "validation/critic_real", "time", "validation/kl", "final/psnr")  # go first
+KEPT = ("name", "status", "epochs")  # columns that never go
+MACHINE = {"device": "{}", "cpu": "{}", "precision": "{}", "processes": "processes: {}", "threads": "threads: {}"}
+RESULTS = {"pegasi": "generate", "evaluation": "evaluate", "panel": "panel", "export": "export"}
+
+
+class Column(NamedTuple):
+    """A column of a table: `key` names it where it is left out."""
+
+    key: str
+    head: str
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(line) for text in (self.head, *self.cells) for line in text.split("\n"))
+
+
+def print_runs(console: Console, entries: Sequence[Entry], by: str = "", shared: Sequence[str] = ()) -> None:
+    """Print a row a run. Columns without room in a terminal are left out, and named below.
+
+    `by` is a figure that is shown in any case, and `shared` what is left out of the names.
+    """
+    columns, left_out = _fitting(_columns(entries, by), console.width, by)
+    if shared:
+        console.print(Text(f"Of all: {printable(', '.join(shared))}", "dim"))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in columns:
+        text = column.key in ("name", "status")
+        table.add_column(Text(column.head), justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for entry, row in zip(entries, zip(*(column.cells for column in columns), strict=True), strict=True):
+        colours = [COLOURS.get(entry.state, "") if column.key == "status" else "" for column in columns]
+        table.add_row(*map(Text, row, colours))
+    _print(console, table)
+    if left_out:
+        console.print(Text(f"No room here for: {', '.join(left_out)}. `| cat` shows all.", "dim"))
+
+
+def _print(console: Console, table: Table) -> None:
+    """Print a table; without the blanks at the ends of lines where no terminal shows it."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)
+
+
+def _columns(entries: Sequence[Entry], by: str) -> list[Column]:
+    asked = {} if by in FIGURES or not any(by in entry.figures for entry in entries) else {by: by.replace("/", "/\n")}
+    columns = [
+        Column("name", "name", [printable(entry.name, 300) for entry in entries]),
+        Column("status", "status", [printable(entry.state, 20) for entry in entries]),
+        Column("epochs", "epochs", [_epochs(entry) for entry in entries]),
+        Column("time", "time", ["" if (s := entry.seconds) is None else clock(s) for entry in entries]),
+        *(Column(tag, head, [written(entry, tag) for entry in entries]) for tag, head in (FIGURES | asked).items()),
+    ]
+    return [column for column in columns if column.key in KEPT or any(column.cells)]
+
+
+def _fitting(columns: list[Column], width: int, by: str) -> tuple[list[Column], list[str]]:
+    """Return the columns that fit a width, names wrapped, and the heads of the others."""
+    name, *others = columns
+    droppable = [key for key in (*LEAST, *reversed(FIGURES)) if key != by]
+    left_out = []
+    while (room := width - sum(column.width + GAP for column in others)) < min(name.width, NARROWEST):
+        gone = next((key for key in droppable if any(column.key == key for column in others)), None)
+        if gone is None:
+            break
+        left_out += [column.head.replace("\n", " ") for column in others if column.key == gone]
+        others = [column for column in others if column.key != gone]
+    names = [wrapped(text, max(room, NARROWEST // 2)) for text in name.cells]
+    return [name._replace(cells=names), *others], left_out
+
+
+def wrapped(name: str, room: int) -> str:
+    """Return a name in lines of at most `room` characters, broken after commas where it can be."""
+    lines = [""]
+    for piece in re.findall(r"[^,/]*[,/]|[^,/]+", name):
+        if lines[-1] and cell_len(lines[-1] + piece) > room:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
+def written(entry: Entry, tag: str) -> str:
+    """Return a figure of a run as text; empty if it has none."""
+    return format_figure(measure_of(tag), entry.figures[tag]) if tag in entry.figures else ""
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as (hours,) minutes and seconds: `0:07`, `12:40`, `1:02:33`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _epochs(entry: Entry) -> str:
+    done, asked = entry.epochs
+    return "" if done is None and asked is None else f"{0 if done is None else done}/{'?' if asked is None else asked}"
+
+
+def print_best(console: Console, entries: Sequence[Entry], by: str, lowest: bool | None) -> None:
+    """Print the best run by a figure with the other seeds of it, what that is worth, and last its folder alone."""
+    order = ranked(entries, by, lowest)
+    groups = by_recipe(order)
+    own = groups[0]
+    print_runs(console, own, by)
+    measure, first = measure_of(by), own[0]
+    what = "lowest" if lowest or (lowest is None and measure.better == "lower") else "highest"
+    said = [f"{first.name} has the {what} {by} of {len(order)} run{'s' * (len(order) > 1)}: {written(first, by)}."]
+    if len(own) > 1:
+        said.append(f"It is one of {len(own)} seeds; their mean is {format_figure(measure, _mean(own, by))}.")
+    seeds = [group for group in groups if len(group) > 1]
+    means = sorted(seeds, key=lambda group: _mean(group, by), reverse=what == "highest")
+    if means and means[0] is not own:
+        mean = format_figure(measure, _mean(means[0], by))
+        said.append(f"The best mean over seeds has {means[0][0].name} with its {len(means[0])} seeds: {mean}.")
+    if "/" not in by and len({entry.card.key for entry in order if entry.card}) > 1:
+        said.append("The evaluations have different settings, data or recognisers: such figures are not comparable.")
+    for sentence in said:
+        console.print(Text(printable(sentence)))
+    console.print(Text(str(first.folder)), soft_wrap=True)
+
+
+def _mean(entries: Sequence[Entry], tag: str) -> float:
+    return statistics.fmean(entry.figures[tag] for entry in entries)
+
+
+def about_run(entry: Entry) -> str:
+    """Return what is known of a run: how it was made, how it ended, its figures, and where its results are."""
+    said, folder = entry.said, entry.folder
+    parts: dict[str, list[str]] = {"folder": [str(folder)], "command": [command_of(said)], "typed": _typed(entry)}
+    exit_code, reason = said.get("exit_code"), said.get("reason")
+    ended = f" (exit code {exit_code})" if exit_code else ""
+    parts["status"] = [f"{entry.state}{ended}{f': {reason}' if reason else ''}"]
+    batches = f", {said['batches']:,} batches" if said.get("batches") is not None else ""
+    parts["epochs"] = [f"{epochs.replace('/', ' of ')}{batches}" if (epochs := _epochs(entry)) else ""]
+    times = [f"{field} {_date(moment(said, field))}" for field in ("started", "updated") if moment(said, field)]
+    seconds = entry.seconds
+    parts["time"] = [", ".join([*times, *([] if seconds is None else [f"{clock(seconds)} in this session"])])]
+    parts["machine"] = [
+        ", ".join(form.format(machine[key]) for key, form in MACHINE.items() if machine.get(key))
+        for machine in machines_of(said)
+    ]
+    parts["figures"] = [f"{tag:<26} {written(entry, tag):>8}" for tag in tags([entry])]
+    parts["health"] = [*_health(said.get("health")), *(entry.card.alarms if entry.card else ())]
+    parts |= {"there": _there(entry), "unreadable": entry.problems}
+    lines = [entry.name]
+    for title, texts in parts.items():
+        shown = [text for text in texts if text]
+        lines += [f"  {title if i == 0 else '':<10}  {text}" for i, text in enumerate(shown)]
+    return "\n".join(printable(line.replace("\n", " ")) for line in lines)
+
+
+def _typed(entry: Entry) -> list[str]:
+    """Return the settings that were typed, with the value in config.yaml where it is another one."""
+    lines = []
+    for word in words_of(entry.said)[1:]:
+        key, equals, value = word.partition("=")
+        key = key.lstrip("+~")
+        if not equals or word.startswith("-"):
+            continue
+        there = entry.config.get(key)
+        differs = key in entry.config and setting(there).replace(" ", "") != value.replace(" ", "").strip("'\"")
+        if differs and isinstance(there, (int, float)) and not isinstance(there, bool):
+            differs = not _equal(there, value)
+        lines.append(f"{word}{f'  (config.yaml: {setting(there)})' if differs else ''}")
+    return lines
+
+
+def _equal(number: float, text: str) -> bool:
+    try:
+        return float(text) == number
+    except ValueError:
+        return False
+
+
+def _date(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _health(verdicts: Any) -> list[str]:
+    found = [entry for entry in verdicts if isinstance(entry, dict)] if isinstance(verdicts, list) else []
+    return [f"{entry.get('verdict')}: {entry.get('sentence') or entry.get('name')}" for entry in found]
+
+
+def _there(entry: Entry) -> list[str]:
+    folder = entry.folder
+    pictures = newest_first((folder / "images").glob("*.png"))
+    lines = [f"{folder / 'images'} (newest: {pictures[0].name})"] if pictures else []
+    lines += [str(path) for path in (folder / "train.log", folder / "checkpoints" / "last.ckpt") if path.exists()]
+    for name in RESULTS:
+        results = [path for path in newest_first((folder / name).glob("*")) if not path.name.startswith(".")]
+        card = f"{results[0].name}/{FILE}" if name == "evaluation" and results else ""
+        more = f" (newest: {card or results[0].name})" if results and name != "export" else ""
+        lines += [f"{folder / name}{more}"] if results else []
+    return lines
+
+
+def print_comparison(console: Console, entries: Sequence[Entry]) -> None:
+    """Print the settings in which runs differ and their figures, a column a run, and what to beware of."""
+    letters = [_letter(index) for index in range(len(entries))]
+    for letter, entry in zip(letters, entries, strict=True):
+        console.print(Text(f"{letter}  {printable(entry.name)}  ({printable(str(entry.folder))})"), soft_wrap=True)
+    settings = differing(entries)
+    rows = {key: [printable(value, 60) for value in values] for key, values in settings.items()}
+    rows |= {"status": [entry.state for entry in entries], "epochs": [_epochs(entry) for entry in entries]}
+    rows |= {tag: [written(entry, tag) for entry in entries] for tag in tags(entries)}
+    columns = [Column(letter, letter, [cells[i] for cells in rows.values()]) for i, letter in enumerate(letters)]
+    head = Column("", "", [printable(key, 60) for key in rows])
+    while columns:  # in as many tables as the width asks for
+        count = 1
+        while head.width + sum(GAP + column.width for column in columns[: count + 1]) <= console.width:
+            if (count := count + 1) > len(columns):
+                break
+        _print_columns(console, [head, *columns[:count]], len(settings))
+        columns = columns[count:]
+    for hint in _hints(entries, set(settings)):
+        console.print(Text(hint))
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"A{index + 1}"
+
+
+def _print_columns(console: Console, columns: Sequence[Column], settings: int) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(Text(column.head), justify="right" if index else "left", overflow="fold")
+    for index, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        table.add_row(*map(Text, row), end_section=index + 1 == settings)
+    console.print()
+    _print(console, table)
+
+
+def _hints(entries: Sequence[Entry], keys: set[str]) -> list[str]:
+    hints = []
+    unknown = [entry.name for entry in entries if not entry.config]
+    if unknown:
+        hints.append(f"The settings of {printable(', '.join(unknown))} are not known.")
+    if keys == {"seed"}:
+        hints.append("They differ in nothing but the seed: so far apart are figures by chance.")
+    elif "seed" in keys:
+        hints.append("Their seeds differ too: a part of the difference of figures is chance.")
+    photographs = {str(images) for entry in entries if (images := entry.said.get("images")) is not None}
+    if any(key.startswith("data.") for key in keys) or len(photographs) > 1:
+        hints.append("Their data differ: compare figures of different images with care.")
+    if len({entry.card.key for entry in entries if entry.card}) > 1:
+        hints.append("Their evaluations have different settings, data or recognisers: such figures are not comparable.")
+    return hints
+
+
+def as_csv(entries: Sequence[Entry]) -> str:
+    """Return a row a run as CSV: what it is, the settings in which the runs differ, and all figures."""
+    settings, figures = differing(entries), tags(entries)
+    told: dict[str, Callable[[Entry], Any]] = {
+        "name": lambda entry: printable(entry.name),
+        "folder": lambda entry: str(entry.folder),
+        "status": lambda entry: printable(entry.state),
+        "epochs": lambda entry: entry.epochs[0],
+        "max_epochs": lambda entry: entry.epochs[1],
+        "started": lambda entry: printable(str(entry.said.get("started") or "")),
+        "seconds": lambda entry: None if (taken := entry.seconds) is None else round(taken),
+    }
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*told, *map(printable, settings), *map(printable, figures)])
+    for index, entry in enumerate(entries):
+        chosen = ["" if values[index] == "\u2013" else printable(values[index]) for values in settings.values()]
+        writer.writerow([*(tell(entry) for tell in told.values()), *chosen, *(entry.figures.get(t) for t in figures)])
+    return text.getvalue()
