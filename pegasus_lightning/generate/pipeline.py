@@ -90,7 +90,9 @@ def generate(config: DictConfig, data_overrides: Sequence[str]) -> list[Path]:
 
 def _judges(run: TrainedRun, selector: Selector | None) -> str:
     """Return who scored the mixes, in words."""
-    critic = "its critic" if run.model.critic is not None else "nothing but its distance from an overlay"
+    critic = (
+        "its critic" if run.model.critic is not None else "the distance from an overlay alone (the model has no critic)"
+    )
     if selector is None:
         return critic.replace("its critic", "the model's critic")
     return selector.words if "selecting" in selector.words else f"{selector.words}; realism by {critic}"

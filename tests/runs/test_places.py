@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from pegasus_lightning.generate.settings import GenerateConfig
-from pegasus_lightning.runs.places import check_writable, digest, origin_told, path_told, same_origin, title
+from pegasus_lightning.runs.folder import find_runs
+from pegasus_lightning.runs.places import (
+    check_writable,
+    digest,
+    link_latest,
+    origin_told,
+    path_told,
+    same_origin,
+    title,
+)
 from pegasus_lightning.utils.errors import UserError
 
 OURS = {"scores.json", "grid.png"}
@@ -112,3 +121,27 @@ def test_the_parents_of_an_old_record_are_those_of_a_new_one(tmp_path: Path) -> 
         assert not same_origin(old, other) and not same_origin(other, new)
     assert origin_told({"files": [f"{tmp_path}/a.png"]}) == {"files": [".../a.png"]}
     assert origin_told({"codes": "drawn"}) == {"codes": "drawn"}
+
+
+def test_the_link_to_the_latest_results_moves_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "run" / "pegasi"
+    for name in ("a", "b"):
+        (home / name).mkdir(parents=True)
+        link_latest(home / name)
+        assert os.readlink(home / "latest") == name  # relative: it holds when the run is moved
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert find_runs([str(tmp_path)], "checkpoints") == [tmp_path / "run"]
+    (home / "latest").unlink()
+    (home / "latest").mkdir()
+    link_latest(home / "a")
+    assert not (home / "latest").is_symlink()  # somebody's folder
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    (home / "latest").rmdir()
+    monkeypatch.setattr("os.symlink", refuse)  # as on some file systems
+    link_latest(home / "a")
+    assert sorted(path.name for path in home.iterdir()) == ["a", "b"]
