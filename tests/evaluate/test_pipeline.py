@@ -500,7 +500,7 @@ def use_selector(monkeypatch: pytest.MonkeyPatch) -> None:
     def blue(images: Tensor) -> tuple[Tensor, Tensor]:
         return 20 * (images[:, 2].mean((1, 2)) - 0.5)[:, None].repeat(1, 2), torch.zeros(len(images))
 
-    selector = Selector(blue, stored("selecting-0b.pt"))
+    selector = Selector(blue, stored("selecting-0b.pt"), "a judge of blue")
     monkeypatch.setattr("pegasus_lightning.generate.session.open_selector", lambda *_, **__: selector)
     monkeypatch.setattr(Benchmark, "_of_model", no_model)
 
@@ -991,7 +991,7 @@ def test_the_selecting_recognisers_share_by_hand() -> None:
         shown.append(images)
         return 3 * (images[:, :2].mean((2, 3)) - 0.5), None
 
-    selector = Selector(recognise, stored())
+    selector = Selector(recognise, stored(), "a judge")
 
     def measured(images: Tensor, threshold: float, selector: Selector | None = selector) -> Any:
         metrics = SimpleNamespace(measure=lambda *_: SimpleNamespace(figures={}))
