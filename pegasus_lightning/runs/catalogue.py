@@ -221,7 +221,7 @@ def same_value(value: Any, typed: str) -> bool:
             return float(value) == float(typed)
         except ValueError:
             return False
-    return _bare(setting(value)) == _bare(typed)
+    return _bare(setting(value)) == _bare(typed.lower() if isinstance(value, bool) else typed)
 
 
 def _bare(text: str) -> str:
@@ -232,7 +232,9 @@ def setting(value: Any) -> str:
     """Return the value of a setting as it is typed."""
     if isinstance(value, list):
         return f"[{','.join(map(setting, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
 
 
 def differing(entries: Sequence[Entry]) -> dict[str, list[str]]:
@@ -278,10 +280,10 @@ def ranked(entries: Sequence[Entry], tag: str, lowest: bool | None = None) -> li
 
 def by_recipe(entries: Sequence[Entry]) -> list[list[Entry]]:
     """Return groups of runs that differ only in their seed, in the order of their first runs."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.recipe or str(entry.folder), []).append(entry)
-    return list(groups.values())
+    groups: dict[str, dict[Any, Entry]] = {}
+    for entry in entries:  # of copies of a run the first counts
+        groups.setdefault(entry.recipe or str(entry.folder), {}).setdefault(str(entry.config.get("seed")), entry)
+    return [list(group.values()) for group in groups.values()]
 
 
 SORTS: dict[str, Callable[[Entry], Any]] = {"name": lambda entry: entry.name, "status": lambda entry: entry.state}

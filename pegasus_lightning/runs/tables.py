@@ -7,8 +7,10 @@ import io
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -16,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pegasus_lightning.runs.catalogue import Entry, by_recipe, differing, measure_of, ranked, setting, tags
-from pegasus_lightning.runs.folder import machines_of
+from pegasus_lightning.runs.catalogue import Entry, by_recipe, differing, measure_of, ranked, same_value, setting, tags
+from pegasus_lightning.runs.folder import RunName, machines_of
 from pegasus_lightning.runs.scorecards import FILE, format_figure, newest_first
 from pegasus_lightning.runs.state import command_of, moment, printable, words_of
 
 COLOURS = {"running": "yellow", "finished": "green", "out of time": "green", "interrupted": "magenta"}
 COLOURS |= {"failed": "red", "died": "red", "unreadable": "red"}
+TELLING = ("validation", "final", "health")  # groups of figures that `show` and `compare` show, beside a scorecard's
 NARROWEST = 24  # characters of a name in a line
 GAP = 2  # characters between columns
 # Columns of figures: tag, head. Of the validation, which every run has at every epoch.
@@ -36,20 +39,23 @@ FIGURES = {
     "recognised": "both\nseen",
 }
 LEAST = ("validation/critic_fake", "validation/critic_real", "time", "validation/kl", "final/psnr")  # go first
+TEXTS = ("name", "status", "setting")  # keys of columns that stand to the left
 KEPT = ("name", "status", "epochs")  # columns that never go
 MACHINE = {"device": "{}", "cpu": "{}", "precision": "{}", "processes": "processes: {}", "threads": "threads: {}"}
 RESULTS = {"pegasi": "generate", "evaluation": "evaluate", "panel": "panel", "export": "export"}
 
 
-class Column(NamedTuple):
-    """A column of a table: `key` names it where it is left out."""
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. `head` has one line or two."""
 
     key: str
     head: str
     cells: list[str]
 
-    @property
+    @cached_property
     def width(self) -> int:
+        """The characters of the longest line."""
         return max(cell_len(line) for text in (self.head, *self.cells) for line in text.split("\n"))
 
 
@@ -61,27 +67,39 @@ def print_runs(console: Console, entries: Sequence[Entry], by: str = "", shared:
     columns, left_out = _fitting(_columns(entries, by), console.width, by)
     if shared:
         console.print(Text(f"Of all: {printable(', '.join(shared))}", "dim"))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column in columns:
-        text = column.key in ("name", "status")
-        table.add_column(Text(column.head), justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for entry, row in zip(entries, zip(*(column.cells for column in columns), strict=True), strict=True):
-        colours = [COLOURS.get(entry.state, "") if column.key == "status" else "" for column in columns]
-        table.add_row(*map(Text, row, colours))
-    _print(console, table)
+    _print(console, columns, [COLOURS.get(entry.state, "") for entry in entries])
     if left_out:
         console.print(Text(f"No room here for: {', '.join(left_out)}. `| cat` shows all.", "dim"))
 
 
-def _print(console: Console, table: Table) -> None:
-    """Print a table; without the blanks at the ends of lines where no terminal shows it."""
-    if console.is_terminal:
-        console.print(table)
+def _print(console: Console, columns: Sequence[Column], colours: Sequence[str] = (), settings: int = 0) -> None:
+    """Print a table, plain where no terminal shows it. `settings`: rows above a blank line; `colours`: of each status.
+
+    Texts stand to the left, figures to the right.
+    """
+    left = [column.key in TEXTS for column in columns]
+    rows = list(zip(*(column.cells for column in columns), strict=True))
+    if not console.is_terminal:
+        rule = "\u2500" * (sum(column.width + GAP for column in columns) - GAP)
+        heads = list(zip(*(f"\n{column.head}".split("\n")[-2:] for column in columns), strict=True))
+        lines = [_line(columns, left, cells) for cells in [*heads, *rows]]
+        above = len(heads) + settings
+        print("\n".join([*lines[:2], rule, *lines[2:above], *([""] if settings else []), *lines[above:]]))
         return
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        console.print(Text(line.rstrip()), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column, text in zip(columns, left, strict=True):
+        justify: Any = "left" if text else "right"
+        table.add_column(Text(column.head), justify=justify, vertical="top", overflow="fold", no_wrap=not text)
+    for index, row in enumerate(rows):
+        styles = [colours[index] if colours and column.key == "status" else "" for column in columns]
+        table.add_row(*map(Text, row, styles), end_section=index + 1 == settings)
+    console.print(table)
+
+
+def _line(columns: Sequence[Column], left: Sequence[bool], cells: Sequence[str]) -> str:
+    blanks = [" " * (column.width - cell_len(text)) for column, text in zip(columns, cells, strict=True)]
+    padded = [t + blank if to_left else blank + t for t, blank, to_left in zip(cells, blanks, left, strict=True)]
+    return (" " * GAP).join(padded).rstrip()
 
 
 def _columns(entries: Sequence[Entry], by: str) -> list[Column]:
@@ -108,7 +126,7 @@ def _fitting(columns: list[Column], width: int, by: str) -> tuple[list[Column], 
         left_out += [column.head.replace("\n", " ") for column in others if column.key == gone]
         others = [column for column in others if column.key != gone]
     names = [wrapped(text, max(room, NARROWEST // 2)) for text in name.cells]
-    return [name._replace(cells=names), *others], left_out
+    return [replace(name, cells=names), *others], left_out
 
 
 def wrapped(name: str, room: int) -> str:
@@ -119,6 +137,11 @@ def wrapped(name: str, room: int) -> str:
             lines.append("")
         lines[-1] += piece
     return "\n".join(lines)
+
+
+def telling(entries: Sequence[Entry]) -> list[str]:
+    """Return the figures that tell how good runs are, without those of single batches and of the way there."""
+    return [tag for tag in tags(entries) if tag.partition("/")[0] in TELLING or "/" not in tag]
 
 
 def written(entry: Entry, tag: str) -> str:
@@ -147,18 +170,22 @@ def print_best(console: Console, entries: Sequence[Entry], by: str, lowest: bool
     measure, first = measure_of(by), own[0]
     what = "lowest" if lowest or (lowest is None and measure.better == "lower") else "highest"
     said = [f"{first.name} has the {what} {by} of {len(order)} run{'s' * (len(order) > 1)}: {written(first, by)}."]
+    if alike := sum(entry.figures[by] == first.figures[by] for entry in order) - 1:
+        said.append(f"{alike} other{' has' if alike == 1 else 's have'} the same.")
     if len(own) > 1:
         said.append(f"It is one of {len(own)} seeds; their mean is {format_figure(measure, _mean(own, by))}.")
+    else:
+        said.append("It is a single seed: another one may be better or worse by chance.")
     seeds = [group for group in groups if len(group) > 1]
     means = sorted(seeds, key=lambda group: _mean(group, by), reverse=what == "highest")
     if means and means[0] is not own:
-        mean = format_figure(measure, _mean(means[0], by))
-        said.append(f"The best mean over seeds has {means[0][0].name} with its {len(means[0])} seeds: {mean}.")
+        mean, name = format_figure(measure, _mean(means[0], by)), RunName.parse(means[0][0].name).readable
+        said.append(f"Of those with several seeds, {name} has the best mean: {mean} ({len(means[0])} seeds).")
     if "/" not in by and len({entry.card.key for entry in order if entry.card}) > 1:
         said.append("The evaluations have different settings, data or recognisers: such figures are not comparable.")
     for sentence in said:
         console.print(Text(printable(sentence)))
-    console.print(Text(str(first.folder)), soft_wrap=True)
+    print(first.folder)
 
 
 def _mean(entries: Sequence[Entry], tag: str) -> float:
@@ -176,12 +203,12 @@ def about_run(entry: Entry) -> str:
     parts["epochs"] = [f"{epochs.replace('/', ' of ')}{batches}" if (epochs := _epochs(entry)) else ""]
     times = [f"{field} {_date(moment(said, field))}" for field in ("started", "updated") if moment(said, field)]
     seconds = entry.seconds
-    parts["time"] = [", ".join([*times, *([] if seconds is None else [f"{clock(seconds)} in this session"])])]
+    parts["time"] = [", ".join([*times, *([] if seconds is None else [f"last session {clock(seconds)}"])])]
     parts["machine"] = [
         ", ".join(form.format(machine[key]) for key, form in MACHINE.items() if machine.get(key))
         for machine in machines_of(said)
     ]
-    parts["figures"] = [f"{tag:<26} {written(entry, tag):>8}" for tag in tags([entry])]
+    parts["figures"] = [f"{tag:<26} {written(entry, tag):>8}" for tag in telling([entry])]
     parts["health"] = [*_health(said.get("health")), *(entry.card.alarms if entry.card else ())]
     parts |= {"there": _there(entry), "unreadable": entry.problems}
     lines = [entry.name]
@@ -199,19 +226,9 @@ def _typed(entry: Entry) -> list[str]:
         key = key.lstrip("+~")
         if not equals or word.startswith("-"):
             continue
-        there = entry.config.get(key)
-        differs = key in entry.config and setting(there).replace(" ", "") != value.replace(" ", "").strip("'\"")
-        if differs and isinstance(there, (int, float)) and not isinstance(there, bool):
-            differs = not _equal(there, value)
-        lines.append(f"{word}{f'  (config.yaml: {setting(there)})' if differs else ''}")
+        other = key in entry.config and not same_value(entry.config[key], value)
+        lines.append(f"{word}  (config.yaml: {setting(entry.config[key])})" if other else word)
     return lines
-
-
-def _equal(number: float, text: str) -> bool:
-    try:
-        return float(text) == number
-    except ValueError:
-        return False
 
 
 def _date(seconds: float | None) -> str:
@@ -244,15 +261,16 @@ def print_comparison(console: Console, entries: Sequence[Entry]) -> None:
     settings = differing(entries)
     rows = {key: [printable(value, 60) for value in values] for key, values in settings.items()}
     rows |= {"status": [entry.state for entry in entries], "epochs": [_epochs(entry) for entry in entries]}
-    rows |= {tag: [written(entry, tag) for entry in entries] for tag in tags(entries)}
+    rows |= {tag: [written(entry, tag) for entry in entries] for tag in telling(entries)}
     columns = [Column(letter, letter, [cells[i] for cells in rows.values()]) for i, letter in enumerate(letters)]
-    head = Column("", "", [printable(key, 60) for key in rows])
+    head = Column("setting", "", [printable(key, 60) for key in rows])
     while columns:  # in as many tables as the width asks for
         count = 1
         while head.width + sum(GAP + column.width for column in columns[: count + 1]) <= console.width:
             if (count := count + 1) > len(columns):
                 break
-        _print_columns(console, [head, *columns[:count]], len(settings))
+        console.print()
+        _print(console, [head, *columns[:count]], settings=len(settings))
         columns = columns[count:]
     for hint in _hints(entries, set(settings)):
         console.print(Text(hint))
@@ -260,16 +278,6 @@ def print_comparison(console: Console, entries: Sequence[Entry]) -> None:
 
 def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else f"A{index + 1}"
-
-
-def _print_columns(console: Console, columns: Sequence[Column], settings: int) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(Text(column.head), justify="right" if index else "left", overflow="fold")
-    for index, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        table.add_row(*map(Text, row), end_section=index + 1 == settings)
-    console.print()
-    _print(console, table)
 
 
 def _hints(entries: Sequence[Entry], keys: set[str]) -> list[str]:

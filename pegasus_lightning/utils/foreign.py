@@ -204,6 +204,8 @@ def check_plain(
             raise Unreadable(path, f"holds more than {most} values")
         below: list[Any] = []
         for value in level:
+            if value is None or type(value) is float or (interpolation and type(value) is str):
+                continue
             if isinstance(value, dict):
                 below += value.keys()
                 below += value.values()
