@@ -43,15 +43,14 @@ def about_run(entry: Entry) -> str:
 
 def _typed(entry: Entry) -> list[str]:
     """Return the settings that were typed, with the value in config.yaml where it is another one."""
-    lines = []
+    typed = {}
     for word in words_of(entry.said)[1:]:
         key, equals, value = word.partition("=")
         key = key.lstrip("+~")
-        if not equals or word.startswith("-"):
-            continue
-        other = key in entry.config and not same_value(entry.config[key], value)
-        lines.append(f"{word}  (config.yaml: {setting(entry.config[key])})" if other else word)
-    return lines
+        if equals and not word.startswith("-"):
+            other = key in entry.config and not same_value(entry.config[key], value)
+            typed[key] = f"{word}  (config.yaml: {setting(entry.config[key])})" if other else word
+    return list(typed.values())
 
 
 def _date(seconds: float | None) -> str:

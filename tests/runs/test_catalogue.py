@@ -222,12 +222,20 @@ def test_a_run_is_shown_with_what_was_typed(runs: Path, capsys: pytest.CaptureFi
     run = runs / "a/vae,lines-s0-00000000"
     (run / "images").mkdir()
     (run / "images" / "mixes-epoch-0001.png").touch()
-    command = ["__main__.py", "model=vae", "model.networks.latent_dim=16", "seed=0", "data.classes=[horse,bird]"]
+    command = [
+        "__main__.py",
+        "seed=3",
+        "model=vae",
+        "model.networks.latent_dim=16",
+        "seed=0",
+        "data.classes=[horse,bird]",
+    ]
     fields = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(fields | {"command": command}))
     said = [line.strip() for line in answer(capsys, "show", "run=runs/a/*s0*")]
-    typed = "model=vae model.networks.latent_dim=16 seed=0 'data.classes=[horse,bird]'"
+    typed = "seed=3 model=vae model.networks.latent_dim=16 seed=0 'data.classes=[horse,bird]'"
     assert f"command     python -m pegasus_lightning {typed}" in said
+    assert "seed=3" not in said  # typed again as seed=0
     assert "model.networks.latent_dim=16  (config.yaml: 8)" in said  # the others are as they were typed
     assert sum("(config.yaml" in line for line in said) == 1
     assert "epochs      5 of 5, 50 batches" in said
