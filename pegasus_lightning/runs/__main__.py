@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from pegasus_lightning import __version__
 from pegasus_lightning.runs import catalogue
+from pegasus_lightning.runs.state import printable
 from pegasus_lightning.utils.errors import UserError, complain, listing
 from pegasus_lightning.utils.files import write_text
 from pegasus_lightning.utils.surroundings import steady_streams
 
 COMMAND = "python -m pegasus_lightning.runs"
+LONGEST = 20_000  # characters of a message
 PIPED = 10_000  # characters of a line where no terminal shows it
 EXAMPLES = f"""
 examples
@@ -25,6 +28,8 @@ examples
   {COMMAND} compare RUN1 RUN2                     where they differ, side by side
   {COMMAND} csv 'runs/*/vae*' --out runs.csv      one row a run
 """
+DEFAULT = "runs"  # place
+STATE, PRESET = attrgetter("state"), attrgetter("preset")
 PLACE = "a run's folder, a folder of runs, or a pattern in quotes"
 
 
@@ -46,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         ("csv", "a row a run, with the settings in which they differ and all figures"),
     ):
         several = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        several.add_argument("places", nargs="*", metavar="PLACE", help=f"{PLACE} (default: runs)")
+        several.add_argument("places", nargs="*", metavar="PLACE", help=f"{PLACE} (default: {DEFAULT})")
         several.add_argument("--status", action="append", default=[], choices=states, help="only runs of this status")
         several.add_argument("--model", action="append", default=[], metavar="NAME", help="only runs of this preset")
         several.add_argument(
@@ -74,18 +79,20 @@ def work(options: argparse.Namespace) -> None:
     from rich.console import Console  # slow to import
     from rich.text import Text
 
-    from pegasus_lightning.runs import tables
+    from pegasus_lightning.runs import one_run, tables
 
     console = Console(highlight=False, emoji=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, markup=False, width=PIPED)
     out = _csv_file(options.out) if options.command == "csv" and options.out else None
-    entries = catalogue.read_catalogue(options.places or ["runs"])
+    if not options.places and not Path(DEFAULT).exists():
+        raise UserError(f"There is no folder {DEFAULT} here: name the folder of your runs.")
+    entries = catalogue.read_catalogue(options.places or [DEFAULT])
     if options.command == "show":
         if len(entries) != 1:
             shown = listing([str(entry.folder) for entry in entries])
             raise UserError(f"{options.places[0]} holds {len(entries)} runs: name one of {shown}.")
-        console.print(Text(tables.about_run(entries[0])), soft_wrap=True)
+        console.print(Text(one_run.about_run(entries[0])), soft_wrap=True)
         return
     if options.command == "compare":
         if len(entries) < 2:
@@ -95,7 +102,8 @@ def work(options: argparse.Namespace) -> None:
     states = [state.replace("-", " ") for state in options.status]
     kept = catalogue.chosen(entries, states, options.model, options.where)
     if not kept:
-        raise UserError(f"None of {len(entries)} runs is such a run. Leave out --status, --model or --where.")
+        there = (", ".join(sorted({said(entry) for entry in entries})) for said in (STATE, PRESET))
+        raise UserError("None of {} runs is such a run. Statuses: {}. Models: {}.".format(len(entries), *there))
     if options.command == "best":
         tables.print_best(console, kept, options.by, options.lowest)
     elif options.command == "csv" and out:
@@ -125,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         work(options)
     except UserError as error:
-        return complain(str(error))
+        return complain(printable(str(error), LONGEST))
     except OSError as error:  # such as a full disk
         print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 TIME_LIMIT = "trainer.max_time="  # start of the reason of a run that its time limit ended
+LAST = 2.0**32  # a time after 2106 is none
 
 
 def state_of(status: Mapping[str, Any], locked: bool) -> str:
@@ -50,9 +51,10 @@ def moment(status: Mapping[str, Any], field: str) -> float | None:
     """Return a time of the status, `started` or `updated`, in seconds since 1970; None if unknown."""
     try:
         found = datetime.fromisoformat(str(status.get(field)))
-        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    seconds = (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+    return seconds if 0 < seconds < LAST else None
 
 
 def printable(text: str, longest: int = 5000) -> str:

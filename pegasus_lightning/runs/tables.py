@@ -8,7 +8,6 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pegasus_lightning.runs.catalogue import Entry, by_recipe, differing, measure_of, ranked, same_value, setting, tags
-from pegasus_lightning.runs.folder import RunName, machines_of
-from pegasus_lightning.runs.scorecards import FILE, format_figure, newest_first
-from pegasus_lightning.runs.state import command_of, moment, printable, words_of
+from pegasus_lightning.runs.catalogue import Entry, by_recipe, differing, measure_of, ranked, tags
+from pegasus_lightning.runs.folder import RunName
+from pegasus_lightning.runs.scorecards import format_figure
+from pegasus_lightning.runs.state import printable
 
 COLOURS = {"running": "yellow", "finished": "green", "out of time": "green", "interrupted": "magenta"}
 COLOURS |= {"failed": "red", "died": "red", "unreadable": "red"}
@@ -41,8 +40,6 @@ FIGURES = {
 LEAST = ("validation/critic_fake", "validation/critic_real", "time", "validation/kl", "final/psnr")  # go first
 TEXTS = ("name", "status", "setting")  # keys of columns that stand to the left
 KEPT = ("name", "status", "epochs")  # columns that never go
-MACHINE = {"device": "{}", "cpu": "{}", "precision": "{}", "processes": "processes: {}", "threads": "threads: {}"}
-RESULTS = {"pegasi": "generate", "evaluation": "evaluate", "panel": "panel", "export": "export"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,11 @@ class Column:
         return max(cell_len(line) for text in (self.head, *self.cells) for line in text.split("\n"))
 
 
+def told(text: str, longest: int = 5000) -> str:
+    """Return a text of a foreign file in one line, see `printable`."""
+    return printable(" ".join(text.split()) if "\n" in text or "\t" in text else text, longest)
+
+
 def print_runs(console: Console, entries: Sequence[Entry], by: str = "", shared: Sequence[str] = ()) -> None:
     """Print a row a run. Columns without room in a terminal are left out, and named below.
 
@@ -66,7 +68,7 @@ def print_runs(console: Console, entries: Sequence[Entry], by: str = "", shared:
     """
     columns, left_out = _fitting(_columns(entries, by), console.width, by)
     if shared:
-        console.print(Text(f"Of all: {printable(', '.join(shared))}", "dim"))
+        console.print(Text(f"Of all: {told(', '.join(shared))}", "dim"))
     _print(console, columns, [COLOURS.get(entry.state, "") for entry in entries])
     if left_out:
         console.print(Text(f"No room here for: {', '.join(left_out)}. `| cat` shows all.", "dim"))
@@ -81,10 +83,11 @@ def _print(console: Console, columns: Sequence[Column], colours: Sequence[str] =
     rows = list(zip(*(column.cells for column in columns), strict=True))
     if not console.is_terminal:
         rule = "\u2500" * (sum(column.width + GAP for column in columns) - GAP)
-        heads = list(zip(*(f"\n{column.head}".split("\n")[-2:] for column in columns), strict=True))
+        tall = 1 + max(column.head.count("\n") for column in columns)
+        heads = list(zip(*(f"\n{column.head}".split("\n")[-tall:] for column in columns), strict=True))
         lines = [_line(columns, left, cells) for cells in [*heads, *rows]]
         above = len(heads) + settings
-        print("\n".join([*lines[:2], rule, *lines[2:above], *([""] if settings else []), *lines[above:]]))
+        print("\n".join([*lines[:tall], rule, *lines[tall:above], *([""] if settings else []), *lines[above:]]))
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column, text in zip(columns, left, strict=True):
@@ -103,11 +106,15 @@ def _line(columns: Sequence[Column], left: Sequence[bool], cells: Sequence[str])
 
 
 def _columns(entries: Sequence[Entry], by: str) -> list[Column]:
-    asked = {} if by in FIGURES or not any(by in entry.figures for entry in entries) else {by: by.replace("/", "/\n")}
+    asked = (
+        {}
+        if by in FIGURES or not any(by in entry.figures for entry in entries)
+        else {by: told(by, 60).replace("/", "/\n", 1)}
+    )
     columns = [
-        Column("name", "name", [printable(entry.name, 300) for entry in entries]),
-        Column("status", "status", [printable(entry.state, 20) for entry in entries]),
-        Column("epochs", "epochs", [_epochs(entry) for entry in entries]),
+        Column("name", "name", [told(entry.name, 300) for entry in entries]),
+        Column("status", "status", [told(entry.state, 20) for entry in entries]),
+        Column("epochs", "epochs", [epochs_of(entry) for entry in entries]),
         Column("time", "time", ["" if (s := entry.seconds) is None else clock(s) for entry in entries]),
         *(Column(tag, head, [written(entry, tag) for entry in entries]) for tag, head in (FIGURES | asked).items()),
     ]
@@ -156,7 +163,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _epochs(entry: Entry) -> str:
+def epochs_of(entry: Entry) -> str:
     done, asked = entry.epochs
     return "" if done is None and asked is None else f"{0 if done is None else done}/{'?' if asked is None else asked}"
 
@@ -184,7 +191,7 @@ def print_best(console: Console, entries: Sequence[Entry], by: str, lowest: bool
     if "/" not in by and len({entry.card.key for entry in order if entry.card}) > 1:
         said.append("The evaluations have different settings, data or recognisers: such figures are not comparable.")
     for sentence in said:
-        console.print(Text(printable(sentence)))
+        console.print(Text(told(sentence)))
     print(first.folder)
 
 
@@ -192,78 +199,17 @@ def _mean(entries: Sequence[Entry], tag: str) -> float:
     return statistics.fmean(entry.figures[tag] for entry in entries)
 
 
-def about_run(entry: Entry) -> str:
-    """Return what is known of a run: how it was made, how it ended, its figures, and where its results are."""
-    said, folder = entry.said, entry.folder
-    parts: dict[str, list[str]] = {"folder": [str(folder)], "command": [command_of(said)], "typed": _typed(entry)}
-    exit_code, reason = said.get("exit_code"), said.get("reason")
-    ended = f" (exit code {exit_code})" if exit_code else ""
-    parts["status"] = [f"{entry.state}{ended}{f': {reason}' if reason else ''}"]
-    batches = f", {said['batches']:,} batches" if said.get("batches") is not None else ""
-    parts["epochs"] = [f"{epochs.replace('/', ' of ')}{batches}" if (epochs := _epochs(entry)) else ""]
-    times = [f"{field} {_date(moment(said, field))}" for field in ("started", "updated") if moment(said, field)]
-    seconds = entry.seconds
-    parts["time"] = [", ".join([*times, *([] if seconds is None else [f"last session {clock(seconds)}"])])]
-    parts["machine"] = [
-        ", ".join(form.format(machine[key]) for key, form in MACHINE.items() if machine.get(key))
-        for machine in machines_of(said)
-    ]
-    parts["figures"] = [f"{tag:<26} {written(entry, tag):>8}" for tag in telling([entry])]
-    parts["health"] = [*_health(said.get("health")), *(entry.card.alarms if entry.card else ())]
-    parts |= {"there": _there(entry), "unreadable": entry.problems}
-    lines = [entry.name]
-    for title, texts in parts.items():
-        shown = [text for text in texts if text]
-        lines += [f"  {title if i == 0 else '':<10}  {text}" for i, text in enumerate(shown)]
-    return "\n".join(printable(line.replace("\n", " ")) for line in lines)
-
-
-def _typed(entry: Entry) -> list[str]:
-    """Return the settings that were typed, with the value in config.yaml where it is another one."""
-    lines = []
-    for word in words_of(entry.said)[1:]:
-        key, equals, value = word.partition("=")
-        key = key.lstrip("+~")
-        if not equals or word.startswith("-"):
-            continue
-        other = key in entry.config and not same_value(entry.config[key], value)
-        lines.append(f"{word}  (config.yaml: {setting(entry.config[key])})" if other else word)
-    return lines
-
-
-def _date(seconds: float | None) -> str:
-    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _health(verdicts: Any) -> list[str]:
-    found = [entry for entry in verdicts if isinstance(entry, dict)] if isinstance(verdicts, list) else []
-    return [f"{entry.get('verdict')}: {entry.get('sentence') or entry.get('name')}" for entry in found]
-
-
-def _there(entry: Entry) -> list[str]:
-    folder = entry.folder
-    pictures = newest_first((folder / "images").glob("*.png"))
-    lines = [f"{folder / 'images'} (newest: {pictures[0].name})"] if pictures else []
-    lines += [str(path) for path in (folder / "train.log", folder / "checkpoints" / "last.ckpt") if path.exists()]
-    for name in RESULTS:
-        results = [path for path in newest_first((folder / name).glob("*")) if not path.name.startswith(".")]
-        card = f"{results[0].name}/{FILE}" if name == "evaluation" and results else ""
-        more = f" (newest: {card or results[0].name})" if results and name != "export" else ""
-        lines += [f"{folder / name}{more}"] if results else []
-    return lines
-
-
 def print_comparison(console: Console, entries: Sequence[Entry]) -> None:
     """Print the settings in which runs differ and their figures, a column a run, and what to beware of."""
     letters = [_letter(index) for index in range(len(entries))]
     for letter, entry in zip(letters, entries, strict=True):
-        console.print(Text(f"{letter}  {printable(entry.name)}  ({printable(str(entry.folder))})"), soft_wrap=True)
+        console.print(Text(f"{letter}  {told(entry.name)}  ({told(str(entry.folder))})"), soft_wrap=True)
     settings = differing(entries)
-    rows = {key: [printable(value, 60) for value in values] for key, values in settings.items()}
-    rows |= {"status": [entry.state for entry in entries], "epochs": [_epochs(entry) for entry in entries]}
+    rows = {key: [told(value, 60) for value in values] for key, values in settings.items()}
+    rows |= {"status": [told(entry.state, 20) for entry in entries], "epochs": [epochs_of(entry) for entry in entries]}
     rows |= {tag: [written(entry, tag) for entry in entries] for tag in telling(entries)}
     columns = [Column(letter, letter, [cells[i] for cells in rows.values()]) for i, letter in enumerate(letters)]
-    head = Column("setting", "", [printable(key, 60) for key in rows])
+    head = Column("setting", "", [told(key, 60) for key in rows])
     while columns:  # in as many tables as the width asks for
         count = 1
         while head.width + sum(GAP + column.width for column in columns[: count + 1]) <= console.width:
@@ -284,7 +230,7 @@ def _hints(entries: Sequence[Entry], keys: set[str]) -> list[str]:
     hints = []
     unknown = [entry.name for entry in entries if not entry.config]
     if unknown:
-        hints.append(f"The settings of {printable(', '.join(unknown))} are not known.")
+        hints.append(f"The settings of {told(', '.join(unknown))} are not known.")
     if keys == {"seed"}:
         hints.append("They differ in nothing but the seed: so far apart are figures by chance.")
     elif "seed" in keys:
@@ -300,19 +246,19 @@ def _hints(entries: Sequence[Entry], keys: set[str]) -> list[str]:
 def as_csv(entries: Sequence[Entry]) -> str:
     """Return a row a run as CSV: what it is, the settings in which the runs differ, and all figures."""
     settings, figures = differing(entries), tags(entries)
-    told: dict[str, Callable[[Entry], Any]] = {
-        "name": lambda entry: printable(entry.name),
+    fields: dict[str, Callable[[Entry], Any]] = {
+        "name": lambda entry: told(entry.name),
         "folder": lambda entry: str(entry.folder),
-        "status": lambda entry: printable(entry.state),
+        "status": lambda entry: told(entry.state),
         "epochs": lambda entry: entry.epochs[0],
         "max_epochs": lambda entry: entry.epochs[1],
-        "started": lambda entry: printable(str(entry.said.get("started") or "")),
+        "started": lambda entry: told(str(entry.said.get("started") or "")),
         "seconds": lambda entry: None if (taken := entry.seconds) is None else round(taken),
     }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*told, *map(printable, settings), *map(printable, figures)])
+    writer.writerow([*fields, *map(told, settings), *map(told, figures)])
     for index, entry in enumerate(entries):
-        chosen = ["" if values[index] == "\u2013" else printable(values[index]) for values in settings.values()]
-        writer.writerow([*(tell(entry) for tell in told.values()), *chosen, *(entry.figures.get(t) for t in figures)])
+        chosen = ["" if values[index] == "\u2013" else told(values[index]) for values in settings.values()]
+        writer.writerow([*(tell(entry) for tell in fields.values()), *chosen, *(entry.figures.get(t) for t in figures)])
     return text.getvalue()

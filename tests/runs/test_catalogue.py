@@ -206,11 +206,13 @@ def test_in_a_terminal_columns_go_and_names_are_wrapped(runs: Path) -> None:
     run = write_run(runs / "c" / long, metrics=figures | {f"validation/critic_{who}": 0.5 for who in ("real", "fake")})
     evaluate(run, winged=0.25, recognised=0.5)
     text = io.StringIO()
-    console = Console(file=text, width=60, force_terminal=True, color_system=None, highlight=False)
+    console = Console(file=text, width=66, force_terminal=True, color_system=None, highlight=False)
     print_runs(console, read_catalogue([str(run)]))
     lines = text.getvalue().splitlines()
-    assert max(map(len, lines)) <= 60
-    end = next(index for index, line in enumerate(lines) if line.startswith("No room here for: C fake, C real, time"))
+    assert max(map(len, lines)) <= 66
+    end = next(
+        index for index, line in enumerate(lines) if line.startswith("No room here for: C fake, C real, time, KL")
+    )
     assert "".join(line[:24].strip() for line in lines[3:end]) == long.removesuffix("-20000000")
     assert "20.00" in lines[3] and "25.0%" in lines[3] and "50.0%" in lines[3]
     assert wrapped("a,bb,ccc", 5) == "a,bb,\nccc"
@@ -220,12 +222,20 @@ def test_a_run_is_shown_with_what_was_typed(runs: Path, capsys: pytest.CaptureFi
     run = runs / "a/vae,lines-s0-00000000"
     (run / "images").mkdir()
     (run / "images" / "mixes-epoch-0001.png").touch()
-    command = ["__main__.py", "model=vae", "model.networks.latent_dim=16", "seed=0", "data.classes=[horse,bird]"]
+    command = [
+        "__main__.py",
+        "seed=3",
+        "model=vae",
+        "model.networks.latent_dim=16",
+        "seed=0",
+        "data.classes=[horse,bird]",
+    ]
     fields = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(fields | {"command": command}))
     said = [line.strip() for line in answer(capsys, "show", "run=runs/a/*s0*")]
-    typed = "model=vae model.networks.latent_dim=16 seed=0 'data.classes=[horse,bird]'"
+    typed = "seed=3 model=vae model.networks.latent_dim=16 seed=0 'data.classes=[horse,bird]'"
     assert f"command     python -m pegasus_lightning {typed}" in said
+    assert "seed=3" not in said  # typed again as seed=0
     assert "model.networks.latent_dim=16  (config.yaml: 8)" in said  # the others are as they were typed
     assert sum("(config.yaml" in line for line in said) == 1
     assert "epochs      5 of 5, 50 batches" in said
