@@ -20,13 +20,13 @@ LONGEST = 20_000  # characters of a message
 PIPED = 10_000  # characters of a line where no terminal shows it
 EXAMPLES = f"""
 examples
-  {COMMAND} list                                  every run in the folder runs, the newest first
-  {COMMAND} list --status failed --model acai     those alone; --where model.networks.latent_dim=64
-  {COMMAND} list runs/first_light --sort recognised
-  RUN=$({COMMAND} best --by validation/psnr | tail -1)
-  {COMMAND} show RUN                              command, settings, figures, and where all is
-  {COMMAND} compare RUN1 RUN2                     where they differ, side by side
-  {COMMAND} csv 'runs/*/vae*' --out runs.csv      one row a run
+  {COMMAND} list
+  {COMMAND} list --status failed --model acai
+  {COMMAND} list runs/single --where seed=1 --sort kid
+  RUN=$({COMMAND} best --by final/psnr | tail -1)
+  {COMMAND} show "$RUN"
+  {COMMAND} compare "$RUN" runs/first_run
+  {COMMAND} csv 'runs/*/vae*' --out runs.csv
 """
 DEFAULT = "runs"  # place
 STATE, PRESET = attrgetter("state"), attrgetter("preset")
