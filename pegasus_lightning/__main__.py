@@ -6,7 +6,6 @@ import sys
 from importlib import import_module
 
 from pegasus_lightning.launch.help import COMMANDS, help_text
-from pegasus_lightning.utils.program import answered
 
 
 def main() -> None:
@@ -18,6 +17,8 @@ def main() -> None:
         sys.exit(import_module("pegasus_lightning.completion").main())
     if word in COMMANDS and word != "train":
         sys.exit(import_module(f"pegasus_lightning.{word}.__main__").main())
+    from pegasus_lightning.utils.program import answered  # Hydra is slow to import
+
     if answered(sys.argv[1:], help_text):
         return
     from pegasus_lightning.launch.command import run_command  # PyTorch is slow to import

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pegasus_lightning.utils.compose import GROUPS, describe_presets
-
 COMMAND = "python -m pegasus_lightning"
 COMMANDS = {
     "train": "train a run, or with -m a sweep (this command; the word may be left out)",
@@ -20,6 +18,8 @@ COMMAND_NAMES = tuple(COMMANDS)
 
 def help_text() -> str:
     """Return the text that `--help` prints."""
+    from pegasus_lightning.utils.compose import GROUPS, describe_presets  # Hydra, which some commands do not need
+
     commands = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return f"""Train adversarial autoencoders on two classes of images and show what mixes of their codes decode to.
 
