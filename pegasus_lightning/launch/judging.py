@@ -37,6 +37,7 @@ def evaluate(runs: Sequence[Path], slots: Sequence[Slot], logs: Path) -> None:
     """
     waiting, running = [*runs], dict[str, tuple[Path, subprocess.Popen[bytes]]]()
     judged: list[Path] = []
+    logs.mkdir(parents=True, exist_ok=True)
     print(f"Evaluating {len(runs)} runs, at most {len(slots)} at a time. Logs: {logs}", flush=True)
     with _terminable():
         try:

@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models import MODELS
 from pegasus_lightning.models.settings import unread_settings, validate_model
+from pegasus_lightning.runs.folder import DRY_RUNS
 from pegasus_lightning.utils.compose import GROUPS, Program
 from pegasus_lightning.utils.errors import (
     UserError,
@@ -175,6 +176,10 @@ def validate(config: DictConfig) -> None:
     check_seed(config.seed)
     if not config.runs_dir.strip():
         raise UserError("runs_dir= is empty: name the folder for the runs, such as runs_dir=runs.")
+    if config.experiment_name == DRY_RUNS and not config.trainer.dry_run:
+        raise UserError(
+            f"experiment_name={DRY_RUNS} is the folder of dry runs, which are removed: choose another name."
+        )
     for key in ("experiment_name", "run_name"):
         value = config[key]
         if value is not None and (not re.fullmatch(r"[\w.=,+-]{1,60}", value) or not value.strip(".")):
