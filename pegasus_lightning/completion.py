@@ -17,8 +17,8 @@ from pegasus_lightning.utils.program import answered
 
 HELP = """Print a script for tab completion of `pegasus-lightning`.
 
-  eval "$(pegasus-lightning completion bash)"      in ~/.bashrc
-  eval "$(pegasus-lightning completion zsh)"       in ~/.zshrc, after compinit
+  pegasus-lightning completion bash > ~/.local/share/bash-completion/completions/pegasus-lightning
+  pegasus-lightning completion zsh > ~/.pegasus-lightning.zsh      and in ~/.zshrc, after compinit: source that file
 """
 SHELLS = ("bash", "zsh")
 PATHS = "run|images|ratings|key|out|first|second|recognisers|data.root|data.cache|runs_dir|init_from"

@@ -20,6 +20,7 @@ from pegasus_lightning.runs.scorecards import (
     format_figure,
     groups,
     over_seeds,
+    shown_ends,
 )
 
 WIDTH, LEAST_NAME = 80, 20
@@ -86,7 +87,7 @@ def _with_interval(key: str, figure: Spread) -> str:
     text = format_figure(measure, figure.mean)
     if math.isnan(figure.low):
         return text
-    ends = [max(end, 0.0) if measure.style.endswith("%") else end for end in (figure.low, figure.high)]
+    ends = shown_ends(measure, figure.low, figure.high)
     low, high = (format_figure(measure, end).removesuffix("%") for end in ends)
     return f"{text} ({low} to {high})"
 

@@ -240,6 +240,12 @@ def _check_single(overrides: Sequence[str]) -> None:
 
 def _check_sweep(runs: Sequence[Planned]) -> None:
     _check_launcher(runs[0].launcher, uses_gpus(runs))
+    if len({run.config.trainer.dry_run for run in runs}) > 1:
+        raise UserError("trainer.dry_run holds for a whole sweep: give it one value.")
+    datas = [run.config.data for run in runs]
+    images = {json.dumps([data.source, data.get("root"), *data.classes]) for data in datas}
+    if runs[0].launcher.get("evaluate") and len(images) > 1:
+        raise UserError("hydra.launcher.evaluate=true compares runs on the same images: leave it out of this sweep.")
     first: dict[Path, Planned] = {}
     for run in runs:
         gpus = run.config.trainer.gpus

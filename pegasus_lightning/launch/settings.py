@@ -12,6 +12,7 @@ class PoolSettings:
     slots: int | None = None  # parallel jobs on the CPU; None: one for each thread, if the memory suffices
     jobs_per_gpu: int = 1  # parallel jobs on each GPU
     rank_by: str = "validation/psnr"  # metric that the final table is sorted by; final/: of the test split
+    trial: bool = True  # whether to try each configuration of a long sweep for a few batches before it
     evaluate: bool = False  # whether to evaluate the runs, in the slots; the recognisers are trained first
     report: bool = True  # whether to write the HTML report at the end
     stop_timeout: float = 120.0  # seconds that jobs get to save when the sweep is stopped

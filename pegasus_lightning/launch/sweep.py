@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,7 +31,7 @@ from pegasus_lightning.runs.checkpoints import is_finished
 from pegasus_lightning.runs.folder import LOCK, config_hash
 from pegasus_lightning.runs.images import check_images, images_now, recorded_images
 from pegasus_lightning.utils.compose import plain
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.errors import Interrupted, UserError
 from pegasus_lightning.utils.files import make_folder
 
 log = logging.getLogger(__name__)
@@ -71,25 +70,30 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     print(f"Logs: {folder / 'logs'}", flush=True)
 
     received, dry = None, any(run.config.trainer.dry_run for run in runs)
-    if not dry and is_long(runs):
+    if not dry and settings.trial and is_long(runs):
 
         def run_trials(trials: Sequence[Planned]) -> tuple[list[Job], int | None]:
             tried = [_job(index, trial, folder / "logs" / "tried") for index, trial in enumerate(trials, start=1)]
             label(tried)
             return tried, _run_jobs(tried, trials, slots, settings, folder / "tried.json")
 
-        received = try_out(runs, run_trials, len(slots))
-    judged = settings.evaluate and not dry
-    if judged and received is None and not train_recognisers(runs[0].config.data):
-        print("The recognisers could not be trained: the runs are trained, and not evaluated.", file=sys.stderr)
-        judged = False
+        received, works = try_out(runs, run_trials, len(slots))
+        if received is None and not works:
+            return 1
+    judged, failed = settings.evaluate and not dry, False
+    try:
+        if judged and received is None and not train_recognisers(runs[0].config.data):
+            print("The recognisers could not be trained: the runs are trained, and not evaluated.", file=sys.stderr)
+            judged, failed = False, True
+    except Interrupted as error:
+        received = error.number
     if received is None:
         received = _run_jobs(jobs, runs, slots, settings, folder / FILE)
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
     if dry and received is None:
         done = sum(job.state is State.FINISHED for job in jobs)
         print(conclude(jobs, runs, [1] * len(jobs), len(slots)))
-        print(f"All of it works: {done} dry runs." if done == len(jobs) else f"{done} of {len(jobs)} work.")
+        print(f"All of it works: {done} dry runs." if done == len(jobs) else f"{done} of {len(jobs)} runs work.")
         if done < len(jobs):
             return 1
         shutil.rmtree(folder)
@@ -99,16 +103,16 @@ def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Pa
     finished = [job.folder for job in jobs if job.state is State.FINISHED]
     if judged and received is None and finished:
         try:
-            evaluate(finished, slots, folder / "logs")
-        except KeyboardInterrupt:
-            received = signal.SIGINT
+            failed = not evaluate(finished, slots, folder / "logs")
+        except Interrupted as error:
+            received = error.number
     _print_results(jobs, unexplained, settings, home, folder / "report.html")
     if received is not None:
         never = any(run.config.resume == "never" for run in runs)
         how = "Run the same command again" if not never else "Run the same command without resume=never"
         print(f"The sweep was stopped. {how} to continue it.", file=sys.stderr)
         return 128 + received
-    return 0 if all(job.state is State.FINISHED for job in jobs) else 1
+    return 0 if not failed and all(job.state is State.FINISHED for job in jobs) else 1
 
 
 def _run_jobs(

@@ -17,12 +17,20 @@ from pegasus_lightning.train.dry_run import EXPERIMENT, shortened
 from pegasus_lightning.train.settings import about, parse_duration
 from pegasus_lightning.utils.compose import plain
 
-LONG = 1000  # epochs of all runs together, from which on a sweep is tried first
+LONG, LONG_TIME = 1000, 3600.0  # epochs and seconds (max_time) of all runs together, from which on a sweep is tried
 
 
 def is_long(runs: Sequence[Planned]) -> bool:
     """Return whether a sweep is worth a trial: it is long, and none of its runs has begun."""
-    return sum(run.config.trainer.max_epochs for run in runs) >= LONG and not any(run.folder.exists() for run in runs)
+    limits = [_limit(run) for run in runs]
+    epochs = sum(run.config.trainer.max_epochs for run in runs)
+    return epochs >= LONG and sum(limits) >= LONG_TIME and not any(run.folder.exists() for run in runs)
+
+
+def _limit(run: Planned) -> float:
+    """Return the seconds after which a run ends."""
+    limit = run.config.trainer.max_time
+    return float("inf") if limit is None else parse_duration(limit).total_seconds()
 
 
 def trials_of(runs: Sequence[Planned]) -> tuple[list[Planned], list[int]]:
@@ -42,38 +50,42 @@ def _trial(run: Planned) -> Planned:
 def conclude(jobs: Sequence[Job], runs: Sequence[Planned], counts: Sequence[int], slots: int) -> str:
     """Return what tried jobs say about the runs that they stand for, `counts` each. Remove the jobs' folders.
 
-    Failures are printed. `runs` have the limits of time.
+    Failures are printed. `runs` have the limits of time. "" means that no run works.
     """
-    seconds = size = 0.0
-    known = 0
+    size, times = 0.0, list[float]()
     for job, run, count in zip(jobs, runs, counts, strict=True):
         figures = job.status().get("dry_run")
         if job.state is State.FAILED:
             print(f"{job.shown} does not work: {job.reason} (log: {job.log})", file=sys.stderr)
         if isinstance(figures, dict):
-            limit = run.config.trainer.max_time
-            most = float("inf") if limit is None else parse_duration(limit).total_seconds()
-            seconds, size = seconds + count * min(most, figures["seconds"]), size + count * figures["bytes"]
-            known += count
+            times += count * [min(_limit(run), figures["seconds"])]
+            size += count * figures["bytes"]
         shutil.rmtree(job.folder, ignore_errors=True)
+    known = len(times)
     if not known:
-        return "Nothing of it works."
+        return ""
     home = jobs[0].folder.parent
     if home.exists() and not any(home.iterdir()):
         home.rmdir()
     free = shutil.disk_usage(home.parent).free
     side_by_side = min(slots, known)
     at_a_time = f", {side_by_side} at a time," if side_by_side > 1 else ""
+    ends = [0.0] * side_by_side  # of the slots: a run takes the first that is free
+    for taken in times:
+        ends[ends.index(min(ends))] += taken
     return (
-        f"{known} {'run takes' if known == 1 else 'runs take'} about {about(seconds / side_by_side)}{at_a_time} and "
+        f"{known} {'run takes' if known == 1 else 'runs take'} about {about(max(ends))}{at_a_time} and "
         f"{size / 1e9:.1f} GB of disk ({free / 1e9:.0f} GB are free), by the time of a few batches of each."
     )
 
 
 def try_out(
     runs: Sequence[Planned], run_jobs: Callable[[Sequence[Planned]], tuple[list[Job], int | None]], slots: int
-) -> int | None:
-    """Try each configuration with `run_jobs`, and print an estimate. Return the signal that stopped it, or None."""
+) -> tuple[int | None, bool]:
+    """Try each configuration with `run_jobs`, and print an estimate.
+
+    Return the signal that stopped it, or None, and whether any configuration works.
+    """
     trials, counts = trials_of(runs)
     print(f"A long sweep: {len(trials)} configurations are tried for a few batches first.", flush=True)
     jobs, received = run_jobs(trials)
@@ -81,5 +93,5 @@ def try_out(
     planned = [by_hash[config_hash(plain(trial.config) | {"seed": 0})] for trial in trials]
     line = conclude(jobs, planned, counts, slots)
     if received is None:
-        print(f"Estimate: {line}", flush=True)
-    return received
+        print(f"Estimate: {line}" if line else "No configuration works: the sweep does not begin.", flush=True)
+    return received, bool(line)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pegasus_lightning.report.comparison import Comparison, plain
 from pegasus_lightning.report.read import Run, printable
-from pegasus_lightning.runs.scorecards import MEASURES, PEGASI, PIXEL_AVERAGE, VERDICT_SEEDS, Spread
+from pegasus_lightning.runs.scorecards import MEASURES, PEGASI, PIXEL_AVERAGE, VERDICT_SEEDS, Spread, shown_ends
 
 MAX_LEAD = 12  # most models that the page begins with
 PSNR = "validation/psnr"
@@ -98,9 +98,17 @@ def _sentence(parts: Sequence[str]) -> str:
 
 
 def figures(spreads: Mapping[str, Spread], count: int | None = None) -> str:
-    """Return the figures of a set of images, with their 95 % intervals, and the number of images with the first."""
-    parts = [words.format(_value(key, spreads[key])) for key, words in OF_ONE.items() if _known(spreads.get(key))]
-    return "; ".join([*(f"{part} of {count:,}" if count and "%" in part else part for part in parts[:1]), *parts[1:]])
+    """Return the figures of a set of images, with their 95 % intervals.
+
+    The first share of the evaluation, not of a panel, has the number of images beside it.
+    """
+    parts = []
+    for key, words in OF_ONE.items():
+        if _known(spreads.get(key)):
+            parts.append(words.format(_value(key, spreads[key])))
+            if count and "%" in parts[-1] and not key.startswith("panel_"):
+                parts[-1], count = f"{parts[-1]} of {count:,}", None
+    return "; ".join(parts)
 
 
 def _known(spread: Spread | None) -> bool:
@@ -108,12 +116,10 @@ def _known(spread: Spread | None) -> bool:
 
 
 def _value(key: str, spread: Spread) -> str:
-    """Return `3.0% (2.3 to 3.8)`. A share's interval ends at 0 and 1, which Student's t over seeds does not know."""
-    measure, ends = MEASURES[key], [spread.low, spread.high]
-    if measure.style.endswith("%"):
-        ends = [min(1.0, max(0.0, end)) for end in ends]
+    """Return `3.0% (2.3 to 3.8)`."""
+    measure = MEASURES[key]
     written = plain(measure, spread.mean)
-    low, high = (plain(measure, end).rstrip("%") for end in ends)
+    low, high = (plain(measure, end).rstrip("%") for end in shown_ends(measure, spread.low, spread.high))
     return f"{written} ({low} to {high})" if math.isfinite(spread.low + spread.high) else written
 
 
@@ -175,10 +181,11 @@ def _of_all(comparison: Comparison) -> list[str]:
         control = comparison.spreads.get(PIXEL_AVERAGE, {}).get(key)
         whose = "these averages" if sentences else "the pixel averages of their parents"
         beside = f", and in {_value(key, control)} of {whose}" if control and _known(control) else ""
-        each = "" if sentences else f" of {count}pegasi" + " of each model" * (len(names) > 1)
+        counted = "" if key.startswith("panel_") else count
+        each = "" if sentences else f" of {counted}pegasi" + " of each run" * (len(names) > 1)
         sentences.append(f"{words.format(share)}{each}{beside}.")
     if sentences and len(names) > 1 and seeds < VERDICT_SEEDS:
-        sentences.append(f"Fewer than {VERDICT_SEEDS} seeds of a model: the order may be chance.")
+        sentences.append(f"A model has fewer than {VERDICT_SEEDS} seeds, so the order may be chance.")
     return sentences
 
 

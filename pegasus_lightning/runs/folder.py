@@ -49,7 +49,7 @@ ADDED: dict[tuple[str, ...], Any] = {
 # Fields of a status that commands work with.
 STATUS_KINDS = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int, "limits": dict}
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
-DRY_RUNS = "dry_run"  # the folder of dry runs, in runs_dir
+DRY_RUNS = ".dry_run"  # the folder of dry runs, in runs_dir
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 
 log = logging.getLogger(__name__)

@@ -274,6 +274,11 @@ class Spread(NamedTuple):
         return max(self.high - self.mean, self.mean - self.low)
 
 
+def shown_ends(measure: Measure, low: float, high: float) -> tuple[float, float]:
+    """Return the ends of an interval; a share's lie in [0, 1], which Student's t over seeds does not know."""
+    return (max(0.0, low), min(1.0, high)) if measure.style.endswith("%") else (low, high)
+
+
 def over_seeds(figures: Sequence[Figure]) -> Spread:
     """Return the mean of one figure over one or more runs that differ only in their seed, with its interval.
 

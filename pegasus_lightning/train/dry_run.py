@@ -74,7 +74,7 @@ class Stopwatch(pl.Callback):
         tried = f"{self.batches} batches of training, validation, pictures, a checkpoint that loads"
         return (
             f"All of it works: {tried}{', and the test' if settings.trainer.evaluate_test else ''}. "
-            "Nothing of it is kept.\n"
+            "The dry run is deleted.\n"
             f"The whole run takes {about(figures['seconds'])} ({settings.trainer.max_epochs} epochs) and "
             f"{figures['bytes'] / 1e6:.0f} MB, by the time of {self.batches - self.skipped} batches."
         )

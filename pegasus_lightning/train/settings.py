@@ -153,7 +153,8 @@ def chosen_loggers(logger: Any) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(logger)) if isinstance(logger, (list, tuple, ListConfig)) else (logger,)
     for name in names:
         check_choice("logger", str(name), LOGGERS)
-        if name in LOGGER_PACKAGES and find_spec(name) is None:
+        spec = find_spec(str(name)) if name in LOGGER_PACKAGES else None
+        if name in LOGGER_PACKAGES and (spec is None or spec.origin is None):  # a folder of that name has no origin
             raise UserError(
                 f"logger={name} needs a package that is not installed. In a checkout: pip install -e '.[{name}]'."
             )

@@ -33,7 +33,7 @@ from pegasus_lightning.runs.checkpoints import (
     read_checkpoint,
     read_to_continue,
 )
-from pegasus_lightning.runs.folder import machines_of, read_status, run_folder, run_session, say
+from pegasus_lightning.runs.folder import is_locked, machines_of, read_status, run_folder, run_session, say
 from pegasus_lightning.runs.images import check_images, images_now, recorded_images
 from pegasus_lightning.runs.scorecards import HPARAMS
 from pegasus_lightning.train.callbacks.health import Health
@@ -94,6 +94,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
         )
     folder = run_folder(values, readable_name)
     if trainer.dry_run and is_first_process():
+        if is_locked(folder):
+            raise UserError("The same dry run is running already, in another process: wait for its end.")
         shutil.rmtree(folder, ignore_errors=True)  # of a dry run that was killed
     if is_first_process() and is_finished(folder, values):
         check_images(folder, settings.data, recorded_images(folder, None), images_now(settings.data))

@@ -107,10 +107,10 @@ def test_the_message_says_shares_with_counts_and_the_control(card: Card) -> None
         ("acai", "Winged in 0.5% (0.0 to 2.5) of 2,000; both classes seen in 30.0% (29.0 to 32.0); one seed."),
     ]
     assert headline(runs, compared, found) == (
-        "The winged judge finds wings in 0.5% (acai) to 3.0% (vae) of 2,000 pegasi of each model, and in 5.0% "
+        "The winged judge finds wings in 0.5% (acai) to 3.0% (vae) of 2,000 pegasi of each run, and in 5.0% "
         "(4.0 to 6.0) of the pixel averages of their parents. The recogniser sees both classes in 20.0% (vae) to "
         "30.0% (acai), and in 5.0% (4.0 to 6.0) of these averages. "
-        "Fewer than 3 seeds of a model: the order may be chance."
+        "A model has fewer than 3 seeds, so the order may be chance."
     )
 
 

@@ -150,9 +150,9 @@ def test_states_are_those_of_the_folder_and_damage_is_no_traceback(runs: Path) -
 
 
 def test_what_a_dry_run_left_behind_shows_only_when_it_is_named(runs: Path) -> None:
-    dry = write_run(runs / "dry_run/vae,lines-s0-00000000", 99.0)
+    dry = write_run(runs / ".dry_run/vae,lines-s0-00000000", 99.0)
     assert len(read_catalogue(["runs"])) == 5
-    assert [entry.folder.name for entry in read_catalogue(["runs/dry_run"])] == [dry.name]
+    assert [entry.folder.name for entry in read_catalogue(["runs/.dry_run"])] == [dry.name]
 
 
 def test_runs_are_chosen_by_status_preset_and_setting(runs: Path) -> None:

@@ -267,7 +267,7 @@ def configured(silhouettes: DictConfig) -> Callable[..., DictConfig]:
         ("run_name=my-run_1", "run_name=my/run"),
         ("run_name=null", "run_name=''"),
         ("experiment_name=a.b", "experiment_name='a b'"),
-        ("experiment_name=dry_runs", "experiment_name=dry_run"),  # which is removed
+        ("experiment_name=dry_run", "experiment_name=.dry_run"),  # which is removed
     ],
 )
 def test_limits(configured: Callable[..., DictConfig], allowed: str, refused: str) -> None:

@@ -95,28 +95,31 @@ class Mlflow(Remote):
 
     def open(self) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        from pytorch_lightning.loggers import MLFlowLogger
-
         root = self.run.absolute().parent.parent
-        place = os.environ.get("MLFLOW_TRACKING_URI")
         with FileLock(root / ".mlflow.lock"):  # two runs of a sweep would create the same tables
-            self.logger = MLFlowLogger(
-                experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
-                run_name=self.run.name,
-                tracking_uri=place or f"sqlite:///{root / 'mlflow.db'}",
-                artifact_location=None if place else (root / "mlruns").as_uri(),
-                tags={"folder": self.run.parent.name},
-                run_id=self.identity or None,
-            )
             try:
-                client = self.logger.experiment
+                self._open(root)
             except Exception as error:
                 if not self.identity or "not found" not in str(error):
                     raise
                 self.identity, self.kept = "", False  # the store is another, or the run was deleted there
-                return self.open()
-            self.identity = str(self.logger.run_id)
-            client.update_run(self.identity, status="RUNNING")
+                self._open(root)
+
+    def _open(self, root: Path) -> None:
+        from pytorch_lightning.loggers import MLFlowLogger
+
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        self.logger = MLFlowLogger(
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+            run_name=self.run.name,
+            tracking_uri=place or f"sqlite:///{root / 'mlflow.db'}",
+            artifact_location=None if place else (root / "mlruns").as_uri(),
+            tags={"folder": self.run.parent.name},
+            run_id=self.identity or None,
+        )
+        client = self.logger.experiment
+        self.identity = str(self.logger.run_id)
+        client.update_run(self.identity, status="RUNNING")
 
     def values(self, values: Mapping[str, Any]) -> None:
         known = self.logger.experiment.get_run(self.identity).data.params
