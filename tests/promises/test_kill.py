@@ -88,7 +88,7 @@ def test_without_a_test_split_nothing_is_logged_twice(
     without = "trainer.evaluate_test=false"
     assert command(tmp_path, without, strike="RunLogger.close_hparams before 1").code == -signal.SIGKILL
     assert command(tmp_path, without).code == 0
-    assert left(tmp_path).steps["validation/psnr"] == [4, 8, 12]
+    assert left(tmp_path).steps["1-main/PSNR"] == [4, 8, 12]
     assert len(set(left(tmp_path).metrics)) == len(left(tmp_path).metrics)
 
 
