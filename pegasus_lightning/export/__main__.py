@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pegasus_lightning import __version__
-from pegasus_lightning.utils.errors import UserError, complain
+from pegasus_lightning.utils.errors import exit_code_of
 from pegasus_lightning.utils.surroundings import steady_streams
 
 if TYPE_CHECKING:
@@ -62,24 +62,18 @@ def describe(written: Written) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
-    places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
-    try:
-        from pegasus_lightning.export import model_files  # torch is slow to import
+    return exit_code_of(lambda: _work(options))
 
-        if options.onnx:
-            model_files.check_onnx()
-        for checkpoint, folder in model_files.plan_exports(places, options.out):
-            written = model_files.export_checkpoint(checkpoint, folder, onnx=options.onnx)
-            print(describe(written), flush=True)
-    except UserError as error:
-        return complain(str(error))
-    except OSError as error:  # such as a full disk
-        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
-    return 0
+
+def _work(options: argparse.Namespace) -> None:
+    places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
+    from pegasus_lightning.export import model_files  # torch is slow to import
+
+    if options.onnx:
+        model_files.check_onnx()
+    for checkpoint, folder in model_files.plan_exports(places, options.out):
+        written = model_files.export_checkpoint(checkpoint, folder, onnx=options.onnx)
+        print(describe(written), flush=True)
 
 
 if __name__ == "__main__":

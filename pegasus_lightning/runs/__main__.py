@@ -11,7 +11,7 @@ from pathlib import Path
 from pegasus_lightning import __version__
 from pegasus_lightning.runs import catalogue
 from pegasus_lightning.runs.state import printable
-from pegasus_lightning.utils.errors import UserError, complain, listing
+from pegasus_lightning.utils.errors import UserError, exit_code_of, listing
 from pegasus_lightning.utils.files import write_text
 from pegasus_lightning.utils.surroundings import steady_streams
 
@@ -130,17 +130,7 @@ def _csv_file(out: str) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
-    try:
-        work(options)
-    except UserError as error:
-        return complain(printable(str(error), LONGEST))
-    except OSError as error:  # such as a full disk
-        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code_of(lambda: work(options), lambda text: printable(text, LONGEST))
 
 
 if __name__ == "__main__":

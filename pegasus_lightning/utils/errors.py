@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 USAGE_ERROR = 2  # exit code
@@ -33,6 +33,21 @@ def complain(message: str) -> int:
     """Print an error message on stderr and return the exit code of a user error."""
     print(f"pegasus_lightning: {message}", file=sys.stderr)
     return USAGE_ERROR
+
+
+def exit_code_of(work: Callable[[], object], shown: Callable[[str], str] = str) -> int:
+    """Call the work of a command and return its exit code. An error is one message, which `shown` makes printable."""
+    try:
+        work()
+    except UserError as error:
+        return complain(shown(str(error)))
+    except OSError as error:  # such as a full disk
+        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
