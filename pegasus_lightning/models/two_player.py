@@ -8,8 +8,6 @@ A variant defines the terms in `autoencoder_losses` and `critic_losses`.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,14 +19,13 @@ from torch import Tensor, nn
 
 from pegasus_lightning.data.augmentation import NUMBERS, augment
 from pegasus_lightning.models import losses
-from pegasus_lightning.models.autoencoder import PARTS, Autoencoder
-from pegasus_lightning.models.averages import Averages, average_over_processes
-from pegasus_lightning.models.finite import FiniteWatch
+from pegasus_lightning.models.autoencoder import PARTS
+from pegasus_lightning.models.averages import average_over_processes
 from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.losses import Term
-from pegasus_lightning.models.networks import as_in_training, frozen
+from pegasus_lightning.models.measured import MeasuredModel
+from pegasus_lightning.models.networks import frozen
 from pegasus_lightning.models.one_pass import OnePass
-from pegasus_lightning.utils.errors import NonFiniteLoss
 from pegasus_lightning.utils.randomness import Stream
 
 BALANCE_EVERY, R1_EVERY = 8, 4  # batches
@@ -54,7 +51,7 @@ class Step:
         return torch.sigmoid(self.logits)
 
 
-class TwoPlayerModel(Autoencoder):
+class TwoPlayerModel(MeasuredModel):
     """An autoencoder and its critic, trained in turns. The arguments are those of `Autoencoder`."""
 
     def __init__(
@@ -62,18 +59,10 @@ class TwoPlayerModel(Autoencoder):
     ) -> None:
         super().__init__(config, seed=seed, classes=classes)
         self.automatic_optimization = False
-        self.validated_at = -1  # batches done at the last validation
         if self.config.adaptive_adversarial:
             self.adversarial_scale: Tensor
             self.register_buffer("adversarial_scale", torch.ones(()))
-        self.averages = Averages()
-        self.finite = FiniteWatch()
-        self.latest: dict[str, float] = {}
-        self.term_weights: dict[str, float] = {}  # of the logged terms, by tag
         self._logged_means: dict[str, Tensor] = {}
-        self._evaluated: list[dict[str, Tensor]] = []
-        self._clock = time.perf_counter()
-        self._images_since = 0
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Insist on a word about the critic: the settings that only DEFAULT_TASK reads are refused by others."""
@@ -103,10 +92,6 @@ class TwoPlayerModel(Autoencoder):
         adversarial = [term.weighted for name, term in terms.items() if name.startswith("adversarial")]
         others = [term.weighted for name, term in terms.items() if not name.startswith("adversarial")]
         return [(self.balance_adversarial(others, adversarial), self.autoencoder_parameters)]
-
-    def critic_probability(self, critic_outputs: Tensor) -> Tensor:
-        """Return the critic's outputs (B,) as they are logged: by default sigmoids, the probabilities of 'real'."""
-        return torch.sigmoid(critic_outputs)
 
     def blind_critic_loss(self) -> float | None:
         """Return the smallest sum of `critic_losses` that a critic with a constant output can reach.
@@ -269,96 +254,3 @@ class TwoPlayerModel(Autoencoder):
         if self.critic is not None:
             players.append((self.critic_parameters, self.config.critic_optimizer))
         return [torch.optim.Adam(p, lr=adam.lr, betas=(adam.beta1, adam.beta2), fused=True) for p, adam in players]
-
-    # Logging, with batches done as the only axis.
-
-    def _log_averages(self) -> None:
-        metrics = self.averages.flush()
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:  # a gradient norm, for instance; the loss terms are checked batch by batch
-            raise NonFiniteLoss(bad, self.batches_done)
-        now = time.perf_counter()
-        if self._images_since:
-            metrics["speed/images_per_second"] = self._images_since / (now - self._clock)
-        self._clock, self._images_since = now, 0
-        self.publish(metrics)
-
-    def publish(self, metrics: dict[str, float]) -> None:
-        """Log metrics at the present batch, and keep them as `latest`."""
-        self.latest |= metrics
-        if self.logger is not None:
-            self.logger.log_metrics(metrics, step=self.batches_done)
-
-    def on_train_epoch_start(self) -> None:
-        self._clock, self._images_since = time.perf_counter(), 0
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.finite.check(wait=True)  # a checkpoint holds nothing that was learnt from a NaN
-        state = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point()]
-        finite = torch.stack([tensor.isfinite().all() for tensor in state]).all().float()
-        if self._world_size > 1:
-            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
-        if not finite.item():
-            raise NonFiniteLoss(["a weight"], self.batches_done)
-        checkpoint["batches_done"] = self.batches_done
-        checkpoint["logged"] = {
-            "latest": dict(self.latest),
-            "validated_at": self.validated_at,
-            "averages": self.averages.state(),
-            "term_weights": dict(self.term_weights),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.batches_done = checkpoint["batches_done"]
-        logged = checkpoint.get("logged")
-        if logged is not None:  # the first checkpoints of 0.1 have none
-            self.latest, self.validated_at = dict(logged["latest"]), logged["validated_at"]
-            if "term_weights" in logged:
-                self.averages.restore(logged["averages"])
-                self.term_weights = dict(logged["term_weights"])
-            else:  # of 0.1, which logged terms with their weights: the two do not add up
-                kept = ("validation", "test", "final", "health")
-                self.latest = {tag: value for tag, value in self.latest.items() if tag.partition("/")[0] in kept}
-
-    # Evaluation, the same on the validation and the test split.
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluated.append(self.evaluate_batch(batch[0]))
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluated.append(self.evaluate_batch(batch[0]))
-
-    def evaluate_batch(self, images: Tensor) -> dict[str, Tensor]:
-        """Return figures of each image (B,), and the posterior means (B, latent_dim)."""
-        posterior = self.encode(images)
-        logits = self.decode_logits(posterior.mean)
-        reconstructions = torch.sigmoid(logits.float())
-        figures = {
-            "psnr": losses.psnr(reconstructions, images),
-            "excess_bce": losses.excess_bce(logits, images),
-            "kl": losses.kl_per_image(posterior.mean, posterior.log_variance),
-            "means": posterior.mean,
-        }
-        if self.critic is not None:
-            with as_in_training(self.critic):
-                figures["critic_real"] = self.critic_probability(self.critic(images))
-                figures["critic_fake"] = self.critic_probability(self.critic(reconstructions))
-        return figures
-
-    def _publish_evaluation(self, split: str) -> None:
-        columns = {name: torch.cat([part[name] for part in self._evaluated]) for name in self._evaluated[0]}
-        self._evaluated = []
-        active = losses.active_dimensions(columns.pop("means"))
-        metrics = {f"{split}/{name}": values.float().mean().item() for name, values in columns.items()}
-        if self.config.sample_codes:
-            metrics[f"{split}/active_dimensions"] = float(active)
-        else:  # a plain autoencoder has no posterior
-            del metrics[f"{split}/kl"]
-        self.publish(metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        self._publish_evaluation("validation")
-        self.validated_at = self.batches_done
-
-    def on_test_epoch_end(self) -> None:
-        self._publish_evaluation("test")

@@ -19,8 +19,8 @@ from pegasus_lightning.models.latent import Posterior
 from pegasus_lightning.models.losses import Term
 from pegasus_lightning.models.one_pass import OnePass
 from pegasus_lightning.models.pegasus import PegasusStep
-from pegasus_lightning.models.two_player import NonFiniteLoss, Step
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.models.two_player import Step
+from pegasus_lightning.utils.errors import NonFiniteLoss, UserError
 from pegasus_lightning.utils.randomness import Stream, generator
 
 WITH_CRITIC = [name for name in MODELS if name != "vae"]
