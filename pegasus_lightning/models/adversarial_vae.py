@@ -34,21 +34,24 @@ class AdversarialVAE(TwoPlayerModel):
     autoencoder: BCE_sum(D(z), x) + KL(q(z|x) || N(0, I)) + BCE_sum(C(D(z)), 1)
     critic: BCE_sum(C(D(z)), 0) + BCE_sum(C(x), 1)
 
-    With `adversarial_loss=hinge`, hinge losses replace the three adversarial cross-entropies; with `relativistic`, the
-    losses of pairs of an image and its reconstruction.
+    Another `adversarial_loss` replaces the three adversarial cross-entropies. `relativistic` compares each image with
+    its reconstruction.
     """
 
     Config = AdversarialVAEConfig
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         step = super().forward_batch(images, labels)
+        self.show_critic(step)
+        return step
+
+    def show_critic(self, step: Step) -> None:
         shown = {"reconstruction": self.augment_for_critic(step.reconstructions, 0)}
         real: list[Tensor] = []  # not the step, which holds the pass: a cycle would keep each batch's memory
         step.fakes = self.one_pass(shown, lambda outputs: self._fake_term(outputs["reconstruction"], *real).weighted)
         if self.config.adversarial_loss == "relativistic":
             step.real = self._real_outputs(step)
             real.append(step.real.detach())
-        return step
 
     def _real_outputs(self, step: Step) -> Tensor:
         outputs: Tensor = self.critic(self.augment_for_critic(step.images, 2))
@@ -78,6 +81,6 @@ class AdversarialVAE(TwoPlayerModel):
         }
 
     def blind_critic_loss(self) -> float | None:
-        """Return 2 ln 2 at weights of 1; 2 for hinge losses."""
+        """Return 2 ln 2 at weights of 1; see `blind_loss` for other losses."""
         weights = self.config.weights
         return blind_loss(self.config.adversarial_loss, weights.critic_real, weights.critic_fake)

@@ -17,6 +17,7 @@ from pegasus_lightning.models.averages import average_over_processes
 from pegasus_lightning.models.latent import Posterior, lerp
 from pegasus_lightning.models.networks import Critic, Decoder, Encoder
 from pegasus_lightning.models.operations import CodeOperations
+from pegasus_lightning.models.schedules import average_decay
 from pegasus_lightning.models.settings import ModelConfig
 from pegasus_lightning.utils.randomness import Stream, derived_seed, generator
 
@@ -124,8 +125,7 @@ class Autoencoder(CodeOperations, pl.LightningModule):
             average_over_processes([buffer for name, buffer in buffers if name.endswith(STATISTICS)])
         if self.averaged is None:
             return
-        # Warm-up, so that the average forgets the random initial weights within the first batches.
-        decay = min(self.config.ema_decay, (1 + self.batches_done) / (10 + self.batches_done))
+        decay = average_decay(self.batches_done, self.config.ema_decay, self.config.ema_warmup)
         for name, average in self.averaged.items():
             network = getattr(self, name)
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

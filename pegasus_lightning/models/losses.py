@@ -90,20 +90,32 @@ def relativistic(winners: Tensor, losers: Tensor) -> Tensor:
     return F.softplus(_float(losers) - _float(winners)).mean()
 
 
+def least_squares(outputs: Tensor, label: float) -> Tensor:
+    """Return mean (C - label)^2 / 2 over outputs (B,) (Mao et al. 2017, arXiv 1611.04076, eq. 9, b = c = 1, a = 0)."""
+    return 0.5 * (_float(outputs) - label).square().mean()
+
+
 def critic_loss_real(outputs: Tensor, kind: str, fakes: Tensor | None = None) -> Tensor:
     """Return the critic's loss for outputs (B,) of real images.
 
-    It is BCE(C(x), 1), `hinge_real` for kind `hinge`, or `relativistic` for that kind: `fakes` (B,) are then the
-    outputs of the fakes that the images are paired with, and get no gradient.
+    It is BCE(C(x), 1) for kind `bce`, `hinge_real` for `hinge`, `least_squares` with label 1 for `lsgan`, -mean C(x)
+    for `wgan_gp` (Gulrajani et al. 2017, arXiv 1704.00028, eq. 3, without its penalty), or `relativistic` for that
+    kind: `fakes` (B,) are then the outputs of the fakes that the images are paired with, and get no gradient.
     """
     if kind == "relativistic":
         assert fakes is not None
         return relativistic(outputs, fakes.detach())
+    if kind == "lsgan":
+        return least_squares(outputs, 1.0)
+    if kind == "wgan_gp":
+        return -_float(outputs).mean()
     return hinge_real(outputs) if kind == "hinge" else label_cross_entropy(outputs, 1.0)
 
 
 def critic_loss_fake(outputs: Tensor, kind: str, real: Tensor | None = None) -> Tensor:
-    """Return the critic's loss for outputs (B,) of fakes: BCE(C(x~), 0), `hinge_fake`, or `relativistic`.
+    """Return the critic's loss for outputs (B,) of fakes.
+
+    It is BCE(C(x~), 0), `hinge_fake`, `least_squares` with label 0, mean C(x~) for `wgan_gp`, or `relativistic`.
 
     `real` (B,) are the outputs of the images that the fakes are paired with; they get no gradient. The critic's two
     relativistic losses have equal values. At equal weights their gradients sum to that of one loss of both sides, which
@@ -112,17 +124,25 @@ def critic_loss_fake(outputs: Tensor, kind: str, real: Tensor | None = None) -> 
     if kind == "relativistic":
         assert real is not None
         return relativistic(real.detach(), outputs)
+    if kind == "lsgan":
+        return least_squares(outputs, 0.0)
+    if kind == "wgan_gp":
+        return _float(outputs).mean()
     return hinge_fake(outputs) if kind == "hinge" else label_cross_entropy(outputs, 0.0)
 
 
 def generator_loss(outputs: Tensor, kind: str, real: Tensor | None = None) -> Tensor:
-    """Return the autoencoder's loss for outputs (B,) of its fakes: BCE(C(x~), 1), -mean C(x~) for kind `hinge`, or
+    """Return the autoencoder's loss for outputs (B,) of its fakes.
+
+    It is BCE(C(x~), 1), -mean C(x~) for kinds `hinge` and `wgan_gp`, `least_squares` with label 1 for `lsgan`, or
     `relativistic` with the outputs `real` (B,) of the images that the fakes are paired with.
     """
     if kind == "relativistic":
         assert real is not None
         return relativistic(outputs, real.detach())
-    return -_float(outputs).mean() if kind == "hinge" else label_cross_entropy(outputs, 1.0)
+    if kind == "lsgan":
+        return least_squares(outputs, 1.0)
+    return -_float(outputs).mean() if kind in ("hinge", "wgan_gp") else label_cross_entropy(outputs, 1.0)
 
 
 def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
@@ -133,6 +153,15 @@ def gradient_penalty(outputs: Tensor, images: Tensor) -> Tensor:
     """
     (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
     return 0.5 * _float(slope).square().flatten(1).sum(1).mean()
+
+
+def distance_from_slope_one(outputs: Tensor, images: Tensor) -> Tensor:
+    """Return E (||grad_x C(x)|| - 1)^2 (Gulrajani et al. 2017, arXiv 1704.00028, eq. 3, without its lambda).
+
+    `outputs` (B,) are the critic's for `images` (B, 3, H, W) between real ones and fakes, which require gradients.
+    """
+    (slope,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
+    return (_float(slope).flatten(1).norm(dim=1) - 1).square().mean()
 
 
 def kl_per_image(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -199,11 +228,16 @@ def blind_cross_entropy(real: float, fake: float) -> float:
     return -sum(weight * math.log(weight / (real + fake)) for weight in (real, fake) if weight)
 
 
-def blind_loss(kind: str, real: float, fake: float) -> float:
+def blind_loss(kind: str, real: float, fake: float) -> float | None:
     """Return the smallest loss of a critic with a constant output: `blind_cross_entropy` for kind `bce`.
 
-    For `hinge` it is 2 min(real, fake), at an output of 1 or -1; for `relativistic` 2 fake ln 2, at any.
+    For `hinge` it is 2 min(real, fake), at an output of 1 or -1; for `relativistic` 2 fake ln 2, at any; for `lsgan`
+    real fake / (real + fake) / 2, at real / (real + fake). For `wgan_gp` it is None: its outputs have no scale.
     """
+    if kind == "wgan_gp":
+        return None
+    if kind == "lsgan":
+        return real * fake / (real + fake) / 2 if real + fake else 0.0
     if kind == "relativistic":
         return 2 * fake * math.log(2)
     return 2 * min(real, fake) if kind == "hinge" else blind_cross_entropy(real, fake)

@@ -15,6 +15,7 @@ from pegasus_lightning.models.autoencoder import Autoencoder
 from pegasus_lightning.models.averages import Averages
 from pegasus_lightning.models.finite import FiniteWatch
 from pegasus_lightning.models.networks import as_in_training
+from pegasus_lightning.models.settings import DEFAULT_TASK
 from pegasus_lightning.utils.errors import NonFiniteLoss
 
 
@@ -35,8 +36,18 @@ class MeasuredModel(Autoencoder):
         self._images_since = 0
 
     def critic_probability(self, critic_outputs: Tensor) -> Tensor:
-        """Return the critic's outputs (B,) as they are logged: by default sigmoids, the probabilities of 'real'."""
+        """Return the critic's outputs (B,) as they are logged: by default sigmoids, the probabilities of 'real'.
+
+        Under `lsgan` the outputs themselves estimate it, and are only kept within 0 and 1.
+        """
+        if self.reads_adversarial_loss and self.config.adversarial_loss == "lsgan":
+            return critic_outputs.clamp(0, 1)
         return torch.sigmoid(critic_outputs)
+
+    @property
+    def reads_adversarial_loss(self) -> bool:
+        """Whether `adversarial_loss` means something to the variant: its critic tells real images from fakes."""
+        return self.Config.critic_tells == DEFAULT_TASK
 
     # Logging, with batches done as the only axis.
 
@@ -49,7 +60,18 @@ class MeasuredModel(Autoencoder):
         if self._images_since:
             metrics["speed/images_per_second"] = self._images_since / (now - self._clock)
         self._clock, self._images_since = now, 0
-        self.publish(metrics)
+        self.publish(metrics | self._schedules(self.batches_done - 1))
+
+    def _schedules(self, batch: int) -> dict[str, float]:
+        """Return what changes during this training by a schedule, as it was at a batch."""
+        config, critic = self.config, self.critic is not None
+        rates = {"autoencoder": config.autoencoder_optimizer} | ({"critic": config.critic_optimizer} if critic else {})
+        now = {f"schedule/lr_{player}": adam.lr_at(batch) for player, adam in rates.items() if adam.changes}
+        if config.kl_warmup:
+            now["schedule/kl"] = config.kl_factor(batch)
+        if critic and (config.critic_starts_at or config.critic_ramp):
+            now["schedule/adversarial"] = config.adversarial_factor(batch)
+        return now
 
     def publish(self, metrics: dict[str, float]) -> None:
         """Log metrics at the present batch, and keep them as `latest`."""

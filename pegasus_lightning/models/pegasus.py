@@ -88,6 +88,7 @@ class PegasusStep(Step):
     limb: Limb | None = None  # what the mixing network draws for them
     matrices: Tensor | None = None  # random moves of the first images, (M, 2, 3)
     extra_logits: dict[str, Tensor] = field(default_factory=dict)  # decoded beside the reconstructions, by kind
+    mixed: Tensor | None = None  # indices of the mixes' first parents in the batch, (P,)
     partners: dict[str, Tensor] = field(default_factory=dict)  # by kind: each fake's image, as an index into `real`
 
 
@@ -173,9 +174,9 @@ class Pegasus(TwoPlayerModel):
         logits = self.decode_logits(torch.cat(list(parts.values()))).split([len(part) for part in parts.values()])
         decoded = dict(zip(parts, logits, strict=True))
         own = decoded.pop("reconstruction")
-        step = PegasusStep(images, posterior, codes, own, labels, extra_logits=decoded, **kept)
+        step = PegasusStep(images, posterior, codes, own, labels, extra_logits=decoded, mixed=pairs[0], **kept)
         step.extra_images = {kind: torch.sigmoid(decoded[kind].float()) for kind in SHOWN if kind in decoded}
-        self._show_critic(step, pairs[0])
+        self.show_critic(step)
         return step
 
     def _lessons_of_batch(self, count: int) -> BatchLessons | None:
@@ -219,9 +220,10 @@ class Pegasus(TwoPlayerModel):
         """The side of a code as a map; 1 for a flat one."""
         return final_side(self.config.networks) if self.config.networks.latent == "spatial" else 1
 
-    def _show_critic(self, step: PegasusStep, first: Tensor) -> None:
+    def show_critic(self, step: Step) -> None:
         """Run the critic on images and fakes, each fake augmented as its partner is."""
-        count = len(step.images)
+        assert isinstance(step, PegasusStep) and step.mixed is not None
+        count, first = len(step.images), step.mixed
         targets = [] if step.lessons is None else [step.lessons.targets[: len(step.extra_logits["target"])]]
         shown = torch.cat([step.images, *targets])
         own = torch.arange(len(shown), device=shown.device)
@@ -314,7 +316,7 @@ class Pegasus(TwoPlayerModel):
         return super().critic_penalties(few)
 
     def blind_critic_loss(self) -> float | None:
-        """Return 2 ln 2 at weights of 1; 2 for hinge losses."""
+        """Return 2 ln 2 at weights of 1; see `blind_loss` for other losses."""
         weights = self.config.weights
         return blind_loss(self.config.adversarial_loss, weights.critic_real, weights.critic_fake)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING, OmegaConf
 
 from pegasus_lightning.data.augmentation import OPERATIONS
+from pegasus_lightning.models.schedules import cyclic, fallen, grown
 from pegasus_lightning.utils.errors import (
     UserError,
     check_above,
@@ -27,7 +28,8 @@ UPSAMPLING = ("transposed", "nearest")
 DECODERS = ("plain", "residual")
 LATENTS = ("flat", "spatial")
 CRITIC_STARTS = ("default", "he")
-ADVERSARIAL_LOSSES = ("bce", "hinge", "relativistic")
+ADVERSARIAL_LOSSES = ("bce", "hinge", "lsgan", "relativistic", "wgan_gp")
+SCHEDULES = ("constant", "linear", "cosine")
 DEFAULT_TASK = "real from fake"
 OF_LESSONS = ("target", "limb", "root", "alpha", "colour", "fake_target")  # weights of pegasus
 RECONSTRUCTION = ("bce", "mse", "l1")
@@ -62,7 +64,8 @@ class NetworksConfig:
 class AdamConfig:
     """Adam of one player, and its learning rate.
 
-    The rate grows linearly for `warmup` batches, and falls as sqrt(decay_after / batch) from batch `decay_after` on.
+    The rate grows linearly for `warmup` batches. Then it stays, falls as sqrt(decay_after / batch) from batch
+    `decay_after` on, or falls to 0 at batch `schedule_batches`, as `schedule` says.
     """
 
     lr: float = 1e-3
@@ -70,13 +73,21 @@ class AdamConfig:
     beta2: float = 0.999
     clip: float | None = None  # largest gradient norm; null: no clipping
     warmup: int = 0
-    decay_after: int | None = None  # null: the rate does not fall
+    decay_after: int | None = None  # null: the rate does not fall so
+    schedule: str = "constant"  # constant, linear or cosine: the last two fall to 0
+    schedule_batches: int | None = None  # the batch at which they reach 0
+    weight_decay: float = 0.0  # decoupled, as in AdamW; of weights, not of biases and normalisations
 
     def lr_at(self, batch: int) -> float:
         """Return the learning rate of a batch, counted from 0."""
-        grown = min(1.0, (batch + 1) / self.warmup) if self.warmup else 1.0
-        fallen = math.sqrt(min(1.0, self.decay_after / (batch + 1))) if self.decay_after else 1.0
-        return self.lr * grown * fallen
+        slower = math.sqrt(min(1.0, self.decay_after / (batch + 1))) if self.decay_after else 1.0
+        left = fallen(batch, self.schedule, self.warmup, self.schedule_batches)
+        return self.lr * grown(batch + 1, self.warmup) * slower * left
+
+    @property
+    def changes(self) -> bool:
+        """Whether the rate changes during a training."""
+        return bool(self.warmup or self.decay_after or self.schedule != "constant")
 
 
 @dataclass
@@ -92,12 +103,29 @@ class ModelConfig:
     sample_codes: bool = True  # false: the code is the posterior mean, as in a plain autoencoder
     # EMA decay of encoder, decoder and mixing weights; the average is used for inference; null: no average
     ema_decay: float | None = None
+    ema_warmup: int = 9  # the average reaches back over at most batches / ema_warmup; 0: no warm-up
+    kl_warmup: int = 0  # batches over which the KL's weight grows from 0
+    kl_cycle: int | None = None  # batches after which it starts again at 0; null: never
     critic_augmentation: list[str] = field(default_factory=list)  # of the critic's inputs: names of OPERATIONS
-    adversarial_loss: str = "bce"  # bce (non-saturating), hinge or relativistic (real and fake in pairs)
+    adversarial_loss: str = "bce"  # bce (non-saturating), hinge, lsgan, relativistic (real and fake in pairs), wgan_gp
+    gradient_penalty: float = 10.0  # lambda of wgan_gp
+    critic_starts_at: int = 0  # batches without adversarial terms and without steps of the critic
+    critic_ramp: int = 0  # batches over which the adversarial terms grow from 0 then
+    critic_steps: int = 1  # steps of the critic a batch
     adaptive_adversarial: bool = False  # scale adversarial terms to the gradient of the other terms
     r1: float = 0.0  # gamma of the critic's gradient penalty on real images
     r2: float = 0.0  # the same on reconstructions
     weights: Any = MISSING
+
+    def kl_factor(self, batch: int) -> float:
+        """Return what the weight of the KL is multiplied with at a batch, counted from 0."""
+        return cyclic(batch, self.kl_warmup, self.kl_cycle)
+
+    def adversarial_factor(self, batch: int) -> float:
+        """Return what the adversarial terms are multiplied with at a batch, counted from 0."""
+        if batch < self.critic_starts_at:
+            return 0.0
+        return grown(batch - self.critic_starts_at + 1, self.critic_ramp)
 
 
 def validate_model(model: Any) -> None:
@@ -132,6 +160,7 @@ def validate_model(model: Any) -> None:
         check_choice("model.critic_augmentation", name, tuple(OPERATIONS))
     check_not_negative("model.r1", model.r1)
     check_not_negative("model.r2", model.r2)
+    _check_schedules(model)
     if "learned_mixing" in model:
         _validate_mixes(model)
     for player in ("autoencoder_optimizer", "critic_optimizer"):
@@ -142,12 +171,45 @@ def validate_model(model: Any) -> None:
         check_above(f"model.{player}.clip", adam.clip, 0)
         check_not_negative(f"model.{player}.warmup", adam.warmup)
         check_at_least(f"model.{player}.decay_after", adam.decay_after, 1)
+        _check_schedule(f"model.{player}", adam)
     if model.ema_decay is not None:
         check_fraction("model.ema_decay", model.ema_decay, low_open=True)
     for key, value in model.weights.items():
         check_not_negative(f"model.weights.{key}", value)
         if key == "blend" and value > 1:
             raise UserError(f"model.weights.blend={value} is out of range: it is a share, 0 to 1.")
+
+
+def _check_schedules(model: Any) -> None:
+    """Check the fields that say when and how much the critic trains, and when the KL and the average warm up."""
+    for key in ("ema_warmup", "kl_warmup", "critic_starts_at", "critic_ramp", "gradient_penalty"):
+        check_not_negative(f"model.{key}", model[key])
+    check_at_least("model.critic_steps", model.critic_steps, 1)
+    if model.kl_cycle is not None:
+        check_at_least("model.kl_cycle", model.kl_cycle, model.kl_warmup + 1)
+    if model.adversarial_loss == "wgan_gp" and model.networks.critic_batch_norm and _critic_tells(model):
+        raise UserError(
+            "model.adversarial_loss=wgan_gp penalises the critic's gradient at each image, which BatchNorm mixes with "
+            "those of others: add model.networks.critic_batch_norm=false."
+        )
+
+
+def _check_schedule(player: str, adam: Any) -> None:
+    check_choice(f"{player}.schedule", adam.schedule, SCHEDULES)
+    check_not_negative(f"{player}.weight_decay", adam.weight_decay)
+    if adam.schedule == "constant":
+        return
+    if adam.decay_after is not None:
+        raise UserError(
+            f"{player}.schedule={adam.schedule} and {player}.decay_after={adam.decay_after} are two ways for one rate "
+            "to fall: leave one out."
+        )
+    if adam.schedule_batches is None:
+        raise UserError(
+            f"{player}.schedule={adam.schedule} needs the batch at which the rate reaches 0: add "
+            f"{player}.schedule_batches=N, where N is trainer.max_epochs times the training images / data.batch_size."
+        )
+    check_at_least(f"{player}.schedule_batches", adam.schedule_batches, adam.warmup + 1)
 
 
 def _critic_tells(model: Any) -> str | None:
@@ -169,6 +231,7 @@ def _check_spectral_norm(networks: Any, has_critic: bool) -> None:
 
 CRITIC_ONLY = (
     *("r1", "r2", "adversarial_loss", "adaptive_adversarial", "critic_augmentation"),
+    *("gradient_penalty", "critic_starts_at", "critic_ramp", "critic_steps"),
     *(f"critic_optimizer.{adam.name}" for adam in fields(AdamConfig)),
     *(f"networks.{name}" for name in ("critic_batch_norm", "critic_channels", "critic_start", "critic_stem")),
     *(f"networks.{name}" for name in ("critic_layers", "critic_patches")),
@@ -192,7 +255,15 @@ def unread_settings(model: Any) -> dict[str, str]:
     rules: list[tuple[Any, str, Iterable[str]]] = [
         (tells is None, no_critic, CRITIC_ONLY),
         (tells is None and networks.spectral_norm == "critic", no_critic, ["networks.spectral_norm"]),
-        (tells != DEFAULT_TASK, other_critic, ["adversarial_loss", "adaptive_adversarial"]),
+        (tells != DEFAULT_TASK, other_critic, ["adversarial_loss", "adaptive_adversarial", "gradient_penalty"]),
+        (model.adversarial_loss != "wgan_gp", f"model.adversarial_loss={model.adversarial_loss}", ["gradient_penalty"]),
+        (model.ema_decay is None, "model.ema_decay=null", ["ema_warmup"]),
+        (not model.kl_warmup, "model.kl_warmup=0", ["kl_cycle"]),
+        (not weights.get("kl", 1), "model.weights.kl=0", ["kl_warmup", "kl_cycle"]),
+        *(
+            (model[player].schedule == "constant", f"model.{player}.schedule=constant", [f"{player}.schedule_batches"])
+            for player in ("autoencoder_optimizer", "critic_optimizer")
+        ),
         (networks.spectral_norm != "none", normalised, ["networks.critic_start"]),
         (
             tells is not None and model.adversarial_loss == "relativistic",

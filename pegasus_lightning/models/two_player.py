@@ -2,7 +2,8 @@
 
 Each batch takes one forward pass of encoder and decoder, then two steps: the autoencoder's loss terms, their backward
 pass and the optimizer step, with the critic frozen; then the critic's terms on the same reconstructions, detached. A
-variant may run the critic once over fakes that both players need (`OnePass`).
+variant may run the critic once over fakes that both players need (`OnePass`). With `critic_steps` the critic takes
+several steps on the same images and fakes; before batch `critic_starts_at` it takes none.
 A variant defines the terms in `autoencoder_losses` and `critic_losses`.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +51,11 @@ class Step:
         """sigmoid(logits), computed once, gradients attached."""
         return torch.sigmoid(self.logits)
 
+    def detached(self) -> Step:
+        """Return the step without the autoencoder's graph, as the critic's further steps need it."""
+        images = {name: images.detach() for name, images in self.extra_images.items()}
+        return replace(self, logits=self.logits.detach(), extra_images=images, real=None, fakes=None)
+
 
 class TwoPlayerModel(MeasuredModel):
     """An autoencoder and its critic, trained in turns. The arguments are those of `Autoencoder`."""
@@ -87,8 +93,18 @@ class TwoPlayerModel(MeasuredModel):
         """Return loss terms by name, whose weighted sum the critic minimises. Its inputs must be detached."""
         raise NotImplementedError
 
+    def show_critic(self, step: Step) -> None:
+        """Run the critic on what both players need, and keep its outputs in the step; by default nothing.
+
+        A variant that overrides it calls it at the end of its `forward_batch`. Further steps of the critic call it
+        again.
+        """
+
     def routes(self, terms: dict[str, Term]) -> list[tuple[Tensor, list[nn.Parameter]]]:
-        """Return (loss, parameters that get its gradient) pairs; by default the weighted sum and all parameters."""
+        """Return (loss, parameters that get its gradient) pairs; by default the weighted sum and all parameters.
+
+        Adversarial terms pass through `balance_adversarial`, which knows their schedule.
+        """
         adversarial = [term.weighted for name, term in terms.items() if name.startswith("adversarial")]
         others = [term.weighted for name, term in terms.items() if not name.startswith("adversarial")]
         return [(self.balance_adversarial(others, adversarial), self.autoencoder_parameters)]
@@ -113,31 +129,34 @@ class TwoPlayerModel(MeasuredModel):
     def one_pass(self, fakes: dict[str, Tensor], critic_loss: Callable[[dict[str, Tensor]], Tensor]) -> OnePass:
         """Return the critic's outputs for fakes by kind, augmented already; `critic_loss` is its weighted loss of them.
 
-        Call it in `forward_batch`: later the critic is frozen.
+        Call it in `show_critic`: later the critic is frozen.
         """
-        return OnePass(self.critic, fakes, None if self.config.networks.critic_batch_norm else critic_loss)
+        falls = self.config.adversarial_loss == "lsgan"  # the loss of a fake, where the output is below 0
+        return OnePass(self.critic, fakes, None if falls or self.config.networks.critic_batch_norm else critic_loss)
 
     def balance_adversarial(self, others: list[Tensor], adversarial: list[Tensor]) -> Tensor:
         """Return the sum of all terms, with the adversarial ones scaled if `adaptive_adversarial` is set.
 
         The scale is |gradient of the others| / |gradient of the adversarial terms| at the decoder's last weight (Esser
-        et al. 2021, arXiv 2012.09841, eq. 7), measured every BALANCE_EVERY batches and smoothed.
+        et al. 2021, arXiv 2012.09841, eq. 7), measured every BALANCE_EVERY batches and smoothed. `critic_starts_at` and
+        `critic_ramp` multiply the adversarial terms with `adversarial_factor`; at 0 they are left out.
         """
-        total = torch.stack(others).sum()
-        if not adversarial:
+        total, factor = torch.stack(others).sum(), self.config.adversarial_factor(self.batches_done)
+        if not adversarial or factor == 0:
             return total
         wanted = torch.stack(adversarial).sum()
         if not self.config.adaptive_adversarial:
-            return total + wanted
-        if self.batches_done % BALANCE_EVERY == 0:
+            return total + (wanted if factor == 1 else factor * wanted)
+        batches = self.batches_done - self.config.critic_starts_at
+        if batches % BALANCE_EVERY == 0:
             weight = self.decoder.last_weight
             norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (total, wanted)]
             ratio = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4)
             if self._world_size > 1:
                 average_over_processes([ratio])
-            self.adversarial_scale.lerp_(ratio, 1.0 if self.batches_done == 0 else 0.2)
+            self.adversarial_scale.lerp_(ratio, 1.0 if batches == 0 else 0.2)
         self.log_mean("adversarial_scale", self.adversarial_scale)
-        return total + self.adversarial_scale.clone() * wanted
+        return total + self.adversarial_scale.clone() * (wanted if factor == 1 else factor * wanted)
 
     def log_mean(self, name: str, values: Tensor) -> None:
         """Log the mean of `values`, detached, beside the losses."""
@@ -151,7 +170,7 @@ class TwoPlayerModel(MeasuredModel):
         weights = self.config.weights
         terms = {"reconstruction": Term(self.pixel_term(step), weights.reconstruction)} if pixels else {}
         if self.config.sample_codes or weights.kl:
-            terms["kl"] = Term(self.kl_term(step), weights.kl)
+            terms["kl"] = Term(self.kl_term(step), weights.kl * self.config.kl_factor(self.batches_done))
         return terms
 
     def pixel_term(self, step: Step) -> Tensor:
@@ -189,21 +208,14 @@ class TwoPlayerModel(MeasuredModel):
             self.manual_backward(loss, inputs=parameters, retain_graph=index + 1 < len(routes))
         self._step_player(autoencoder_optimizer, "autoencoder", self.autoencoder_parameters, measure_norms)
 
-        if self.critic is not None:
-            critic_terms = self.critic_losses(step)
-            logged |= self._logged("critic_loss", critic_terms)
-            penalties: list[Tensor] = []
-            if (self.config.r1 or self.config.r2) and self.batches_done % R1_EVERY == 0:
-                penalty_terms = self.critic_penalties(step)
-                logged |= self._logged("critic_penalty", penalty_terms)
-                # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
-                penalties += [R1_EVERY * term.weighted for term in penalty_terms.values()]
-            others[0].zero_grad()
-            total = torch.stack([*(term.weighted for term in critic_terms.values()), *penalties]).sum()
-            self.manual_backward(total, inputs=self.critic_parameters)
-            if step.fakes is not None:
-                step.fakes.add_gradients()
-            self._step_player(others[0], "critic", self.critic_parameters, measure_norms)
+        if self.critic is not None and self.batches_done >= self.config.critic_starts_at:
+            logged |= self._step_critic(others[0], step, measure_norms)
+            means = dict(self._logged_means)
+            for _ in range(self.config.critic_steps - 1):
+                again = step.detached()
+                self.show_critic(again)
+                self._step_critic(others[0], again, False)
+            self._logged_means = means  # as the critic was before it trained on this batch
 
         self.update_average()
         self.averages.add(logged | self._logged_means)
@@ -212,6 +224,28 @@ class TwoPlayerModel(MeasuredModel):
         self._images_since += len(images) * self._world_size
         if measure_norms or self.trainer.is_last_batch:
             self._log_averages()
+
+    def _step_critic(self, optimizer: Any, step: Step, measure_norms: bool) -> dict[str, Tensor]:
+        """Take one step of the critic, and return what to log."""
+        terms = self.critic_losses(step)
+        logged = self._logged("critic_loss", terms)
+        penalties: list[Tensor] = []
+        if (self.config.r1 or self.config.r2) and self.batches_done % R1_EVERY == 0:
+            penalty_terms = self.critic_penalties(step)
+            logged |= self._logged("critic_penalty", penalty_terms)
+            # As if at every batch (lazy regularisation, Karras et al. 2020, sec. 3.1).
+            penalties += [R1_EVERY * term.weighted for term in penalty_terms.values()]
+        if self.reads_adversarial_loss and self.config.adversarial_loss == "wgan_gp":
+            slope = {"slope": Term(self.slope_penalty(step), self.config.gradient_penalty)}
+            logged |= self._logged("critic_penalty", slope)
+            penalties.append(slope["slope"].weighted)
+        optimizer.zero_grad()
+        total = torch.stack([*(term.weighted for term in terms.values()), *penalties]).sum()
+        self.manual_backward(total, inputs=self.critic_parameters)
+        if step.fakes is not None:
+            step.fakes.add_gradients()
+        self._step_player(optimizer, "critic", self.critic_parameters, measure_norms)
+        return logged
 
     def critic_penalties(self, step: Step) -> dict[str, Term]:
         """Return the gradient penalties that have a weight: `r1` at the real images, `r2` at the reconstructions."""
@@ -224,6 +258,17 @@ class TwoPlayerModel(MeasuredModel):
         images = self.augment_for_critic(images, PARTS - 1).detach().float().requires_grad_(True)
         # `forward` stays eager under trainer.compile: a compiled network cannot be differentiated twice.
         return losses.gradient_penalty(self.critic.forward(images), images)
+
+    def slope_penalty(self, step: Step) -> Tensor:
+        """Return the unweighted penalty of WGAN-GP (`losses.distance_from_slope_one`).
+
+        Its images are at random places between an image and the reconstruction of the batch's image before it.
+        """
+        places = self.draw(Stream.PENALTY, len(step.images), uniform=True)[:, None, None, None]
+        fakes = step.reconstructions.detach().float().roll(1, 0)
+        between = self.augment_for_critic(torch.lerp(fakes, step.images.float(), places), PARTS - 1)
+        between = between.detach().requires_grad_(True)
+        return losses.distance_from_slope_one(self.critic.forward(between), between)
 
     def _logged(self, section: str, terms: dict[str, Term]) -> dict[str, Tensor]:
         """Return the values of terms by tag, and watch that they are finite."""
@@ -253,4 +298,17 @@ class TwoPlayerModel(MeasuredModel):
         players = [(self.autoencoder_parameters, self.config.autoencoder_optimizer)]
         if self.critic is not None:
             players.append((self.critic_parameters, self.config.critic_optimizer))
-        return [torch.optim.Adam(p, lr=adam.lr, betas=(adam.beta1, adam.beta2), fused=True) for p, adam in players]
+        return [_adam(parameters, config) for parameters, config in players]
+
+
+def _adam(parameters: list[nn.Parameter], config: Any) -> torch.optim.Optimizer:
+    """Return Adam, or with a weight decay AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2).
+
+    Biases and the weights of normalisations, which have one dimension, do not decay.
+    """
+    settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
+    if not config.weight_decay:
+        return torch.optim.Adam(parameters, **settings)
+    decays = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay}
+    stays = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([decays, stays], **settings)

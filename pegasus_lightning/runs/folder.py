@@ -45,6 +45,16 @@ ADDED: dict[tuple[str, ...], Any] = {
     ("networks", "critic_patches"): False,
     **{(f"{player}_optimizer", "warmup"): 0 for player in PLAYERS},
     **{(f"{player}_optimizer", "decay_after"): None for player in PLAYERS},
+    **{(f"{player}_optimizer", "schedule"): "constant" for player in PLAYERS},
+    **{(f"{player}_optimizer", "schedule_batches"): None for player in PLAYERS},
+    **{(f"{player}_optimizer", "weight_decay"): 0.0 for player in PLAYERS},
+    ("ema_warmup",): 9,
+    ("kl_warmup",): 0,
+    ("kl_cycle",): None,
+    ("gradient_penalty",): 10.0,
+    ("critic_starts_at",): 0,
+    ("critic_ramp",): 0,
+    ("critic_steps",): 1,
 }
 # Fields of a status that commands work with.
 STATUS_KINDS = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int, "limits": dict}

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     AUGMENTATION = 12  # counter: global batch
     LESSONS = 13  # counter: global batch
     MOVES = 14  # counter: global batch
+    PENALTY = 15  # counter: global batch
 
 
 def derived_seed(seed: int, stream: Stream, counter: int = 0) -> int:

@@ -156,11 +156,15 @@ class Health(pl.Callback):
             return
         # `latest` is now the mean over the batches since the previous log.
         weights, latest = pl_module.term_weights, pl_module.latest
-        loss = sum(weights[name] * latest[name] for name in weights if name.startswith("critic_loss/"))
-        self._loss_sum += loss * self._unlogged
-        self._batches += self._unlogged
+        terms = [name for name in weights if name.startswith("critic_loss/")]
+        self._loss_sum += sum(weights[name] * latest[name] for name in terms) * self._unlogged
+        self._batches += self._unlogged if terms else 0  # a critic may start late
         self._unlogged = 0
-        if trainer.is_last_batch:
+        starts_at = pl_module.config.critic_starts_at
+        late = starts_at and pl_module.batches_done < starts_at + self.warmup_batches
+        if trainer.is_last_batch and (late or not self._batches):
+            self._begin_epoch()
+        elif trainer.is_last_batch:
             skill = critic_skill(self._loss_sum / self._batches, pl_module.blind_critic_loss())
             self.skills = [] if skill is None else [*self.skills, skill][-EPOCHS:]
             self._skill_at = pl_module.batches_done
