@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from pegasus_lightning.data.lessons import Lessons
 from pegasus_lightning.models import convolution, two_player
 from pegasus_lightning.models.networks import frozen
+from pegasus_lightning.train.fit import build_model
 from pegasus_lightning.train.settings import TRAIN
-from pegasus_lightning.train.trainer import build_model
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.devices import has_fast_bf16
 

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from pegasus_lightning.train.callbacks.run_status import RunStatus, requeue_signal
+from pegasus_lightning.train.fit import build_trainer
 from pegasus_lightning.train.settings import TRAIN, Config
-from pegasus_lightning.train.trainer import build_trainer
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.devices import choose_devices
 

@@ -587,7 +587,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_spares_the_checkpoint(
 @pytest.mark.slow
 def test_a_failure_reaches_the_shell(tmp_path: Path) -> None:
     script = (
-        "import pegasus_lightning.train.trainer as t\nimport pegasus_lightning.__main__ as m\nt._fit = None\nm.main()"
+        "import pegasus_lightning.train.trainer as t\nimport pegasus_lightning.__main__ as m\nt.fit = None\nm.main()"
     )
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run(

@@ -39,8 +39,8 @@ from pegasus_lightning.train.callbacks.health import (
     variety,
 )
 from pegasus_lightning.train.callbacks.run_logger import RunLogger
+from pegasus_lightning.train.fit import build_model
 from pegasus_lightning.train.settings import TRAIN, CallbacksConfig
-from pegasus_lightning.train.trainer import build_model
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.randomness import Stream, generator
 
