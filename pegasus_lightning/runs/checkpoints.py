@@ -1,7 +1,8 @@
 """Checkpoints that are never torn: save, find, check and load them.
 
-A run keeps `checkpoints/last.ckpt` and the one before it, `previous.ckpt`, each beside a file with its SHA-256. Loading
-never executes code (see `utils/torch_file.py`): hyperparameters are plain dicts, model classes come from the registry.
+A run keeps `checkpoints/last.ckpt`, the one before it, `previous.ckpt`, and that of the best validation, `best.ckpt`,
+each beside a file with its SHA-256. Loading never executes code (see `utils/torch_file.py`): hyperparameters are plain
+dicts, model classes come from the registry.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from pegasus_lightning.utils.torch_file import MAX_TORCH_BYTES, check_fits, read
 
 log = logging.getLogger(__name__)
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LIMITS = ("max_epochs", "max_time", "patience", "monitor")  # settings of the trainer that end a run
 FORMAT_VERSION = 1  # of training checkpoints; raise it when older code could not read what this code writes
 
 
@@ -105,6 +107,14 @@ def _announce(path: Path, new_hash: str) -> None:
     write_text(_hash_file(path), "\n".join(dict.fromkeys([*_hashes(path), new_hash])) + "\n")
 
 
+def keep_best(last: Path) -> None:
+    """Give an intact `last.ckpt` the second name `best.ckpt`, unless it has it."""
+    best = last.with_name(BEST)
+    found = sha256(last)
+    if found in _hashes(last) and not (best.exists() and found in _hashes(best)):
+        _keep_as(last, best, found)
+
+
 def _keep_as(path: Path, kept: Path, its_hash: str) -> None:
     """Give the file at `path` a second name, replacing the file of that name; copy it if hard links fail."""
     staged = kept.with_name(f".{kept.name}.staged")
@@ -130,24 +140,41 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class SaveLast(Checkpoint):
-    """Save `last.ckpt` every few epochs and after the last one, whatever the metrics.
+    """Save `last.ckpt` every few epochs and after the last one, and keep that of the best validation as `best.ckpt`.
 
-    `folder` is the run's `checkpoints/`. `check` raises `Interrupted` if the run is to stop; the callback saves before
-    it passes this on.
+    Args:
+        folder: the run's `checkpoints/`.
+        every_n_epochs: the interval; a best validation is saved between two saves, too.
+        check: raises `Interrupted` if the run is to stop; the callback saves before it passes this on.
+        best_batch: returns the batches done at the best validation so far, -1 for none.
     """
 
-    def __init__(self, folder: Path, every_n_epochs: int, check: Callable[[], object] = lambda: None) -> None:
-        self.path, self.every_n_epochs, self.check = folder / LAST, every_n_epochs, check
+    def __init__(
+        self,
+        folder: Path,
+        every_n_epochs: int,
+        check: Callable[[], object] = lambda: None,
+        best_batch: Callable[[], int] = lambda: -1,
+    ) -> None:
+        self.path, self.every_n_epochs, self.check, self.best_batch = folder / LAST, every_n_epochs, check, best_batch
         self._saved_at = -1
 
     def save(self, trainer: pl.Trainer) -> None:
         """Save now, unless this batch is already saved."""
         batches_done: int = trainer.lightning_module.batches_done  # type: ignore[assignment]
-        if batches_done != self._saved_at:
-            for logger in trainer.loggers:
-                logger.save()  # the logged curves must reach as far as the checkpoint
-            trainer.save_checkpoint(self.path)
-            self._saved_at = batches_done
+        if batches_done == self._saved_at:
+            return
+        for logger in trainer.loggers:
+            logger.save()  # the logged curves must reach as far as the checkpoint
+        trainer.save_checkpoint(self.path)
+        self._saved_at = batches_done
+        if batches_done == self.best_batch() and trainer.is_global_zero:
+            keep_best(self.path)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A kill may have come between the save of the best validation and its second name.
+        if pl_module.batches_done == self.best_batch() and self.path.exists() and trainer.is_global_zero:
+            keep_best(self.path)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         try:
@@ -155,7 +182,8 @@ class SaveLast(Checkpoint):
         except Interrupted:
             self.save(trainer)
             raise
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        is_best = pl_module.batches_done == self.best_batch()
+        if is_best or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -196,6 +224,8 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     wanted, limits = config["trainer"], status.get("limits", {})
     if status.get("epochs", 0) >= wanted["max_epochs"]:
         return True
+    if status.get("stopped_by") == "trainer.patience":
+        return all(wanted[key] == limits.get(key) for key in ("patience", "monitor"))
     out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits.get("max_epochs", 0)
     return out_of_time and wanted["max_time"] == limits["max_time"]
 

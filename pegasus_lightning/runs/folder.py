@@ -32,8 +32,8 @@ LOCK = ".lock"  # in a run's folder: held by the process that trains it
 # Settings that do not make another run: where and how long it trains, and what is shown.
 NOT_IDENTITY = {
     "": ("runs_dir", "resume", "experiment_name", "run_name", "callbacks", "logger"),
-    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "stall_after", "threads", "evaluate_test", "dry_run")
-    + ("log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
+    "trainer": ("gpus", "cpu_processes", "max_epochs", "max_time", "patience", "monitor", "stall_after", "threads")
+    + ("dry_run", "evaluate_test", "log_every_n_steps", "validate_every_n_epochs", "checkpoint_every_n_epochs"),
     "data": ("download", "cache", "on_device"),
 }
 # Settings of models that came after the first runs were named: at these values they do not make another run either.
@@ -57,7 +57,8 @@ ADDED: dict[tuple[str, ...], Any] = {
     ("critic_steps",): 1,
 }
 # Fields of a status that commands work with.
-STATUS_KINDS = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int, "limits": dict}
+STATUS_KINDS: dict[str, type] = {"status": str, "epochs": int, "batches": int, "pid": int, "exit_code": int}
+STATUS_KINDS |= {"limits": dict, "stopped_by": str}
 DEPTHS = ("*", "*/*", "*/*/*")  # where runs are looked for in a folder
 DRY_RUNS = ".dry_run"  # the folder of dry runs, in runs_dir
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's

@@ -61,13 +61,13 @@ class Stopwatch(pl.Callback):
     def figures(self, settings: Config, folder: Path) -> dict[str, float]:
         """Return the seconds and the bytes that the run takes whose settings are given, from its dry run in `folder`.
 
-        A run keeps two checkpoints. `max_time` may end it earlier.
+        A run keeps three checkpoints. `max_time` may end it earlier.
         """
         trainer, pictures = settings.trainer, sum(path.stat().st_size for path in (folder / "images").glob("*.png"))
         epochs, shown = trainer.max_epochs, settings.callbacks.images_every_n_epochs
         epoch = self.batches_an_epoch * self.batch + self.validation / trainer.validate_every_n_epochs
         saved = sum(path.stat().st_size for path in (folder / "checkpoints").glob("last.ckpt"))
-        return {"seconds": epochs * epoch, "bytes": 2 * saved + pictures * (1 + epochs // shown)}
+        return {"seconds": epochs * epoch, "bytes": 3 * saved + pictures * (1 + epochs // shown)}
 
     def sentence(self, figures: dict[str, float], settings: Config) -> str:
         """Return what the command prints at the end."""

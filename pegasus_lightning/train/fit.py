@@ -19,12 +19,9 @@ from torchinfo import summary
 from pegasus_lightning.data.module import ImageDataModule
 from pegasus_lightning.models import model_class
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.runs.checkpoints import (
-    AtomicCheckpointIO,
-    SaveLast,
-    read_to_continue,
-)
+from pegasus_lightning.runs.checkpoints import LIMITS, AtomicCheckpointIO, SaveLast, read_to_continue
 from pegasus_lightning.runs.scorecards import HPARAMS
+from pegasus_lightning.train.callbacks.best import BestValidation
 from pegasus_lightning.train.callbacks.health import Health
 from pegasus_lightning.train.callbacks.images import ImageGrids
 from pegasus_lightning.train.callbacks.progress import ProgressLine
@@ -34,7 +31,7 @@ from pegasus_lightning.train.callbacks.stall import StallWatch
 from pegasus_lightning.train.callbacks.tensorboard import charts
 from pegasus_lightning.train.dry_run import Stopwatch
 from pegasus_lightning.train.hparams import hparams
-from pegasus_lightning.train.settings import Config, TrainerConfig, chosen_loggers, parse_duration
+from pegasus_lightning.train.settings import MONITORS, Config, TrainerConfig, chosen_loggers, parse_duration
 from pegasus_lightning.utils.devices import (
     Devices,
     is_first_process,
@@ -86,10 +83,15 @@ def build_trainer(settings: TrainerConfig, devices: Devices, **arguments: Any) -
 
 
 def _callbacks(
-    settings: Config, data: ImageDataModule, folder: Path, save_last: SaveLast, run_status: RunStatus
+    settings: Config,
+    data: ImageDataModule,
+    folder: Path,
+    best: BestValidation,
+    save_last: SaveLast,
+    run_status: RunStatus,
 ) -> list[pl.Callback]:
     wanted = settings.callbacks
-    callbacks: list[pl.Callback] = [save_last]
+    callbacks: list[pl.Callback] = [best, save_last]  # the best one first: it may say that this epoch is the last
     if settings.trainer.max_time is not None:
         callbacks.append(Timer(duration=parse_duration(settings.trainer.max_time), interval="epoch"))
     if wanted.images:
@@ -120,16 +122,21 @@ def fit(
     run_status: RunStatus,
     prepare: Callable[[TwoPlayerModel], None],
     stopwatch: Stopwatch | None,
-) -> TwoPlayerModel:
-    """Build everything, fit, and measure the final figures. Signal handlers must be installed."""
+) -> tuple[TwoPlayerModel, str | None]:
+    """Build everything, fit, and measure the final figures. Signal handlers must be installed.
+
+    Return the model, and why `trainer.patience` ended the training, if it did.
+    """
     model = build_model(values)
     prepare(model)
     resumed, logged = (None, None) if checkpoint is None else read_to_continue(checkpoint, model)
     logger = RunLogger(folder, resumed, logged, chosen_loggers(settings.logger))
-    save_last = SaveLast(folder / "checkpoints", settings.trainer.checkpoint_every_n_epochs, run_status.check)
+    wanted = settings.trainer
+    best = BestValidation(wanted.monitor, highest=MONITORS[wanted.monitor], patience=wanted.patience)
+    save_last = SaveLast(folder / "checkpoints", wanted.checkpoint_every_n_epochs, run_status.check, lambda: best.batch)
     run_status.save = save_last.save
-    run_status.report(limits={"max_epochs": settings.trainer.max_epochs, "max_time": settings.trainer.max_time})
-    callbacks = _callbacks(settings, data, folder, save_last, run_status)
+    run_status.report(limits={key: getattr(wanted, key) for key in LIMITS})
+    callbacks = _callbacks(settings, data, folder, best, save_last, run_status)
     watch = None
     if settings.trainer.stall_after is not None and is_first_process():
         watch = StallWatch(parse_duration(settings.trainer.stall_after).total_seconds(), folder, run_status.report)
@@ -179,7 +186,8 @@ def fit(
         raise
     finally:
         logger.close()
-    return model
+    epoch = best.batch // data.train_batches_per_epoch
+    return model, f"no better {best.monitor} since epoch {epoch}" if best.gave_up else None
 
 
 def _final_names(model: TwoPlayerModel) -> list[str]:

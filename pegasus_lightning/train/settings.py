@@ -27,6 +27,7 @@ from pegasus_lightning.utils.errors import (
 
 PRECISION = ("auto", "32", "bf16")
 RESUME = ("auto", "never", "must")
+MONITORS = {"validation/psnr": True, "validation/excess_bce": False}  # whether the largest value is the best
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
 LOGGER_PACKAGES = ("wandb", "mlflow", "trackio")  # extras of the same names
 
@@ -39,6 +40,8 @@ class TrainerConfig:
     cpu_processes: int = 1  # data-parallel processes on the CPU (gloo)
     max_epochs: int = 1000
     max_time: str | None = None  # total training time, such as 90s, 20m, 12h, 2d; checked after each epoch
+    patience: int | None = None  # end after this many validations without a better one; null: never
+    monitor: str = "validation/psnr"  # what `patience` and best.ckpt go by; or validation/excess_bce
     stall_after: str | None = "30m"  # after this time without a batch, say where the run hangs; in a sweep it fails
     precision: str = "auto"  # auto (bf16 where the hardware has it), 32, bf16
     compile: bool = False
@@ -123,8 +126,8 @@ HABITS = {
     "trainer.limit_val_batches": "trainer=quick is a short training.",
     "trainer.fast_dev_run": "trainer.dry_run=true tries a few batches of everything.",
     "trainer.min_epochs": "trainer.max_epochs is the number of epochs.",
-    "callbacks.early_stopping": "trainer.max_epochs and trainer.max_time end a run.",
-    "callbacks.model_checkpoint": "Every run keeps its checkpoints; see trainer.checkpoint_every_n_epochs.",
+    "callbacks.early_stopping": "trainer.patience=10 ends a run after 10 validations without a better one.",
+    "callbacks.model_checkpoint": "Every run keeps its last and its best checkpoint; see trainer.monitor.",
 }
 TRAIN = Program("python -m pegasus_lightning", "config", GROUPS, _schemas, _unread, HABITS)
 
@@ -143,6 +146,11 @@ def _validate_trainer(trainer: Any) -> None:
     for key in ("threads", "checkpoint_every_n_epochs"):
         check_at_least(f"trainer.{key}", trainer[key], 1)
     check_choice("trainer.precision", trainer.precision, PRECISION)
+    check_choice("trainer.monitor", trainer.monitor, tuple(MONITORS))
+    check_at_least("trainer.patience", trainer.patience, 1)
+    if trainer.patience is not None and trainer.validate_every_n_epochs > trainer.max_epochs:
+        every = f"trainer.validate_every_n_epochs={trainer.validate_every_n_epochs}"
+        raise UserError(f"trainer.patience counts validations, and {every} allows none in {trainer.max_epochs} epochs.")
     for key in ("max_time", "stall_after"):
         if trainer[key] is not None:
             check_above(f"trainer.{key}", parse_duration(trainer[key], key).total_seconds(), 0)

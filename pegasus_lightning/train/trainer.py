@@ -71,8 +71,11 @@ def train(config: DictConfig, readable_name: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)  # of a dry run that was killed
     if is_first_process() and is_finished(folder, values):
         check_images(folder, settings.data, recorded_images(folder, None), images_now(settings.data))
-        more = "trainer.max_epochs" if trainer.max_time is None else "trainer.max_time or max_epochs"
-        reason = (read_status(folder) or {}).get("reason")
+        status_now = read_status(folder) or {}
+        more = status_now.get("stopped_by") or "trainer.max_epochs"
+        if trainer.max_time is not None and more != "trainer.patience":
+            more = "trainer.max_time or max_epochs"
+        reason = status_now.get("reason")
         short = f" until {reason}" if reason else ""
         say(f"Already trained{short}: {folder} (resume=auto leaves a finished run alone; raise {more} to go on).")
         return folder
@@ -131,18 +134,20 @@ def train(config: DictConfig, readable_name: str) -> Path:
                 if former and former[-1] != here:
                     say(_change_of_machine(former[-1], here))
             with starting_processes():
-                model = fit(settings, values, data, devices, folder, checkpoint, run_status, prepare, stopwatch)
+                model, no_better = fit(
+                    settings, values, data, devices, folder, checkpoint, run_status, prepare, stopwatch
+                )
             done = {"epochs": model.batches_done // data.train_batches_per_epoch, "batches": model.batches_done}
             ended = {"status": "finished", "exit_code": 0} | done
             outcome = "Done"
             if done["epochs"] < trainer.max_epochs:
-                ended["reason"] = (
-                    f"trainer.max_time={trainer.max_time}: {done['epochs']} of {trainer.max_epochs} epochs"
-                )
-                outcome = (
-                    f"Stopped after {done['epochs']} of {trainer.max_epochs} epochs (trainer.max_time="
-                    f"{trainer.max_time}). The same command with more time goes on"
-                )
+                by, more, why = "trainer.max_time", "time", ""
+                if no_better is not None:
+                    by, more, why = "trainer.patience", "patience", f", {no_better}"
+                limit = f"{by}={OmegaConf.select(config, by)}"
+                of_all = f"{done['epochs']} of {trainer.max_epochs} epochs"
+                ended |= {"stopped_by": by, "reason": f"{limit}: {of_all}{why}"}
+                outcome = f"Stopped after {of_all} ({limit}{why}). The same command with more {more} goes on"
             if stopwatch is not None:
                 load_model(folder)
                 figures = stopwatch.figures(planned, folder)

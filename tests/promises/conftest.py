@@ -165,8 +165,13 @@ class Left:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the names and bytes of all weights and of the optimizers' moments in `last.ckpt`."""
-        content, hasher = self.content, hashlib.sha256()
+        """The digest of `last.ckpt`."""
+        return self.digest_of("last.ckpt")
+
+    def digest_of(self, checkpoint: str) -> str:
+        """SHA-256 over the names and bytes of all weights and of the optimizers' moments in a checkpoint."""
+        content = torch.load(self.checkpoints / checkpoint, weights_only=True)
+        hasher = hashlib.sha256()
         tensors = dict(content["state_dict"])
         for player, optimizer in enumerate(content["optimizer_states"]):
             for index, state in optimizer["state"].items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise(1)]
 
@@ -27,6 +28,8 @@ POINTS = [
     "checkpoints._announce after 2",
     "checkpoints.sync_folder before 2",  # the file is moved; the hash file still lists the old hash too
     "checkpoints.save_atomically after 2",  # the end of an epoch
+    "checkpoints.keep_best before 2",  # the best validation is saved, and is not yet best.ckpt
+    "checkpoints.keep_best after 2",
     "TwoPlayerModel.training_step before 9",
     "TwoPlayerModel.training_step before 12",
 ]
@@ -45,6 +48,7 @@ def test_killed_anywhere_and_run_again_it_is_the_unbroken_run(
     run = left(tmp_path)
     assert run.status["status"] == "finished"
     assert run.digest == unbroken.digest
+    assert run.digest_of("best.ckpt") == unbroken.digest_of("best.ckpt")
     assert run.metrics == unbroken.metrics
     assert run.steps == unbroken.steps
     assert run.pictures == unbroken.pictures
@@ -102,3 +106,40 @@ def test_killed_again_and_again_it_is_the_unbroken_run(
     run = left(tmp_path)
     assert (run.digest, run.metrics, run.steps) == (unbroken.digest, unbroken.metrics, unbroken.steps)
     assert run.pictures == unbroken.pictures
+
+
+# Four batches an epoch, twelve in all: each schedule is under way at batch 7, where the run is killed.
+RATES = [f"model.{player}_optimizer.{field}" for player in ("autoencoder", "critic")
+         for field in ("warmup=3", "schedule=cosine", "schedule_batches=11", "weight_decay=0.1")]  # fmt: skip
+SCHEDULES = {
+    "rates": [*RATES, "model.ema_decay=0.99", "model.ema_warmup=2", "model.kl_warmup=3", "model.kl_cycle=5"],
+    "late critic": ["model.critic_starts_at=5", "model.critic_ramp=5", "model.adaptive_adversarial=true"],
+    "several steps": ["model.critic_steps=3", "model.adversarial_loss=lsgan"],
+    "wgan_gp": ["model.adversarial_loss=wgan_gp", "model.networks.critic_batch_norm=false"],
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_goes_on_where_it_was(command: Any, left: Callable[[Path], Any], tmp_path: Path, name: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert command(whole, *SCHEDULES[name]).code == 0
+    assert command(broken, *SCHEDULES[name], strike="TwoPlayerModel.training_step before 7").code == -signal.SIGKILL
+    assert command(broken, *SCHEDULES[name]).code == 0
+    assert left(broken).digest == left(whole).digest
+    assert left(broken).metrics == left(whole).metrics
+
+
+@pytest.mark.parametrize("point", ["TwoPlayerModel.training_step before 11", "checkpoints.save_atomically after 3"])
+def test_patience_counts_on_after_a_kill(command: Any, left: Callable[[Path], Any], tmp_path: Path, point: str) -> None:
+    """A rate of 0 after the first epoch: no later validation is better, so a patience of 3 ends the fourth epoch."""
+    still = [f"model.{player}_optimizer.{field}" for player in ("autoencoder", "critic")
+             for field in ("schedule=linear", "schedule_batches=4")]  # fmt: skip
+    settings = [*still, "model.networks.batch_norm=false", "trainer.max_epochs=9", "trainer.patience=3"]
+    assert command(tmp_path, *settings, strike=point).code == -signal.SIGKILL
+    assert command(tmp_path, *settings).code == 0
+    run = left(tmp_path)
+    assert (run.status["epochs"], run.status["stopped_by"]) == (4, "trainer.patience")
+    assert torch.load(run.checkpoints / "best.ckpt", weights_only=True)["batches_done"] == 4
+    assert run.content["batches_done"] == 16
