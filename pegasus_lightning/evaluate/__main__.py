@@ -40,6 +40,7 @@ Fields, for example
   score.judge=auto (the selecting recogniser if it is trained), recogniser (train it), critic,
     committee (two recognisers, trained on one half of the photographs)
   reporter=standard (reporting recogniser trained on all photographs), independent (only on those no committee uses)
+  checkpoint=best (that of the run's best validation)
   recognisers=FOLDER (default: the user's cache)  originals=false (save no photographs in the gallery)
   winged=true (share that a winged judge calls winged; trained if need be), false (default: if it is trained already)
   inception=true (FID and KID on Inception features; pip install -e '.[inception]')  gpus=0 (CPU)

@@ -42,7 +42,8 @@ from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import sha256, whole_folder
 
 # Settings that change nothing but where results go and what is kept beside the figures.
-NOT_FIGURES = ("run", "pretrained", "out", "originals", "gpus", "again", "verbose", "recognisers", "winged", "prepare")
+PLACES = ("run", "checkpoint", "pretrained", "out", "gpus", "recognisers")
+NOT_FIGURES = (*PLACES, "originals", "again", "verbose", "winged", "prepare")
 EVENTS = ".evaluation"  # suffix of the event file that holds the figures
 
 

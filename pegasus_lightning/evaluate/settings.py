@@ -35,6 +35,7 @@ class EvaluateConfig:
     """The whole configuration of `python -m pegasus_lightning.evaluate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    checkpoint: str = "last"  # of a run: last, or best (that of its best validation)
     pretrained: str | None = None  # instead of run: the name of a model that comes with the package
     out: str | None = None  # folder for the results; null: inside the run's folder
     count: int = 2000  # number of pegasi

@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "places", nargs="+", metavar="PLACE", help="a run's folder, a folder of runs, a pattern, or a checkpoint file"
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: export in the run's folder")
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last", help="of each run: the last, or the best validation's"
+    )
     parser.add_argument("--onnx", action="store_true", help="decoder.onnx too: codes to images, for other runtimes")
     return parser
 
@@ -71,7 +74,7 @@ def _work(options: argparse.Namespace) -> None:
 
     if options.onnx:
         model_files.check_onnx()
-    for checkpoint, folder in model_files.plan_exports(places, options.out):
+    for checkpoint, folder in model_files.plan_exports(places, options.out, options.checkpoint):
         written = model_files.export_checkpoint(checkpoint, folder, onnx=options.onnx)
         print(describe(written), flush=True)
 

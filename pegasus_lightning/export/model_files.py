@@ -95,15 +95,15 @@ class Written:
     difference: float | None = None  # largest difference of a pixel in [0, 1] between ONNX and PyTorch, if measured
 
 
-def plan_exports(places: Sequence[str], out: str | None = None) -> list[tuple[Path, Path]]:
-    """Return (checkpoint, folder for its export) of everything that `find_trained` finds in `places`.
+def plan_exports(places: Sequence[str], out: str | None = None, checkpoint: str = "last") -> list[tuple[Path, Path]]:
+    """Return (checkpoint, folder for its export) of everything that `find_trained` finds, with these arguments.
 
     The folder is `<run>/export` for a run, and `<name>-export` for a checkpoint file, in the file's run or else beside
     the file. With `out` it is that folder for one export, and a subfolder of it for each of several. Raise UserError,
     before anything is written, if a checkpoint is missing, corrupt or unreadable, or a folder cannot be made.
     """
     with _readable(", ".join(places)):
-        found = find_trained(places)
+        found = find_trained(places, checkpoint)
         folders = _folders(found, None if out is None else Path(out).expanduser())
         for folder in folders:
             _check_place(folder)

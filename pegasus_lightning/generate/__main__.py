@@ -40,6 +40,7 @@ Fields, for example
     winged (judges that see wings on a horse)
   score.critic=1  score.overlap=2  search.ratios=4  search.steps=80
   search.start_weight=0.5  search.prior_weight=10  search.most_per_parent=2
+  checkpoint=best (that of the run's best validation)
   originals=false (show only reconstructions of the parents)  gpus=0 (CPU)
   data.root=photos 'data.classes=[cat,ship]' or data=silhouettes (images other than the training data)
 

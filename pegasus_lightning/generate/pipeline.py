@@ -31,7 +31,7 @@ from pegasus_lightning.utils.tensors import to_float, to_uint8
 
 COMPARED = 8
 # Settings that change nothing but where results go, what is drawn of them, and how fast.
-NOT_PEGASI = ("run", "out", "figures", "originals", "image_scale", "gpus", "recognisers")
+NOT_PEGASI = ("run", "checkpoint", "out", "figures", "originals", "image_scale", "gpus", "recognisers")
 RESULTS = {"pegasi.json", "pegasi.npz", "tensorboard", *(f"{name}.png" for name in FIGURES)}
 
 

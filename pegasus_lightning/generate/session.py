@@ -87,7 +87,8 @@ def open_session(settings: Any, data_overrides: Sequence[str], purpose: str) -> 
     device = one_device(settings.gpus)
     with waiting("loading the model"):
         pretrained = None if settings.pretrained is None else open_pretrained(settings.pretrained, device)
-        runs = open_runs(find_trained(settings.run), device) if pretrained is None else [pretrained.run]
+        named = [] if pretrained is not None else find_trained(settings.run, settings.checkpoint)
+        runs = open_runs(named, device) if pretrained is None else [pretrained.run]
     for run in runs:
         mixing_of(run.model, settings.pegasus)  # check all before any work begins
     if isinstance(settings, GenerateConfig) and settings.first is not None:

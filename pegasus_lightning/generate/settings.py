@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from pegasus_lightning.models.latent import MIXINGS
 from pegasus_lightning.runs.scorecards import PEGASUS_RATIOS
+from pegasus_lightning.runs.trained import CHECKPOINTS
 from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import (
     UserError,
@@ -87,6 +88,7 @@ class GenerateConfig:
     """The whole configuration of `python -m pegasus_lightning.generate`."""
 
     run: list[str] = field(default_factory=list)  # run folders, folders of runs, or checkpoint files
+    checkpoint: str = "last"  # of a run: last, or best (that of its best validation, see trainer.monitor)
     pretrained: str | None = None  # instead of run: the name of a model that comes with the package
     out: str | None = None  # folder for the results; null: inside the run's folder, or pegasi/ for pretrained
     count: int | None = None  # number of pegasi; null: 64, and the best 8 of two image files
@@ -142,6 +144,7 @@ def validate_common(config: Any, *, needs_model: bool = True) -> None:
         )
     if config.run and config.pretrained is not None:
         raise UserError("run= and pretrained= both name a model: leave one of them out.")
+    check_choice("checkpoint", config.checkpoint, CHECKPOINTS)
     check_seed(config.seed)
     check_choice("split", config.split, SPLITS)
     if config.gpus is not None and (type(config.gpus) is not int or config.gpus not in (0, 1)):
@@ -198,6 +201,7 @@ def unread_common(config: Any) -> dict[str, str]:
             f"pretrained={config.pretrained}, whose committee scores",
             ["score.critic"],
         ),
+        (config.pretrained is not None, f"pretrained={config.pretrained}, which is one checkpoint", ["checkpoint"]),
         (score.overlap == 0, "score.overlap=0", ["score.overlap_margin"]),
     ]
     return {name: reason for applies, reason, names in rules if applies for name in names}

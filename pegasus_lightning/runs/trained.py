@@ -13,11 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pegasus_lightning.data.settings import DATA_SCHEMAS, validate_data
 from pegasus_lightning.models.two_player import TwoPlayerModel
-from pegasus_lightning.runs.checkpoints import find_checkpoint, load_model
+from pegasus_lightning.runs.checkpoints import BEST, find_checkpoint, load_model
 from pegasus_lightning.runs.folder import RunName, find_runs
 from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.foreign import Unreadable, is_inside, read_yaml
 
+CHECKPOINTS = ("last", "best")  # of a run that can be asked for
 UNTOUCHED = {"cache": None, "download": False}  # of the section `data` of a run that is only read
 
 log = logging.getLogger(__name__)
@@ -43,11 +44,12 @@ class TrainedRun:
         return list(self.model.hparams["classes"])
 
 
-def find_trained(places: Sequence[str]) -> list[Path]:
+def find_trained(places: Sequence[str], checkpoint: str = "last") -> list[Path]:
     """Return the run folders with a checkpoint, and the checkpoint files, in `places`; see `find_runs`.
 
-    A run without a checkpoint (in its first epoch, or failed) is left out with a warning, unless it was named itself.
-    Raise UserError if a place is missing, or holds nothing trained.
+    With `checkpoint="best"` return the `best.ckpt` of each run, that of its best validation. A run without a checkpoint
+    (in its first epoch, or failed) is left out with a warning, unless it was named itself. Raise UserError if a place
+    is missing, or holds nothing trained.
     """
     found: list[Path] = []
     for place in places:
@@ -61,7 +63,17 @@ def find_trained(places: Sequence[str]) -> list[Path]:
         found += saved
     if not found:
         raise UserError(f"No run in {', '.join(places)} has a checkpoint yet.")
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    return [_best_of(path) for path in found] if checkpoint == "best" else found
+
+
+def _best_of(run: Path) -> Path:
+    if run.is_file():
+        raise UserError(f"{run} is a checkpoint, and checkpoint=best chooses one of a run: name the run's folder.")
+    best = run / "checkpoints" / BEST
+    if not best.exists():
+        raise UserError(f"{run} has no {BEST}: no validation came before a save. Leave checkpoint=best out.")
+    return best
 
 
 def open_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:

@@ -156,6 +156,18 @@ def _validate_trainer(trainer: Any) -> None:
             check_above(f"trainer.{key}", parse_duration(trainer[key], key).total_seconds(), 0)
 
 
+def idle_players(model: Any, batches: int) -> list[str]:
+    """Return a sentence for each player whose learning rate is 0 before the end of a training of so many batches."""
+    players = ["autoencoder", *(["critic"] if model.critic_tells else [])]
+    rates = {player: getattr(model, f"{player}_optimizer") for player in players}
+    return [
+        f"The {player} stops learning at batch {adam.schedule_batches} of {batches}, where its rate reaches 0 "
+        f"(model.{player}_optimizer.schedule_batches)."
+        for player, adam in rates.items()
+        if adam.schedule != "constant" and adam.schedule_batches < batches
+    ]
+
+
 def chosen_loggers(logger: Any) -> tuple[str, ...]:
     """Return the loggers in `logger`, a name or a list of names. Raise UserError if one is unknown or not installed."""
     names = tuple(dict.fromkeys(logger)) if isinstance(logger, (list, tuple, ListConfig)) else (logger,)

@@ -31,7 +31,7 @@ from pegasus_lightning.train.callbacks.stall import JOB
 from pegasus_lightning.train.dry_run import Stopwatch, shortened
 from pegasus_lightning.train.fit import build_model, fit
 from pegasus_lightning.train.init_from import first_weights
-from pegasus_lightning.train.settings import Config
+from pegasus_lightning.train.settings import Config, idle_players
 from pegasus_lightning.utils.compose import plain, typed
 from pegasus_lightning.utils.devices import (
     choose_devices,
@@ -123,8 +123,9 @@ def train(config: DictConfig, readable_name: str) -> Path:
             if checkpoint is None:  # remove what an attempt left that ended before its first checkpoint
                 clear(folder)
             say(f"Training {settings.model.name} on {len(data.train)} images, on {devices.sentence}.")
-            if load:
-                say(load)
+            for note in [load, *idle_players(settings.model, trainer.max_epochs * data.train_batches_per_epoch)]:
+                if note:
+                    say(note)
             if first is not None:
                 say(first.sentence)
             say(f"Run folder: {folder}")

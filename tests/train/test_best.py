@@ -11,9 +11,14 @@ import pytest
 import torch
 from running import at_batch, checkpoint_of, run, status_of, the_run
 
+from pegasus_lightning import load_export
+from pegasus_lightning.export.__main__ import main as export
+from pegasus_lightning.generate.__main__ import _work as generate_work
+from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.models.measured import MeasuredModel
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.runs.checkpoints import is_intact, load_model
+from pegasus_lightning.utils.program import run_program
 
 QUIET = ["callbacks.images=false", "callbacks.health=false", "trainer.evaluate_test=false"]
 
@@ -125,3 +130,21 @@ def test_a_status_of_before_has_no_patience(tmp_path: Path) -> None:
         del old["limits"][key]
     path.write_text(json.dumps(old))
     assert "Already trained" in run(tmp_path, *limits).out
+
+
+@pytest.mark.slow
+def test_commands_take_the_best(tmp_path: Path, validations, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    validations([20.0, 23.0, 21.0])
+    assert run(tmp_path, "trainer.max_epochs=3", *QUIET).code == 0
+    monkeypatch.chdir(tmp_path)
+    place, few = f"run={the_run(tmp_path)}", ["gpus=0", "count=2", "figures=[best]", "pegasus.pairs=random"]
+    for asked, batches in ((["checkpoint=best"], 8), ([], 12)):
+        assert run_program(GENERATE, [place, *few, f"out=pegasi{batches}", *asked], generate_work) == 0
+        assert json.loads((tmp_path / f"pegasi{batches}" / "pegasi.json").read_text())["batches"] == batches
+    assert export([str(the_run(tmp_path)), "--checkpoint", "best", "--out", "shared"]) == 0
+    assert load_export("shared").config  # it is whole
+    assert "batch 8" in capsys.readouterr().out
+    (the_run(tmp_path) / "checkpoints" / "best.ckpt").unlink()
+    assert run_program(GENERATE, [place, *few, "out=none", "checkpoint=best"], generate_work) == 2
+    assert "has no best.ckpt" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -45,8 +45,8 @@ def test_the_estimate_counts_batches_validations_checkpoints_and_pictures(tmp_pa
     watch.batches_an_epoch, watch.batch, watch.validation = 70, 0.5, 4.0
     settings = Config()
     settings.trainer.max_epochs, settings.trainer.validate_every_n_epochs = 100, 2
-    # 100 (70 * .5 + 4 / 2) s; two checkpoints, pictures after the first epoch and every tenth.
-    assert watch.figures(settings, tmp_path) == {"seconds": 3700.0, "bytes": 40000 + 1500 * 11}
+    # 100 (70 * .5 + 4 / 2) s; three checkpoints, pictures after the first epoch and every tenth.
+    assert watch.figures(settings, tmp_path) == {"seconds": 3700.0, "bytes": 60000 + 1500 * 11}
 
 
 def test_a_run_begins_with_the_weights_of_another(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from pegasus_lightning.generate import settings
 from pegasus_lightning.generate.settings import GENERATE
 from pegasus_lightning.launch.planning import jobs_of
 from pegasus_lightning.models import MODELS
-from pegasus_lightning.train.settings import TRAIN, parse_duration, validate
-from pegasus_lightning.utils.compose import conf_folder, plain, presets
+from pegasus_lightning.train.settings import TRAIN, Config, idle_players, parse_duration, validate
+from pegasus_lightning.utils.compose import conf_folder, plain, presets, typed
 from pegasus_lightning.utils.errors import UserError
 
 PRESETS = [(path.parent.name, path.stem) for path in sorted(conf_folder().glob("*/*.yaml"))]
@@ -326,6 +326,16 @@ def of_model(name: str, *settings: str) -> DictConfig:
         ("weights.fake_target=0", "weights.fake_target=-0.1", "at least 0"),
         ("autoencoder_optimizer.warmup=0", "autoencoder_optimizer.warmup=-1", "at least 0"),
         ("critic_optimizer.decay_after=1", "critic_optimizer.decay_after=0", "at least 1"),
+        ("kl_warmup=3", "kl_warmup=-1", "at least 0"),
+        ("ema_warmup=0", "ema_warmup=-1", "at least 0"),
+        ("critic_ramp=0", "critic_ramp=-3", "at least 0"),
+        ("critic_starts_at=5", "critic_starts_at=-5", "at least 0"),
+        ("critic_steps=1", "critic_steps=0", "at least 1"),
+        ("gradient_penalty=0", "gradient_penalty=-1", "at least 0"),
+        ("adversarial_loss=wgan_gp", "adversarial_loss=wgan", "wgan_gp"),
+        ("autoencoder_optimizer.weight_decay=0.1", "autoencoder_optimizer.weight_decay=-0.1", "at least 0"),
+        ("autoencoder_optimizer.schedule=constant", "autoencoder_optimizer.schedule=cosine", "schedule_batches=N"),
+        ("critic_optimizer.schedule=constant", "critic_optimizer.schedule=poly", "cosine"),
     ],
 )
 def test_limits_of_pegasus(allowed: str, refused: str, message: str) -> None:
@@ -334,6 +344,45 @@ def test_limits_of_pegasus(allowed: str, refused: str, message: str) -> None:
         validate(of_model("pegasus", f"model.{refused}"))
     assert f"model.{refused.partition('=')[0]}" in str(error.value)
     assert message in str(error.value)
+
+
+@pytest.mark.promise(9)
+@pytest.mark.parametrize(
+    ("settings", "refused", "message"),
+    [
+        (["model.kl_warmup=3", "model.kl_cycle=4"], "model.kl_cycle=3", "at least 4"),
+        (["model.critic_optimizer.schedule=linear", "model.critic_optimizer.warmup=5",
+          "model.critic_optimizer.schedule_batches=6"], "model.critic_optimizer.schedule_batches=5", "at least 6"),
+        (["model.critic_optimizer.schedule=cosine", "model.critic_optimizer.schedule_batches=6"],
+         "model.critic_optimizer.decay_after=3", "leave one out"),
+        (["model.adversarial_loss=wgan_gp", "model.networks.critic_batch_norm=false"],
+         "model.networks.critic_batch_norm=true", "add model.networks.critic_batch_norm=false"),
+        (["trainer.patience=1"], "trainer.patience=0", "at least 1"),
+        (["trainer.monitor=validation/excess_bce"], "trainer.monitor=validation/kl", "validation/excess_bce"),
+        (["trainer.patience=1", "trainer.max_epochs=4", "trainer.validate_every_n_epochs=4"],
+         "trainer.validate_every_n_epochs=5", "allows none"),
+    ],
+)  # fmt: skip
+def test_schedules_and_limits_fit_together(settings: list[str], refused: str, message: str) -> None:
+    validate(of_model("adversarial_vae", *settings))
+    with pytest.raises(UserError) as error:
+        validate(of_model("adversarial_vae", *settings, refused))
+    assert refused.partition("=")[0] in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_rate_that_ends_early_is_told() -> None:
+    fields = [
+        f"model.{p}_optimizer.{f}" for p in ("autoencoder", "critic") for f in ("schedule=linear", "schedule_batches=9")
+    ]
+    model = typed(of_model("adversarial_vae", *fields), Config).model
+    assert [sentence[:39] for sentence in idle_players(model, 10)] == [
+        "The autoencoder stops learning at batch",
+        "The critic stops learning at batch 9 of",
+    ]
+    assert idle_players(model, 9) == []
+    plain_vae = typed(of_model("vae", *fields[:2]), Config).model
+    assert len(idle_players(plain_vae, 10)) == 1
 
 
 @pytest.mark.parametrize("learned", ["true", "false"])

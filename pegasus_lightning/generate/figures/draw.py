@@ -179,7 +179,11 @@ def network_plans(model: TwoPlayerModel) -> list[NetworkPlan]:
     if not _reads_probability(model):
         told = getattr(model.config, "critic_tells", "one number")
         return [*plans, critic.then(output=f"{told}, no sigmoid")]
-    scores = {"hinge": "hinge score, no sigmoid", "relativistic": "score to compare in pairs, no sigmoid"}
+    scores = {
+        "hinge": "hinge score, no sigmoid",
+        "relativistic": "score to compare in pairs, no sigmoid",
+        "wgan_gp": "score, no sigmoid",
+    }
     if model.config.adversarial_loss in scores:
         return [*plans, critic.then(output=scores[model.config.adversarial_loss])]
     return [*plans, critic.then(Layer("Sigmoid", (1,), 0), output="the probability of a real image")]
