@@ -202,7 +202,7 @@ def _check_schedule(player: str, adam: Any) -> None:
     if adam.decay_after is not None:
         raise UserError(
             f"{player}.schedule={adam.schedule} and {player}.decay_after={adam.decay_after} are two ways for one rate "
-            "to fall: leave one out."
+            f"to fall: leave the first out, or add {player}.decay_after=null."
         )
     if adam.schedule_batches is None:
         raise UserError(

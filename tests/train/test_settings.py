@@ -334,7 +334,7 @@ def of_model(name: str, *settings: str) -> DictConfig:
         ("gradient_penalty=0", "gradient_penalty=-1", "at least 0"),
         ("adversarial_loss=wgan_gp", "adversarial_loss=wgan", "wgan_gp"),
         ("autoencoder_optimizer.weight_decay=0.1", "autoencoder_optimizer.weight_decay=-0.1", "at least 0"),
-        ("autoencoder_optimizer.schedule=constant", "autoencoder_optimizer.schedule=cosine", "schedule_batches=N"),
+        ("critic_optimizer.schedule=constant", "critic_optimizer.schedule=cosine", "schedule_batches=N"),
         ("critic_optimizer.schedule=constant", "critic_optimizer.schedule=poly", "cosine"),
     ],
 )
@@ -354,7 +354,7 @@ def test_limits_of_pegasus(allowed: str, refused: str, message: str) -> None:
         (["model.critic_optimizer.schedule=linear", "model.critic_optimizer.warmup=5",
           "model.critic_optimizer.schedule_batches=6"], "model.critic_optimizer.schedule_batches=5", "at least 6"),
         (["model.critic_optimizer.schedule=cosine", "model.critic_optimizer.schedule_batches=6"],
-         "model.critic_optimizer.decay_after=3", "leave one out"),
+         "model.critic_optimizer.decay_after=3", "decay_after=null"),
         (["model.adversarial_loss=wgan_gp", "model.networks.critic_batch_norm=false"],
          "model.networks.critic_batch_norm=true", "add model.networks.critic_batch_norm=false"),
         (["trainer.patience=1"], "trainer.patience=0", "at least 1"),
