@@ -8,27 +8,34 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from pegasus_lightning.data.module import load_split
 from pegasus_lightning.data.own_images import read_images
+from pegasus_lightning.data.settings import data_settings, validate_data
 from pegasus_lightning.export.model_files import CONFIG, SUMS, ExportedModel, load_export
 from pegasus_lightning.generate.pretrained import PRETRAINED, open_pretrained
+from pegasus_lightning.generate.settings import SPLITS
 from pegasus_lightning.launch.planning import check_jobs, plan, readable_name
 from pegasus_lightning.models.two_player import TwoPlayerModel
+from pegasus_lightning.recognisers.network import REPORTS, predict
+from pegasus_lightning.recognisers.store import RecogniserStore
+from pegasus_lightning.recognisers.training import standard_recipe
 from pegasus_lightning.runs.checkpoints import load_model
-from pegasus_lightning.runs.trained import find_trained
+from pegasus_lightning.runs.trained import find_trained, open_run
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.devices import choose_devices
 from pegasus_lightning.utils.errors import Interrupted, UserError, did_you_mean, listing
 from pegasus_lightning.utils.program import quieten
-from pegasus_lightning.utils.tensors import BATCH
+from pegasus_lightning.utils.tensors import BATCH, to_float
 
-__all__ = ["TrainedModel", "load", "load_export", "load_model", "make_pegasi", "read_images", "train"]
+__all__ = ["LabelledImages", "TrainedModel", "judge", "load", "load_export", "load_images", "load_model", "make_pegasi"]
+__all__ += ["read_images", "train"]
 
 Model = TwoPlayerModel | ExportedModel
 
@@ -39,6 +46,14 @@ class TrainedModel:
 
     folder: Path
     model: TwoPlayerModel
+
+
+class LabelledImages(NamedTuple):
+    """What `load_images` returns: images float32 (N, 3, 32, 32) in [0, 1], labels int64 (N,), names of the classes."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
@@ -122,6 +137,60 @@ def train(*settings: str, **more: Any) -> TrainedModel:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
     return TrainedModel(folder, load_model(folder))
+
+
+def load_images(source: str | Path, *settings: str, split: str = "test") -> LabelledImages:
+    """Return the images of a run, or of settings, on the CPU.
+
+    Args:
+        source: a run's folder, or the first setting, such as "data=silhouettes" or "data=cifar10".
+        settings: more of them, as on the command line, such as "data.root=photos".
+        split: "train" or "test".
+
+    Raises:
+        UserError: a setting is wrong, or the images are missing.
+    """
+    if split not in SPLITS:
+        raise UserError(f"There is no split '{split}'. Choose from: {', '.join(SPLITS)}.")
+    images = load_split(_data_of(source, settings), split)
+    return LabelledImages(to_float(images.images), images.labels, images.classes)
+
+
+def judge(images: Tensor, source: str | Path, *settings: str) -> Tensor:
+    """Return how sure a recogniser is to see each class: probabilities (N, 2), on the CPU; an image may show both.
+
+    The recogniser is the one that `evaluate` reports with. It is trained now if it is not in the user's cache folder:
+    minutes for CIFAR-10. What it takes for both classes need not look like a pegasus to a person.
+
+    Args:
+        images: float (N, 3, 32, 32) in [0, 1].
+        source, settings: the images that the recogniser is trained on, as for `load_images`.
+
+    Raises:
+        UserError: a setting is wrong, or the images are missing.
+    """
+    stored = RecogniserStore().get(_data_of(source, settings), standard_recipe(REPORTS))
+    return predict(stored.recogniser.probabilities, images)
+
+
+def _data_of(source: str | Path, settings: Sequence[str]) -> Any:
+    """Return the `data` section of a run's configuration, or of settings, validated."""
+    if "=" in str(source) and not Path(source).exists():
+        settings, saved = [str(source), *settings], None
+    else:
+        found = find_trained([str(source)])
+        config = open_run(found[0]).config
+        if len(found) > 1 or config is None:
+            raise UserError(f"{source} is not the folder of one run: name that, or settings such as data=silhouettes.")
+        saved = config.data
+    try:
+        data = data_settings(saved, settings)
+    except HydraException as error:
+        raise UserError(TRAIN.explain(error, settings)) from error
+    if data is None:
+        raise UserError(f"Which images? {source} names none: say for example data=silhouettes.")
+    validate_data(data)
+    return data
 
 
 def make_pegasi(

@@ -14,10 +14,14 @@ import torch
 from PIL import Image
 
 import pegasus_lightning
-from pegasus_lightning import UserError, load, make_pegasi, read_images
+from pegasus_lightning import UserError, judge, load, load_images, make_pegasi, read_images
+from pegasus_lightning.data import silhouettes
 from pegasus_lightning.data.image_folder import decode
 from pegasus_lightning.export.model_files import ExportedModel, export_checkpoint
 from pegasus_lightning.models.vae import VAE
+from pegasus_lightning.recognisers.store import RecogniserStore
+from pegasus_lightning.recognisers.training import standard_recipe
+from pegasus_lightning.runs.trained import open_run
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -159,3 +163,47 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
         (tmp_path / name / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(UserError, match="holds 2 runs: name one of"):
         load(tmp_path)
+
+
+def test_the_images_of_a_run_are_those_it_was_trained_on(trained: Any) -> None:
+    images, labels, classes = load_images(trained.folder, split="train")
+    drawn, kinds = silhouettes.load(["horse", "bird"], "train", 24, 0)
+    assert torch.equal(images, drawn / 255) and torch.equal(labels, kinds) and classes == ("horse", "bird")
+    other = load_images("data=silhouettes", "data.test_per_class=9", "data.classes=[bird,horse]")
+    assert (len(other.images), other.classes, other.labels.sum()) == (18, ("bird", "horse"), 9)
+    assert len(load_images(trained.folder, "data.test_per_class=10").images) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=silhouette"], "Did you mean 'silhouettes'"),
+        (["runs/nothing"], "There is no run folder"),
+        (["data=image_folder"], "data.root=FOLDER"),
+        (["data=silhouettes", "data.test_per_class=0"], "at least 8"),
+    ],
+)
+def test_images_that_there_are_not_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_images(*arguments)
+    with pytest.raises(UserError, match="no split 'val'"):
+        load_images("data=silhouettes", split="val")
+
+
+@pytest.mark.slow
+def test_the_judge_is_the_recogniser_that_evaluate_reports_with(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    images = load_images(trained.folder).images
+    found = judge(images, trained.folder)
+    assert found.shape == (16, 2)
+    (path,) = (tmp_path / "pegasus_lightning" / "recognisers").glob("residual-*.pt")
+    config = open_run(trained.folder).config
+    stored = RecogniserStore().find(config.data, standard_recipe("residual"))
+    assert stored is not None and stored.path == path
+    with torch.no_grad():
+        torch.testing.assert_close(found, torch.sigmoid(stored.recogniser(images)))
+    assert torch.equal(
+        judge(images[:3], "data=silhouettes", "data.train_per_class=24", "data.test_per_class=8"), found[:3]
+    )
