@@ -1,0 +1,257 @@
+"""The page in Gradio: its parts, and what happens when one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from torch import Tensor
+
+from pegasus_lightning.demo import markup
+from pegasus_lightning.demo.recipes import keep, mask_of, recipe
+from pegasus_lightning.demo.session import ROW, Choice, DemoSession, Parent
+from pegasus_lightning.data.image_folder import SUFFIXES
+from pegasus_lightning.runs.places import path_shown
+from pegasus_lightning.utils.errors import UserError
+
+FONT = ["system-ui", "sans-serif"]
+RATIOS = [round(ratio, 3) for ratio in torch.linspace(0, 1, ROW).tolist()]
+PIXELS, SMOOTH = "pixels", "smooth"
+MAX_FILE_SIZE = "100mb"  # of a dropped file
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one reader of the page sees."""
+
+    choice: Choice
+    pages: tuple[int, int]  # of the parents that are offered
+    offered: tuple[list[Parent], list[Parent]]
+    kept: tuple[tuple[Path, Tensor, dict[str, Any]], ...] = field(default=())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shown:
+        return self  # nothing in it changes
+
+
+class Handlers:
+    """What happens on the page. Each method returns the state first, and then the parts that change."""
+
+    def __init__(self, session: DemoSession, folder: Path) -> None:
+        self.session, self.folder = session, folder
+
+    def first_look(self) -> Shown:
+        """Return what a new reader sees."""
+        offered = (self.session.offered(0, 0), self.session.offered(1, 0))
+        return Shown(Choice(offered[0][0], offered[1][0]), (0, 0), offered)
+
+    def parents(self, shown: Shown, label: int) -> str:
+        chosen = (shown.choice.first, shown.choice.second)[label]
+        return markup.parents(self.session.classes[label], chosen, shown.offered[label])
+
+    def row(self, shown: Shown) -> str:
+        return markup.row(self.session.pictures(shown.choice, RATIOS), RATIOS, shown.choice)
+
+    def large(self, shown: Shown, look: str) -> str:
+        session, choice = self.session, shown.choice
+        image = session.picture(choice)
+        content = recipe(session, choice, image)
+        smooth = look == SMOOTH
+        return markup.large(image, choice, session.classes, content, by_parts=session.by_parts, smooth=smooth)
+
+    def ground(self, shown: Shown) -> str:
+        image = self.session.ground(shown.choice.first)
+        return markup.uri(markup.png(markup.enlarged(image, 1)), "image/png")
+
+    def pick(self, shown: Shown, look: str, label: int, index: int) -> tuple[Any, ...]:
+        """Choose one of the parents that are offered."""
+        return self._with_parent(shown, look, label, shown.offered[label][index])
+
+    def drop(self, shown: Shown, look: str, label: int, file: str | None) -> tuple[Any, ...]:
+        """Choose a picture that was dropped, and clear the place that it was dropped on."""
+        if file is None:
+            return (*self._with_parent(shown, look, label, (shown.choice.first, shown.choice.second)[label]), None)
+        try:
+            parent = self.session.read(Path(file))
+        except UserError as error:
+            raise gr.Error(str(error).replace(file, Path(file).name)) from error
+        return (*self._with_parent(shown, look, label, parent), None)
+
+    def _with_parent(self, shown: Shown, look: str, label: int, parent: Parent) -> tuple[Any, ...]:
+        changes = {"first": parent, "where": None} if label == 0 else {"second": parent}
+        shown = replace(shown, choice=shown.choice.with_(**changes))
+        ground = [self.ground(shown) if label == 0 else gr.skip()] if self.session.by_parts else []
+        return (shown, self.parents(shown, label), self.row(shown), self.large(shown, look), "", *ground)
+
+    def others(self, shown: Shown, label: int) -> tuple[Shown, str]:
+        """Offer other parents."""
+        pages = [*shown.pages]
+        pages[label] += 1
+        offered = [*shown.offered]
+        offered[label] = self.session.offered(label, pages[label])
+        shown = replace(shown, pages=(pages[0], pages[1]), offered=(offered[0], offered[1]))
+        return shown, self.parents(shown, label)
+
+    def move(self, shown: Shown, look: str, ratio: float) -> tuple[Shown, str, str]:
+        """Move the ratio."""
+        shown = replace(shown, choice=shown.choice.with_(ratio=min(1.0, max(0.0, float(ratio)))))
+        return shown, self.large(shown, look), ""
+
+    def paint(self, shown: Shown, look: str, rows: Any) -> tuple[Shown, str, str, str]:
+        """Say where a limb may be."""
+        try:
+            where = mask_of(rows)
+        except ValueError as error:
+            raise gr.Error(f"What was painted is not understood: {error}.") from error
+        shown = replace(shown, choice=shown.choice.with_(where=where))
+        return shown, self.row(shown), self.large(shown, look), ""
+
+    def improve(self, shown: Shown, look: str) -> Iterator[tuple[Shown, Any, str]]:
+        """Climb from the picture that is shown, and show the best so far after each step."""
+        if (reason := self.session.why_not_improved()) is not None:
+            yield shown, gr.skip(), markup.text(reason)
+            return
+        yield shown, gr.skip(), markup.progress(0, 1, "Preparing the judge ...")
+        selector = self.session.selector
+        judge = "the model's critic" if selector is None else selector.words
+        begun: tuple[float, float | None] | None = None
+        for at in self.session.improve(shown.choice):
+            begun = (at.score, at.seen) if begun is None else begun
+            shown = replace(shown, choice=replace(shown.choice, code=at.code))
+            words = f"Step {at.step} of {at.steps}: score {begun[0]:.2f} at the start, now {at.score:.2f}"
+            if at.seen is not None and begun[1] is not None:
+                words += f"; probability {begun[1]:.0%} at the start, now {at.seen:.0%}"
+            words += f". Judged by {judge}."
+            yield shown, self.large(shown, look), markup.progress(at.step, at.steps, words)
+
+    def keep(self, shown: Shown) -> tuple[Shown, str]:
+        """Write a favourite."""
+        image = self.session.picture(shown.choice)
+        content = recipe(self.session, shown.choice, image)
+        try:
+            path = keep(self.folder, content, shown.choice, image)
+        except OSError as error:
+            raise gr.Error(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+        others = tuple(one for one in shown.kept if one[0] != path)
+        shown = replace(shown, kept=(*others, (path, image, content)))
+        return shown, self.favourites(shown)
+
+    def favourites(self, shown: Shown) -> str:
+        return markup.favourites(shown.kept, path_shown(self.folder))
+
+
+def build(session: DemoSession, folder: Path) -> gr.Blocks:
+    """Return the page of a session; favourites are written to `folder`."""
+    own = Handlers(session, folder)
+    first = own.first_look()
+    names = session.classes
+    with gr.Blocks(title=f"{names[0]} + {names[1]}", analytics_enabled=False) as page:
+        state = gr.State(first)
+        gr.HTML(_head(session), elem_classes="head", js_on_load=None)
+        boxes, drops, others = [], [], []
+        with gr.Row():
+            for label, name in enumerate(names):
+                with gr.Column(min_width=320):
+                    gr.Markdown(f"### {'First' if label == 0 else 'Second'} parent: {markup.text(name)}")
+                    parent = own.parents(first, label)
+                    boxes.append(gr.HTML(parent, js_on_load=markup.PICK, elem_id=f"parents-{label}"))
+                    others.append(gr.Button("Draw others", size="sm", elem_id=f"others-{label}"))
+                    drops.append(
+                        gr.File(
+                            label=f"Your own {name}: drop a picture of any size",
+                            file_types=[*SUFFIXES],
+                            height=90,
+                            elem_id=f"drop-{label}",
+                        )
+                    )
+        row = gr.HTML(own.row(first), js_on_load=markup.PICK, elem_id="row")
+        ratio = gr.Slider(
+            0, 1, value=first.choice.ratio, step=0.01, label="Ratio", elem_id="ratio", info=_about_ratio(session)
+        )
+        with gr.Row():
+            with gr.Column(min_width=320):
+                large = gr.HTML(own.large(first, PIXELS), js_on_load=None, elem_id="large")
+                look = gr.Radio([PIXELS, SMOOTH], value=PIXELS, label="Look", elem_id="look")
+                with gr.Row():
+                    improve = gr.Button("Improve", variant="primary", elem_id="improve")
+                    stop = gr.Button("Stop", elem_id="stop")
+                    kept = gr.Button("Keep", elem_id="keep")
+                status = gr.HTML("", js_on_load=None, elem_id="status")
+            painter: gr.HTML | None = None
+            if session.by_parts:
+                with gr.Column(min_width=320):
+                    gr.Markdown(f"### Where parts of the {markup.text(names[1])} may be")
+                    painter = gr.HTML(
+                        own.ground(first),
+                        html_template=markup.PAINTER,
+                        js_on_load=markup.PAINT,
+                        elem_id="paint",
+                    )
+                    gr.HTML(_about_mask(session), js_on_load=None, elem_classes="hint")
+        gr.Markdown("### Favourites")
+        favourites = gr.HTML(own.favourites(first), js_on_load=None, elem_id="favourites")
+
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        newest: dict[str, Any] = quick | {"trigger_mode": "always_last"}
+        climb = improve.click(own.improve, [state, look], [state, large, status], **quick)
+        grounds = [] if painter is None else [painter]
+
+        def of_parent(label: int) -> None:
+            outputs: list[Any] = [state, boxes[label], row, large, status, *grounds]
+
+            def pick(shown: Shown, look: str, event: gr.EventData) -> tuple[Any, ...]:
+                return own.pick(shown, look, label, int(event.picked))
+
+            def drop(shown: Shown, look: str, file: str | None) -> tuple[Any, ...]:
+                return own.drop(shown, look, label, file)
+
+            boxes[label].select(pick, [state, look], outputs, cancels=[climb], **quick)
+            drops[label].upload(drop, [state, look, drops[label]], [*outputs, drops[label]], cancels=[climb], **quick)
+            others[label].click(lambda shown: own.others(shown, label), [state], [state, boxes[label]], **quick)
+
+        def jump(event: gr.EventData) -> float:
+            return float(event.picked)
+
+        for label in (0, 1):
+            of_parent(label)
+        ratio.input(own.move, [state, look, ratio], [state, large, status], cancels=[climb], **newest)
+        row.select(jump, None, [ratio], **quick).then(
+            own.move, [state, look, ratio], [state, large, status], cancels=[climb], **newest
+        )
+        look.input(own.large, [state, look], [large], **newest)
+        stop.click(None, cancels=[climb], **quick)
+        kept.click(own.keep, [state], [state, favourites], **quick)
+        if painter is not None:
+
+            def paint(shown: Shown, look: str, event: gr.EventData) -> tuple[Any, ...]:
+                return own.paint(shown, look, event.rows)
+
+            painter.input(paint, [state, look], [state, row, large, status], cancels=[climb], **newest)
+    return page
+
+
+def _head(session: DemoSession) -> str:
+    first, second = session.classes
+    mixing = "mixes by parts" if session.by_parts else "mixes codes linearly"
+    return (
+        f"<h1>{markup.text(first)} + {markup.text(second)}</h1>"
+        f"<p>Model {markup.text(session.name)}, after {session.batches_done:,} batches; it {mixing}. "
+        f"Parents are {markup.text(session.offer.words)}.</p>"
+    )
+
+
+def _about_ratio(session: DemoSession) -> str:
+    first, second = session.classes
+    parts = "; from 0.4 to 0.6 the mix is the chimera" if session.by_parts else ""
+    return f"0 is the {first}, 1 the {second}{parts}"
+
+
+def _about_mask(session: DemoSession) -> str:
+    first, second = map(markup.text, session.classes)
+    return (
+        f"<p>Paint on the {first}, as small as the model makes it. Parts of the {second} then grow from the likeliest "
+        "painted place and are cut off outside the paint; encoding softens the border. Nothing painted: anywhere.</p>"
+    )
