@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from omegaconf import DictConfig
@@ -13,9 +14,9 @@ from pegasus_lightning.utils.program import answered, run_program
 def help_text() -> str:
     """Return the text that `--help` prints."""
     command = "python -m pegasus_lightning.demo"
-    return f"""Serve a page that mixes a horse and a bird in the browser: choose or drop pictures, move the ratio, say where wings
-may be, improve the mix, keep favourites. Ctrl-C ends it. It needs no network and, unless told, serves this machine
-alone. Install it with: pip install -e '.[demo]'
+    return f"""Serve a page that mixes a horse and a bird in the browser: choose or drop pictures, move the ratio,
+say where wings may be, improve the mix, keep favourites. Ctrl-C ends it. It needs no network and, unless told, serves
+this machine alone. Install it with: pip install -e '.[demo]'
 
 Examples
   {command}                                        the model that comes with the package
@@ -53,6 +54,7 @@ def main() -> None:
     """Run the command line."""
     if answered(sys.argv[1:], help_text):
         return
+    gc.disable()  # until the page is served: the imports take 7 s of a core rather than 8
     with waiting("loading PyTorch"):
         from pegasus_lightning.demo.settings import DEMO
 

@@ -52,7 +52,9 @@ def parents(name: str, chosen: Parent, offered: Sequence[Parent]) -> str:
         buttons.append(f'<button type="button" data-pick="{index}" aria-pressed="{pressed}">{words}</button>')
     origin = chosen.origin
     told = origin.get("file") or f"number {origin['index']}"
-    figure = f"<figure>{picture(chosen.pixels, f'the chosen {name}')}<figcaption>{text(str(told))}</figcaption></figure>"
+    figure = (
+        f"<figure>{picture(chosen.pixels, f'the chosen {name}')}<figcaption>{text(str(told))}</figcaption></figure>"
+    )
     return f'<div class="parents">{figure}<div class="offered">{"".join(buttons)}</div></div>'
 
 
@@ -62,10 +64,8 @@ def row(images: Tensor, ratios: Sequence[float], choice: Choice) -> str:
     buttons = []
     for image, ratio in zip(images, ratios, strict=True):
         pressed = "true" if ratio == nearest else "false"
-        shown = picture(image, f"mix at ratio {ratio:.2f}")
-        buttons.append(
-            f'<button type="button" data-pick="{ratio}" aria-pressed="{pressed}">{shown}<span>{ratio:.2f}</span></button>'
-        )
+        shown = f"{picture(image, f'mix at ratio {ratio:.2f}')}<span>{ratio:.2f}</span>"
+        buttons.append(f'<button type="button" data-pick="{ratio}" aria-pressed="{pressed}">{shown}</button>')
     return f'<div class="strip">{"".join(buttons)}</div>'
 
 
@@ -93,7 +93,7 @@ def large(
     name = text(title(choice, names))
     return (
         f'<figure class="pegasus"><img src="{data}" alt="{text(f"mix of {names[0]} and {names[1]}, {words}")}">'
-        f"<figcaption>{text(words)}</figcaption><div class=\"links\">"
+        f'<figcaption>{text(words)}</figcaption><div class="links">'
         f'<a class="png" download="{name}.png" href="{data}">Download PNG</a>'
         f'<a class="json" download="{name}.json" href="{content}">Download recipe (JSON)</a></div></figure>'
     )

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from pegasus_lightning.data.module import load_split
 from pegasus_lightning.data.settings import data_settings, validate_data
-from pegasus_lightning.demo.parents import Offer, OfCodes, OfImages, OfPrior
+from pegasus_lightning.demo.parents import OfCodes, Offer, OfImages, OfPrior
 from pegasus_lightning.demo.session import DemoSession
 from pegasus_lightning.demo.settings import DEFAULT_MODEL, DemoConfig
 from pegasus_lightning.export.model_files import ExportedModel, load_export
@@ -78,7 +78,7 @@ def _one_run(places: Sequence[str], device: torch.device) -> TrainedRun:
 
 
 def _data_of_export(path: Path, classes: Sequence[str], overrides: Sequence[str]) -> DictConfig | None:
-    """Return the `data` configuration that was named; None if none was. Raise UserError for classes of another model."""
+    """Return the `data` configuration that was named; None if none was. Raise UserError for unknown classes."""
     config = data_settings(None, overrides)
     if config is None:
         return None

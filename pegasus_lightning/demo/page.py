@@ -11,10 +11,10 @@ import gradio as gr
 import torch
 from torch import Tensor
 
+from pegasus_lightning.data.image_folder import SUFFIXES
 from pegasus_lightning.demo import markup
 from pegasus_lightning.demo.recipes import keep, mask_of, recipe
 from pegasus_lightning.demo.session import ROW, Choice, DemoSession, Parent
-from pegasus_lightning.data.image_folder import SUFFIXES
 from pegasus_lightning.runs.places import path_shown
 from pegasus_lightning.utils.errors import UserError
 
@@ -77,7 +77,7 @@ class Handlers:
         try:
             parent = self.session.read(Path(file))
         except UserError as error:
-            raise gr.Error(str(error).replace(file, Path(file).name)) from error
+            raise _told(str(error).replace(file, Path(file).name)) from error
         return (*self._with_parent(shown, look, label, parent), None)
 
     def _with_parent(self, shown: Shown, look: str, label: int, parent: Parent) -> tuple[Any, ...]:
@@ -105,7 +105,7 @@ class Handlers:
         try:
             where = mask_of(rows)
         except ValueError as error:
-            raise gr.Error(f"What was painted is not understood: {error}.") from error
+            raise _told(f"What was painted is not understood: {error}.") from error
         shown = replace(shown, choice=shown.choice.with_(where=where))
         return shown, self.row(shown), self.large(shown, look), ""
 
@@ -121,10 +121,10 @@ class Handlers:
         for at in self.session.improve(shown.choice):
             begun = (at.score, at.seen) if begun is None else begun
             shown = replace(shown, choice=replace(shown.choice, code=at.code))
-            words = f"Step {at.step} of {at.steps}: score {begun[0]:.2f} at the start, now {at.score:.2f}"
+            words = f"Step {at.step} of {at.steps}. Score: {begun[0]:.2f} at the start, now {at.score:.2f}."
             if at.seen is not None and begun[1] is not None:
-                words += f"; probability {begun[1]:.0%} at the start, now {at.seen:.0%}"
-            words += f". Judged by {judge}."
+                words += f" Probability of {self.session.sought}: {begun[1]:.0%} at the start, now {at.seen:.0%}."
+            words += f" Judged by {judge}."
             yield shown, self.large(shown, look), markup.progress(at.step, at.steps, words)
 
     def keep(self, shown: Shown) -> tuple[Shown, str]:
@@ -134,13 +134,18 @@ class Handlers:
         try:
             path = keep(self.folder, content, shown.choice, image)
         except OSError as error:
-            raise gr.Error(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+            raise _told(f"{self.folder} cannot be written: {error.strerror or error}.") from error
         others = tuple(one for one in shown.kept if one[0] != path)
         shown = replace(shown, kept=(*others, (path, image, content)))
         return shown, self.favourites(shown)
 
     def favourites(self, shown: Shown) -> str:
         return markup.favourites(shown.kept, path_shown(self.folder))
+
+
+def _told(message: str) -> gr.Error:
+    """Return an error that the page shows and the terminal does not."""
+    return gr.Error(message, print_exception=False)
 
 
 def build(session: DemoSession, folder: Path) -> gr.Blocks:
@@ -163,8 +168,9 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
                         gr.File(
                             label=f"Your own {name}: drop a picture of any size",
                             file_types=[*SUFFIXES],
-                            height=90,
+                            height=80,
                             elem_id=f"drop-{label}",
+                            elem_classes="drop",
                         )
                     )
         row = gr.HTML(own.row(first), js_on_load=markup.PICK, elem_id="row")

@@ -56,9 +56,10 @@ class OfImages(Offer):
         return images[numbers], numbers.tolist()
 
     def others(self) -> Parents | None:
-        first, second = (images[order[:OTHERS]] for images, order in zip(
-            (self.parents.first, self.parents.second), self.orders, strict=True
-        ))
+        first, second = (
+            images[order[:OTHERS]]
+            for images, order in zip((self.parents.first, self.parents.second), self.orders, strict=True)
+        )
         return Parents(first, second, self.parents.classes)
 
 

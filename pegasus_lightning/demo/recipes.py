@@ -98,7 +98,6 @@ def keep(folder: Path, content: dict[str, Any], choice: Choice, image: Tensor) -
 def mask_of(rows: Any) -> Tensor | None:
     """Return the mask (32, 32) of `rows_of`; None if no pixel is set. Raise ValueError for anything else."""
 
-
     if not isinstance(rows, list) or len(rows) != IMAGE_SIZE:
         raise ValueError("a mask has 32 rows")
     if not all(isinstance(row, str) and re.fullmatch(r"[0-9a-f]{8}", row) for row in rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -34,6 +35,8 @@ def serve(config: DictConfig, data_overrides: Sequence[str]) -> None:
         _keep_to_this_machine(uploads)
         with waiting("starting the demo"):
             page = _start(settings, data_overrides)
+        gc.enable()
+        gc.freeze()
         others = "" if settings.host in LOCAL else " Every machine that reaches this one can use it."
         host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
         print(f"Open http://{host}:{settings.port} in a browser.{others} Ctrl-C ends it.", flush=True)
@@ -46,10 +49,10 @@ def serve(config: DictConfig, data_overrides: Sequence[str]) -> None:
 
 def _start(settings: DemoConfig, data_overrides: Sequence[str]) -> Any:
     """Open the model, and serve its page in other threads. Return the page, a `gradio.Blocks`."""
-    import gradio as gr
+    import gradio as gr  # slow to import
 
     from pegasus_lightning.demo.markup import STYLE
-    from pegasus_lightning.demo.opening import open_demo  # slow to import, as Gradio is
+    from pegasus_lightning.demo.opening import open_demo
     from pegasus_lightning.demo.page import FONT, MAX_FILE_SIZE, build
 
     session, folder = open_demo(settings, data_overrides)
@@ -81,7 +84,9 @@ def check_address(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"Port {port} is in use: say port={port % 65535 + 1}, or end what uses it.") from error
         if error.errno == errno.EACCES:
-            raise UserError(f"Port {port} is not allowed to this user: say port=7860, or another above 1023.") from error
+            raise UserError(
+                f"Port {port} is not allowed to this user: say port=7860, or another above 1023."
+            ) from error
         raise UserError(f"host={host} is no address of this machine: leave it out, or say host=0.0.0.0.") from error
 
 

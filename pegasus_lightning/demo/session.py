@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from pegasus_lightning.generate.search import ascend
 from pegasus_lightning.generate.settings import GENERATE, GUIDANCE, GenerateConfig
 from pegasus_lightning.models.two_player import TwoPlayerModel
 from pegasus_lightning.recognisers.store import RecogniserStore
+from pegasus_lightning.recognisers.winged import chimera_name
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.tensors import to_float
 
@@ -61,8 +63,8 @@ class Improved(NamedTuple):
     step: int
     steps: int
     code: Tensor  # (latent_dim,), the best so far
-    score: float  # of the picture at this step
-    seen: float | None  # product of the two probabilities that a recogniser gives this picture; None: there is none
+    score: float  # of its picture
+    seen: float | None  # product of the two probabilities that a recogniser gives that; None: there is no recogniser
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,12 @@ class DemoSession:
         own = None if self.pretrained is None else self.pretrained.as_stored
         return open_selector("auto", self.data, self.store, guided=True, own=own)
 
+    @property
+    def sought(self) -> str:
+        """What a recogniser looks for, in words."""
+        first, second = self.classes
+        return chimera_name(self.classes) if self.pretrained is not None else f"both {first} and {second}"
+
     def why_not_improved(self) -> str | None:
         """Return why nothing can guide an ascent, as a sentence; None: something can."""
         if isinstance(self.model, ExportedModel):
@@ -170,10 +178,12 @@ class DemoSession:
             start = Mixes(code, model.decode(code), first, second, torch.tensor([choice.ratio]).to(code))
             critic, prior = sampler.critic, sampler.prior()
         options = {name: getattr(settings.search, name) for name in GUIDANCE}
+        best = -math.inf
+        told: tuple[float, float | None] = (0.0, None)
         for number, step in enumerate(ascend(start, model.decode, score, critic=critic, prior=prior, **options)):
-            yield Improved(
-                number, settings.search.steps, step.best_codes[0].cpu(), step.score.item(), self._seen(step.images)
-            )
+            if step.best.item() > best:
+                best, told = step.best.item(), (step.score.item(), self._seen(step.images))
+            yield Improved(number, settings.search.steps, step.best_codes[0].cpu(), *told)
 
     @torch.no_grad()
     def _seen(self, images: Tensor) -> float | None:

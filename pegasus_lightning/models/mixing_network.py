@@ -66,9 +66,7 @@ class MixNetwork(nn.Module):
         assert self.last.bias is not None
         nn.init.constant_(self.last.bias[3:], CLOSED)
 
-    def forward(
-        self, first: Tensor, second: Tensor, roots: Tensor | None = None, where: Tensor | None = None
-    ) -> Limb:
+    def forward(self, first: Tensor, second: Tensor, roots: Tensor | None = None, where: Tensor | None = None) -> Limb:
         """Return the limb.
 
         Args:

@@ -141,9 +141,7 @@ class Pegasus(TwoPlayerModel):
         if self.mixer is None:
             return super().mix(first, second, ratios)
         network = cast(MixNetwork, self._network("mixer"))
-        return mix_by_parts(
-            network, lambda images: self.encode(images).mean, self.decode, first, second, ratios, where
-        )
+        return mix_by_parts(network, lambda images: self.encode(images).mean, self.decode, first, second, ratios, where)
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         count, pairs = len(images), self._pairs(labels, len(images))
