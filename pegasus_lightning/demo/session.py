@@ -30,7 +30,7 @@ from pegasus_lightning.recognisers.winged import chimera_name
 from pegasus_lightning.utils.compose import typed
 from pegasus_lightning.utils.tensors import to_float
 
-ROW = 9  # pictures from one parent to the other
+ROW = 11  # pictures from one parent to the other
 PRESET, PRESET_BY_PARTS = "guided", "guided_winged"  # of conf/search, for improving
 
 
