@@ -16,7 +16,7 @@ from pegasus_lightning.demo.session import Choice, Parent
 from pegasus_lightning.models.mixing_network import CHIMERA, SMALL
 
 FOLDER = Path(__file__).parent
-STYLE, PAINT, PICK = ((FOLDER / name).read_text() for name in ("style.css", "paint.js", "pick.js"))
+STYLE, PAINT, PICK, MARK = ((FOLDER / name).read_text() for name in ("style.css", "paint.js", "pick.js", "mark.js"))
 PAINTER = """<div class="painter">
 <canvas width="32" height="32" aria-label="Picture to paint on"></canvas>
 <div class="tools">
@@ -90,9 +90,9 @@ def large(
     content = uri((json.dumps(recipe, indent=2) + "\n").encode(), "application/json")
     improved = ", improved" if choice.code is not None else ""
     words = f"ratio {choice.ratio:.2f}: {phase(choice.ratio, names, by_parts)}{improved}"
-    name = text(title(choice, names))
+    name, alternative = text(title(choice, names)), text(f"mix of {names[0]} and {names[1]}, {words}")
     return (
-        f'<figure class="pegasus"><img src="{data}" alt="{text(f"mix of {names[0]} and {names[1]}, {words}")}">'
+        f'<figure class="pegasus" data-ratio="{choice.ratio}"><img src="{data}" alt="{alternative}">'
         f'<figcaption>{text(words)}</figcaption><div class="links">'
         f'<a class="png" download="{name}.png" href="{data}">Download PNG</a>'
         f'<a class="json" download="{name}.json" href="{content}">Download recipe (JSON)</a></div></figure>'

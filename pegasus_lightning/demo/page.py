@@ -72,12 +72,11 @@ class Handlers:
 
     def drop(self, shown: Shown, look: str, label: int, file: str | None) -> tuple[Any, ...]:
         """Choose a picture that was dropped, and clear the place that it was dropped on."""
-        if file is None:
-            return (*self._with_parent(shown, look, label, (shown.choice.first, shown.choice.second)[label]), None)
+        parent = (shown.choice.first, shown.choice.second)[label]
         try:
-            parent = self.session.read(Path(file))
+            parent = self.session.read(Path(file or ""))
         except UserError as error:
-            raise _told(str(error).replace(file, Path(file).name)) from error
+            gr.Warning(str(error).replace(str(file), Path(file or "").name))
         return (*self._with_parent(shown, look, label, parent), None)
 
     def _with_parent(self, shown: Shown, look: str, label: int, parent: Parent) -> tuple[Any, ...]:
@@ -105,14 +104,15 @@ class Handlers:
         try:
             where = mask_of(rows)
         except ValueError as error:
-            raise _told(f"What was painted is not understood: {error}.") from error
+            gr.Warning(f"What was painted is not understood: {error}.")
+            where = None
         shown = replace(shown, choice=shown.choice.with_(where=where))
         return shown, self.row(shown), self.large(shown, look), ""
 
     def improve(self, shown: Shown, look: str) -> Iterator[tuple[Shown, Any, str]]:
         """Climb from the picture that is shown, and show the best so far after each step."""
         if (reason := self.session.why_not_improved()) is not None:
-            yield shown, gr.skip(), markup.text(reason)
+            yield shown, gr.skip(), f"<p>{markup.text(reason)}</p>"
             return
         yield shown, gr.skip(), markup.progress(0, 1, "Preparing the judge ...")
         selector = self.session.selector
@@ -134,18 +134,14 @@ class Handlers:
         try:
             path = keep(self.folder, content, shown.choice, image)
         except OSError as error:
-            raise _told(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+            gr.Warning(f"{self.folder} cannot be written: {error.strerror or error}.")
+            return shown, self.favourites(shown)
         others = tuple(one for one in shown.kept if one[0] != path)
         shown = replace(shown, kept=(*others, (path, image, content)))
         return shown, self.favourites(shown)
 
     def favourites(self, shown: Shown) -> str:
         return markup.favourites(shown.kept, path_shown(self.folder))
-
-
-def _told(message: str) -> gr.Error:
-    """Return an error that the page shows and the terminal does not."""
-    return gr.Error(message, print_exception=False)
 
 
 def build(session: DemoSession, folder: Path) -> gr.Blocks:
@@ -179,22 +175,21 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(min_width=320):
-                large = gr.HTML(own.large(first, PIXELS), js_on_load=None, elem_id="large")
+                large = gr.HTML(own.large(first, PIXELS), js_on_load=markup.MARK, elem_id="large")
+            with gr.Column(min_width=240):
                 look = gr.Radio([PIXELS, SMOOTH], value=PIXELS, label="Look", elem_id="look")
+                kept = gr.Button("Keep", elem_id="keep")
                 with gr.Row():
-                    improve = gr.Button("Improve", variant="primary", elem_id="improve")
-                    stop = gr.Button("Stop", elem_id="stop")
-                    kept = gr.Button("Keep", elem_id="keep")
+                    improve = gr.Button("Improve", variant="primary", min_width=100, elem_id="improve")
+                    stop = gr.Button("Stop", min_width=100, elem_id="stop")
+                gr.HTML(_about_improving(session), js_on_load=None, elem_classes="hint")
                 status = gr.HTML("", js_on_load=None, elem_id="status")
             painter: gr.HTML | None = None
             if session.by_parts:
                 with gr.Column(min_width=320):
                     gr.Markdown(f"### Where parts of the {markup.text(names[1])} may be")
                     painter = gr.HTML(
-                        own.ground(first),
-                        html_template=markup.PAINTER,
-                        js_on_load=markup.PAINT,
-                        elem_id="paint",
+                        own.ground(first), html_template=markup.PAINTER, js_on_load=markup.PAINT, elem_id="paint"
                     )
                     gr.HTML(_about_mask(session), js_on_load=None, elem_classes="hint")
         gr.Markdown("### Favourites")
@@ -253,6 +248,19 @@ def _about_ratio(session: DemoSession) -> str:
     first, second = session.classes
     parts = "; from 0.4 to 0.6 the mix is the chimera" if session.by_parts else ""
     return f"0 is the {first}, 1 the {second}{parts}"
+
+
+def _about_improving(session: DemoSession) -> str:
+    steps = session.guidance.search.steps
+    if session.pretrained is not None:
+        return f"<p>Improve climbs {steps} steps along the score of the judges that come with the model.</p>"
+    if not session.can_improve:
+        return "<p>Improve needs the run itself, which has a critic: say run=RUN.</p>"
+    train = "<code>python -m pegasus_lightning.generate run=RUN search=guided score.judge=recogniser</code>"
+    return (
+        f"<p>Improve climbs {steps} steps along the score of a recogniser of these images if one is trained, else of "
+        f"the model's critic. {train} trains one, which takes minutes.</p>"
+    )
 
 
 def _about_mask(session: DemoSession) -> str:

@@ -157,6 +157,11 @@ class DemoSession:
         first, second = self.classes
         return chimera_name(self.classes) if self.pretrained is not None else f"both {first} and {second}"
 
+    @property
+    def can_improve(self) -> bool:
+        """Whether the model can be guided at all: an export has no critic."""
+        return not isinstance(self.model, ExportedModel)
+
     def why_not_improved(self) -> str | None:
         """Return why nothing can guide an ascent, as a sentence; None: something can."""
         if isinstance(self.model, ExportedModel):
