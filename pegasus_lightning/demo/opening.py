@@ -95,7 +95,7 @@ def _images(
 ) -> OfImages:
     split = load_split(data, settings.split)
     origin = {"split": settings.split} | images_of(data)
-    words = f"images of the {settings.split} split of {data.source}"
+    words = f"images of the {settings.split} split ({data.source})"
     return OfImages(Parents.of(split), origin, words, settings.seed, fit=model.mixer is not None)
 
 

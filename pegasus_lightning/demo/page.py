@@ -123,7 +123,7 @@ class Handlers:
             shown = replace(shown, choice=replace(shown.choice, code=at.code))
             words = f"Step {at.step} of {at.steps}. Score: {begun[0]:.2f} at the start, now {at.score:.2f}."
             if at.seen is not None and begun[1] is not None:
-                words += f" Probability of {self.session.sought}: {begun[1]:.0%} at the start, now {at.seen:.0%}."
+                words += f" Probability of '{self.session.sought}': {begun[1]:.0%} at the start, now {at.seen:.0%}."
             words += f" Judged by {judge}."
             yield shown, self.large(shown, look), markup.progress(at.step, at.steps, words)
 

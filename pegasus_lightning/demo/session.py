@@ -166,8 +166,12 @@ class DemoSession:
         """Return why nothing can guide an ascent, as a sentence; None: something can."""
         if isinstance(self.model, ExportedModel):
             return "An export has no critic to improve a mix with: name the run itself, with run=RUN."
-        if self.model.critic is None and self.selector is None:
+        if self.selector is None and self.model.critic is None:
             return "This model has no critic, and no recogniser of its images is trained yet."
+        if self.selector is None and not self.model.config.sample_codes and self.offer.others() is None:
+            return (
+                "This model's critic needs images to compare with, and the run's are not there: say data.root=FOLDER."
+            )
         return None
 
     def improve(self, choice: Choice) -> Iterator[Improved]:

@@ -126,6 +126,21 @@ def test_a_visit(browser: Browser, server: tuple[subprocess.Popen[str], str], tm
     assert (np.asarray(Image.open(files[0]))[::12, ::12] == picture(browser)).all()
     assert files[1].read_text() == kept.with_suffix(".json").read_text()
 
+    # A picture of one's own, cropped to its middle.
+    mine = Image.new("RGB", (64, 32), (255, 0, 0))
+    mine.paste((0, 0, 255), (16, 0, 48, 32))
+    mine.save(tmp_path / "mine.png")
+    browser.call("DOM.enable")
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    place = browser.call("DOM.querySelector", nodeId=root, selector="#drop-1 input[type=file]")["nodeId"]
+    browser.call("DOM.setFileInputFiles", nodeId=place, files=[str(tmp_path / "mine.png")])
+    wait_for(browser, "document.querySelector('#parents-1 figcaption').innerText === 'mine.png'")
+    wait_for(browser, f"!{LARGE}.innerText.includes('improved')")
+    blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None].expand(1, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model.decode(model.mix(codes[0], model.encode(blue).mean, torch.tensor([0.31]), halved))
+    assert np.abs(picture(browser).astype(int) - to_uint8(wanted[0])).max() <= 1
+
     foreign = [url for url in browser.requests[begun:] if not url.startswith((address, "data:", "blob:", "about:"))]
     assert foreign == []
     process.send_signal(signal.SIGINT)
