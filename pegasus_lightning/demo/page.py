@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pegasus_lightning.data.image_folder import SUFFIXES
 from pegasus_lightning.demo import markup
-from pegasus_lightning.demo.recipes import keep, mask_of, recipe
+from pegasus_lightning.demo.recipes import keep, mask_of, pixels_sha256, read_recipe, recipe, rows_of
 from pegasus_lightning.demo.session import ROW, Choice, DemoSession, Parent
 from pegasus_lightning.runs.places import path_shown
 from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.foreign import read_json
 
 FONT = ["system-ui", "sans-serif"]
 RATIOS = [round(ratio, 3) for ratio in torch.linspace(0, 1, ROW).tolist()]
@@ -62,9 +63,13 @@ class Handlers:
         smooth = look == SMOOTH
         return markup.large(image, choice, session.classes, content, by_parts=session.by_parts, smooth=smooth)
 
-    def ground(self, shown: Shown) -> str:
-        image = self.session.ground(shown.choice.first)
-        return markup.uri(markup.png(markup.enlarged(image, 1)), "image/png")
+    def ground(self, shown: Shown) -> list[Any]:
+        """Return the picture to paint on and what is painted, as a list of updates: one, or none."""
+        if not self.session.by_parts:
+            return []
+        image, where = self.session.ground(shown.choice.first), shown.choice.where
+        rows = None if where is None else rows_of(where)
+        return [gr.HTML(markup.uri(markup.png(markup.enlarged(image, 1)), "image/png"), rows=rows)]
 
     def pick(self, shown: Shown, look: str, label: int, index: int) -> tuple[Any, ...]:
         """Choose one of the parents that are offered."""
@@ -80,10 +85,26 @@ class Handlers:
         return (*self._with_parent(shown, look, label, parent), None)
 
     def _with_parent(self, shown: Shown, look: str, label: int, parent: Parent) -> tuple[Any, ...]:
-        changes = {"first": parent, "where": None} if label == 0 else {"second": parent}
+        before = (shown.choice.first, shown.choice.second)[label]
+        changes: dict[str, Any] = {"second": parent}
+        if label == 0:
+            same = torch.equal(parent.pixels, before.pixels)
+            changes = {"first": parent, "where": shown.choice.where if same else None}
         shown = replace(shown, choice=shown.choice.with_(**changes))
-        ground = [self.ground(shown) if label == 0 else gr.skip()] if self.session.by_parts else []
-        return (shown, self.parents(shown, label), self.row(shown), self.large(shown, look), "", *ground)
+        return (shown, self.parents(shown, label), self.row(shown), self.large(shown, look), "", *self.ground(shown))
+
+    def open(self, shown: Shown, look: str, file: str) -> tuple[Any, ...]:
+        """Take the choice of a recipe."""
+        path, status = Path(file), ""
+        try:
+            shown = replace(shown, choice=read_recipe(self.session, path))
+            if read_json(path).get("pixels_sha256") != pixels_sha256(self.session.picture(shown.choice)):
+                status = "<p>This picture is not the recipe's, which comes from another model or machine.</p>"
+        except UserError as error:
+            gr.Warning(str(error).replace(file, path.name))
+        boxes = (self.parents(shown, 0), self.parents(shown, 1))
+        ratio = shown.choice.ratio
+        return (shown, *boxes, self.row(shown), self.large(shown, look), status, ratio, *self.ground(shown))
 
     def others(self, shown: Shown, label: int) -> tuple[Shown, str]:
         """Offer other parents."""
@@ -189,10 +210,15 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
                 with gr.Column(min_width=320):
                     gr.Markdown(f"### Where parts of the {markup.text(names[1])} may be")
                     painter = gr.HTML(
-                        own.ground(first), html_template=markup.PAINTER, js_on_load=markup.PAINT, elem_id="paint"
+                        own.ground(first)[0].value,
+                        html_template=markup.PAINTER,
+                        js_on_load=markup.PAINT,
+                        elem_id="paint",
+                        rows=None,
                     )
                     gr.HTML(_about_mask(session), js_on_load=None, elem_classes="hint")
         gr.Markdown("### Favourites")
+        opened = gr.UploadButton("Open a recipe (JSON)", file_types=[".json"], size="sm", elem_id="open")
         favourites = gr.HTML(own.favourites(first), js_on_load=None, elem_id="favourites")
 
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -225,6 +251,8 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
         look.input(own.large, [state, look], [large], **newest)
         stop.click(None, cancels=[climb], **quick)
         kept.click(own.keep, [state], [state, favourites], **quick)
+        everything: list[Any] = [state, *boxes, row, large, status, ratio, *grounds]
+        opened.upload(own.open, [state, look, opened], everything, cancels=[climb], **quick)
         if painter is not None:
 
             def paint(shown: Shown, look: str, event: gr.EventData) -> tuple[Any, ...]:

@@ -58,6 +58,10 @@ function dab(to) {
 
 function show() {
   mask = new Uint8Array(SIZE * SIZE);
+  (props.rows ?? []).forEach((row, y) => {
+    const bits = parseInt(row, 16).toString(2).padStart(SIZE, "0");
+    for (let x = 0; x < SIZE; x++) mask[y * SIZE + x] = Number(bits[x]);
+  });
   picture = new Image();
   picture.onload = draw;
   picture.src = props.value;
@@ -89,5 +93,5 @@ element.addEventListener("click", (event) => {
   if (what === "right") fill((x) => x >= SIZE / 2);
   if (what === "clear") fill(() => false);
 });
-watch("value", show);
+watch(["value", "rows"], show);
 show();

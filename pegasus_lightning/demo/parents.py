@@ -30,8 +30,12 @@ class Offer(ABC):
     words: str
 
     @abstractmethod
-    def __call__(self, label: int, page: int) -> tuple[Tensor, list[int]]:
-        """Return the parents of a class (0 or 1) on a page, uint8 (N, 3, 32, 32), and their numbers."""
+    def numbers(self, label: int, page: int) -> list[int]:
+        """Return the numbers of the parents of a class (0 or 1) on a page."""
+
+    @abstractmethod
+    def images(self, label: int, numbers: list[int]) -> Tensor:
+        """Return parents of a class, uint8 (N, 3, 32, 32). Raise IndexError for numbers that there are not."""
 
     def others(self) -> Parents | None:
         """Return some parents of both classes; None if nothing tells the classes apart."""
@@ -50,16 +54,14 @@ class OfImages(Offer):
             is_good = torch.isin(order, good)
             self.orders.append(torch.cat([order[is_good], order[~is_good]]))
 
-    def __call__(self, label: int, page: int) -> tuple[Tensor, list[int]]:
-        images, order = (self.parents.first, self.parents.second)[label], self.orders[label]
-        numbers = _page(order, page)
-        return images[numbers], numbers.tolist()
+    def numbers(self, label: int, page: int) -> list[int]:
+        return _page(self.orders[label], page)
+
+    def images(self, label: int, numbers: list[int]) -> Tensor:
+        return (self.parents.first, self.parents.second)[label][numbers]
 
     def others(self) -> Parents | None:
-        first, second = (
-            images[order[:OTHERS]]
-            for images, order in zip((self.parents.first, self.parents.second), self.orders, strict=True)
-        )
+        first, second = (self.images(label, self.orders[label][:OTHERS].tolist()) for label in (0, 1))
         return Parents(first, second, self.parents.classes)
 
 
@@ -75,19 +77,16 @@ class OfCodes(Offer):
             for label, (means, _) in enumerate(pretrained.codes)
         ]
 
-    def __call__(self, label: int, page: int) -> tuple[Tensor, list[int]]:
-        numbers = _page(self.orders[label], page)
-        return self._decoded(label, numbers), numbers.tolist()
+    def numbers(self, label: int, page: int) -> list[int]:
+        return _page(self.orders[label], page)
+
+    def images(self, label: int, numbers: list[int]) -> Tensor:
+        return _decoded(self.pretrained.run.model, self.pretrained.codes[label][0][numbers])
 
     def others(self) -> Parents | None:
-        first, second = (self._decoded(label, self.orders[label][:OTHERS]) for label in (0, 1))
+        first, second = (self.images(label, self.orders[label][:OTHERS].tolist()) for label in (0, 1))
         names = self.pretrained.run.classes
         return Parents(first, second, (names[0], names[1]))
-
-    def _decoded(self, label: int, numbers: Tensor) -> Tensor:
-        model = self.pretrained.run.model
-        images = model.decode(self.pretrained.codes[label][0][numbers].to(model.device))
-        return (images * 255).round().to(torch.uint8).cpu()
 
 
 class OfPrior(Offer):
@@ -98,14 +97,19 @@ class OfPrior(Offer):
         self.origin = {"prior": "N(0, I)", "seed": seed}
         self.words = "drawn from the model's prior, and may show neither class: there are no images"
 
-    def __call__(self, label: int, page: int) -> tuple[Tensor, list[int]]:
-        numbers = [OFFERED * (2 * page + label) + number for number in range(OFFERED)]
+    def numbers(self, label: int, page: int) -> list[int]:
+        return [OFFERED * (2 * page + label) + number for number in range(OFFERED)]
+
+    def images(self, label: int, numbers: list[int]) -> Tensor:
         latent_dim = self.model.config.networks.latent_dim
         noise = [torch.randn(latent_dim, generator=generator(self.seed, Stream.PRIOR, number)) for number in numbers]
-        images = self.model.decode(torch.stack(noise).to(self.model.device))
-        return (images * 255).round().to(torch.uint8).cpu(), numbers
+        return _decoded(self.model, torch.stack(noise))
 
 
-def _page(order: Tensor, page: int) -> Tensor:
+def _page(order: Tensor, page: int) -> list[int]:
     """Return the numbers on a page, in rounds through all of them."""
-    return order[torch.arange(page * OFFERED, (page + 1) * OFFERED)[: len(order)] % len(order)]
+    return order[torch.arange(page * OFFERED, (page + 1) * OFFERED)[: len(order)] % len(order)].tolist()
+
+
+def _decoded(model: TwoPlayerModel | ExportedModel, codes: Tensor) -> Tensor:
+    return (model.decode(codes.to(model.device)) * 255).round().to(torch.uint8).cpu()

@@ -17,9 +17,12 @@ from torch import Tensor
 from pegasus_lightning import __version__
 from pegasus_lightning.demo.session import Choice, DemoSession, Parent
 from pegasus_lightning.runs.places import digest, origin_told, path_told
+from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.files import write_atomically, write_json
+from pegasus_lightning.utils.foreign import read_json
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_uint8
 
+MAX_NUMBER = 2**40  # of a parent
 SCALE = 12  # side in pixels of one pixel of a large picture
 
 
@@ -60,8 +63,60 @@ def recipe(session: DemoSession, choice: Choice, image: Tensor) -> dict[str, Any
         "ratio": round(choice.ratio, 6),
         "where": None if choice.where is None else rows_of(choice.where),
         "code": None if choice.code is None else choice.code.tolist(),
-        "pixels_sha256": hashlib.sha256(to_uint8(image).tobytes()).hexdigest(),
+        "pixels_sha256": pixels_sha256(image),
     }
+
+
+def pixels_sha256(image: Tensor) -> str:
+    """Return the SHA-256 of the 32 x 32 x 3 bytes of a picture."""
+    return hashlib.sha256(to_uint8(image).tobytes()).hexdigest()
+
+
+def read_recipe(session: DemoSession, path: Path) -> Choice:
+    """Return the choice of a recipe that `keep` wrote. Raise UserError if it is none, or of other classes or parents.
+
+    Another model makes another picture of it: compare `pixels_sha256`.
+    """
+    content = read_json(path)
+    if content.get("classes") != list(session.classes):
+        raise UserError(f"{path.name} is no recipe of {' and '.join(session.classes)}.")
+    parents = []
+    for label, place in enumerate(("first", "second")):
+        told = content.get(place)
+        if not isinstance(told, dict):
+            raise UserError(f"{path.name} is no recipe: it does not tell the {place} parent.")
+        if "png" not in told and content.get("parents") != origin_told(session.offer.origin):
+            raise UserError(f"{path.name} has parents from elsewhere: start the demo with the same model and data.")
+        try:
+            if "png" in told:
+                parents.append(_parent_of(told))
+            else:
+                number = told["index"]
+                if type(number) is not int or not 0 <= number < MAX_NUMBER:
+                    raise ValueError(number)
+                parents += session.numbered(label, [number])
+        except (KeyError, IndexError, ValueError, TypeError, OSError) as error:
+            raise UserError(f"{path.name} is damaged: its {place} parent is not understood.") from error
+    ratio, code = content.get("ratio"), content.get("code")
+    try:
+        if type(ratio) not in (int, float) or not 0 <= ratio <= 1:
+            raise ValueError("its ratio is not from 0 to 1")
+        where = None if content.get("where") is None else mask_of(content["where"])
+        found = None if code is None else torch.tensor(code, dtype=torch.float32)
+        if found is not None and (found.shape != (session.model.config.networks.latent_dim,) or found.isnan().any()):
+            raise ValueError("its code is of another model")
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path.name} is damaged: {error}.") from error
+    return Choice(parents[0], parents[1], float(ratio), where, found)
+
+
+def _parent_of(told: dict[str, Any]) -> Parent:
+    """Return a parent whose pixels are in the recipe. Raise ValueError or OSError for any others."""
+    with Image.open(io.BytesIO(base64.b64decode(told["png"], validate=True)), formats=("PNG",)) as opened:
+        if opened.size != (IMAGE_SIZE, IMAGE_SIZE) or opened.mode != "RGB":
+            raise ValueError(opened.size)
+        pixels = torch.tensor(np.asarray(opened)).permute(2, 0, 1).contiguous()
+    return Parent(pixels, {"file": str(told.get("file"))[:100]})
 
 
 def _told(parent: Parent) -> dict[str, Any]:

@@ -91,10 +91,14 @@ class DemoSession:
         model = self.model
         return int(model.about["batches_done"]) if isinstance(model, ExportedModel) else model.batches_done
 
-    @torch.no_grad()
     def offered(self, label: int, page: int) -> list[Parent]:
         """Return parents of one class (0 or 1) to choose from; each page has others."""
-        pixels, numbers = self.offer(label, page)
+        return self.numbered(label, self.offer.numbers(label, page))
+
+    @torch.no_grad()
+    def numbered(self, label: int, numbers: list[int]) -> list[Parent]:
+        """Return parents of one class by their numbers. Raise IndexError for numbers that there are not."""
+        pixels = self.offer.images(label, numbers)
         return [Parent(image, {"index": number}) for image, number in zip(pixels, numbers, strict=True)]
 
     def read(self, path: Path) -> Parent:

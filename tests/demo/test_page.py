@@ -69,6 +69,14 @@ def click(browser: Browser, selector: str, index: int = 0) -> None:
     wait_for(browser, f"{LARGE}.innerHTML !== window.before")
 
 
+def hand_over(browser: Browser, selector: str, file: Path) -> None:
+    """Give a file to an <input>."""
+    browser.call("DOM.enable")
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    place = browser.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+    browser.call("DOM.setFileInputFiles", nodeId=place, files=[str(file)])
+
+
 def test_a_visit(browser: Browser, server: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
     process, address = server
     pretrained = open_pretrained("pegasus")
@@ -130,16 +138,19 @@ def test_a_visit(browser: Browser, server: tuple[subprocess.Popen[str], str], tm
     mine = Image.new("RGB", (64, 32), (255, 0, 0))
     mine.paste((0, 0, 255), (16, 0, 48, 32))
     mine.save(tmp_path / "mine.png")
-    browser.call("DOM.enable")
-    root = browser.call("DOM.getDocument")["root"]["nodeId"]
-    place = browser.call("DOM.querySelector", nodeId=root, selector="#drop-1 input[type=file]")["nodeId"]
-    browser.call("DOM.setFileInputFiles", nodeId=place, files=[str(tmp_path / "mine.png")])
+    hand_over(browser, "#drop-1 input[type=file]", tmp_path / "mine.png")
     wait_for(browser, "document.querySelector('#parents-1 figcaption').innerText === 'mine.png'")
     wait_for(browser, f"!{LARGE}.innerText.includes('improved')")
     blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None].expand(1, 3, 32, 32)
     with torch.no_grad():
         wanted = model.decode(model.mix(codes[0], model.encode(blue).mean, torch.tensor([0.31]), halved))
     assert np.abs(picture(browser).astype(int) - to_uint8(wanted[0])).max() <= 1
+
+    # The recipe brings the improved picture back.
+    hand_over(browser, "input[accept='.json']", files[1])
+    wait_for(browser, f"{LARGE}.innerText.includes('improved')")
+    assert (picture(browser) == np.asarray(Image.open(kept))[::12, ::12]).all()
+    assert browser.run("document.querySelector('#status').innerText").strip() == ""
 
     foreign = [url for url in browser.requests[begun:] if not url.startswith((address, "data:", "blob:", "about:"))]
     assert foreign == []

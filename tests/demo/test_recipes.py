@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pegasus_lightning.demo.recipes import SCALE, enlarged, keep, mask_of, recipe, rows_of
+from pegasus_lightning.demo.recipes import SCALE, enlarged, keep, mask_of, read_recipe, recipe, rows_of
 from pegasus_lightning.demo.session import Choice, DemoSession
+from pegasus_lightning.utils.errors import UserError
 from pegasus_lightning.utils.tensors import to_uint8
 
 
@@ -67,6 +68,50 @@ def test_a_dropped_parent_and_an_improved_code_are_in_the_recipe(linear: DemoSes
     assert len([*tmp_path.glob("cat-ship-0.25-*.png")]) == 2
     kept(linear, choice, tmp_path)
     assert len([*tmp_path.glob("cat-ship-0.25-*.png")]) == 2  # the same recipe is the same file
+
+
+def test_a_recipe_opens_as_the_choice_it_was_made_of(by_parts: DemoSession, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "mine.png")
+    where = torch.zeros(32, 32, dtype=torch.bool)
+    where[5:20, 8:30] = True
+    first = Choice(by_parts.offered(0, 1)[2], by_parts.read(tmp_path / "mine.png"), 0.45, where, torch.randn(128))
+    image = by_parts.picture(first)
+    path = keep(tmp_path, recipe(by_parts, first, image), first, image).with_suffix(".json")
+    again = read_recipe(by_parts, path)
+    assert torch.equal(again.first.pixels, first.first.pixels)
+    assert torch.equal(again.second.pixels, torch.tensor(noise).permute(2, 0, 1))
+    assert (again.first.origin, again.second.origin, again.ratio) == (first.first.origin, {"file": "mine.png"}, 0.45)
+    assert torch.equal(again.where, where)
+    assert torch.equal(again.code, first.code)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": ["horse", "bird"]}, "no recipe of cat and ship"),
+        ({"parents": {"split": "train"}}, "parents from elsewhere"),
+        ({"first": None}, "does not tell the first parent"),
+        ({"second": {"index": 20}}, "second parent is not understood"),
+        ({"second": {"index": -1}}, "second parent is not understood"),
+        ({"second": {"index": "1"}}, "second parent is not understood"),
+        ({"second": {"png": "AAAA"}}, "second parent is not understood"),
+        ({"second": {"png": 1}}, "second parent is not understood"),
+        ({"ratio": 1.5}, "its ratio is not from 0 to 1"),
+        ({"ratio": True}, "its ratio is not from 0 to 1"),
+        ({"where": ["00"]}, "a mask has 32 rows"),
+        ({"code": [0.0]}, "its code is of another model"),
+        ({"code": ["x"] * 6}, "is damaged"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(linear: DemoSession, tmp_path: Path, changes: dict, said: str) -> None:
+    choice = Choice(linear.offered(0, 0)[0], linear.offered(1, 0)[0])
+    content = recipe(linear, choice, linear.picture(choice))
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    assert read_recipe(linear, tmp_path / "recipe.json").ratio == 0.5
+    (tmp_path / "recipe.json").write_text(json.dumps(content | changes))
+    with pytest.raises(UserError, match=said):
+        read_recipe(linear, tmp_path / "recipe.json")
 
 
 def test_names_of_classes_cannot_leave_the_folder(linear: DemoSession, tmp_path: Path) -> None:

@@ -73,17 +73,19 @@ def test_an_improvement_climbs_from_the_shown_mix_and_never_ends_below_it(linear
 def test_parents_are_told_by_numbers_that_find_them_again(linear: DemoSession) -> None:
     images = torch.arange(30, dtype=torch.uint8)[:, None, None, None].expand(30, 3, 32, 32)
     offer = OfImages(Parents(images, images[:7], ("cat", "ship")), {}, "", seed=1, fit=False)
-    seen = [number for page in range(3) for number in offer(0, page)[1]]
+    seen = [number for page in range(3) for number in offer.numbers(0, page)]
     assert sorted(set(seen)) == [*range(30)]  # all of them come before any comes again
     assert len(set(seen[:30])) == 30
-    pixels, numbers = offer(1, 4)
+    numbers = offer.numbers(1, 4)
+    pixels = offer.images(1, numbers)
     assert sorted(numbers) == [*range(7)]
     assert pixels[:, 0, 0, 0].tolist() == numbers
 
     model = linear.model
     prior = OfPrior(model, seed=4)
-    pixels, numbers = prior(1, 2)
-    assert not {*numbers} & {*prior(0, 2)[1], *prior(1, 1)[1]}
+    numbers = prior.numbers(1, 2)
+    assert not {*numbers} & {*prior.numbers(0, 2), *prior.numbers(1, 1)}
+    pixels = prior.images(1, numbers)
     noise = torch.randn(6, generator=generator(4, Stream.PRIOR, numbers[2]))
     with torch.no_grad():
         wanted = model.decode(noise[None])[0]
@@ -92,7 +94,9 @@ def test_parents_are_told_by_numbers_that_find_them_again(linear: DemoSession) -
     means = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0))
     run = TrainedRun(Path("x"), Path("x"), model, None, "x")
     pretrained = PretrainedModel(run, None, [(means[0], means[0]), (means[1], means[1])])  # type: ignore[arg-type]
-    pixels, numbers = OfCodes(pretrained, seed=4)(1, 0)
+    codes = OfCodes(pretrained, seed=4)
+    numbers = codes.numbers(1, 0)
+    pixels = codes.images(1, numbers)
     assert len(pixels) == OFFERED
     with torch.no_grad():
         wanted = model.decode(means[1][numbers[7]][None])[0]
