@@ -69,7 +69,7 @@ class Handlers:
             return []
         image, where = self.session.ground(shown.choice.first), shown.choice.where
         rows = None if where is None else rows_of(where)
-        return [gr.HTML(markup.uri(markup.png(markup.enlarged(image, 1)), "image/png"), rows=rows)]
+        return [gr.update(value=markup.uri(markup.png(markup.enlarged(image, 1)), "image/png"), rows=rows)]
 
     def pick(self, shown: Shown, look: str, label: int, index: int) -> tuple[Any, ...]:
         """Choose one of the parents that are offered."""
@@ -210,7 +210,7 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
                 with gr.Column(min_width=320):
                     gr.Markdown(f"### Where parts of the {markup.text(names[1])} may be")
                     painter = gr.HTML(
-                        own.ground(first)[0].value,
+                        own.ground(first)[0]["value"],
                         html_template=markup.PAINTER,
                         js_on_load=markup.PAINT,
                         elem_id="paint",

@@ -20,6 +20,7 @@ import torch
 from headless import Browser
 from PIL import Image
 
+from pegasus_lightning.data.room import with_room
 from pegasus_lightning.generate.pretrained import open_pretrained
 from pegasus_lightning.utils.tensors import to_float, to_uint8
 
@@ -151,6 +152,16 @@ def test_a_visit(browser: Browser, server: tuple[subprocess.Popen[str], str], tm
     wait_for(browser, f"{LARGE}.innerText.includes('improved')")
     assert (picture(browser) == np.asarray(Image.open(kept))[::12, ::12]).all()
     assert browser.run("document.querySelector('#status').innerText").strip() == ""
+    assert "base64" not in browser.run("document.querySelector('#paint').innerText")
+    wait_for(browser, "document.querySelector('#paint canvas').getContext('2d').getImageData(0, 0, 1, 1).data[2] > 127")
+    corners = [
+        browser.run(f"[...document.querySelector('#paint canvas').getContext('2d').getImageData({x}, 0, 1, 1).data]")
+        for x in (0, 31)
+    ]
+    with torch.no_grad():
+        ground = to_uint8(with_room(model.decode(codes[0]))[0]).astype(float)
+    assert corners[0][:3] == pytest.approx(0.5 * ground[0, 0] + [0, 70, 127.5], abs=1.1)  # painted
+    assert corners[1][:3] == pytest.approx(0.55 * ground[0, 31], abs=1.1)
 
     foreign = [url for url in browser.requests[begun:] if not url.startswith((address, "data:", "blob:", "about:"))]
     assert foreign == []
