@@ -65,7 +65,9 @@ def test_a_run_whose_images_are_gone_draws_from_the_prior(run: Path, tmp_path: P
     copy = shutil.copytree(run, tmp_path / run.name)
     text = (copy / "config.yaml").read_text().replace("silhouettes", "cifar10", 1)
     kept = [line for line in text.splitlines() if "per_class" not in line and "drawing_seed" not in line]
-    (copy / "config.yaml").write_text("\n".join(kept).replace("  source: cifar10", f"  source: cifar10\n  root: {tmp_path}/gone"))
+    (copy / "config.yaml").write_text(
+        "\n".join(kept).replace("  source: cifar10", f"  source: cifar10\n  root: {tmp_path}/gone")
+    )
     session, _ = open_demo(DemoConfig(run=[str(copy)], gpus=0), [])
     assert isinstance(session.offer, OfPrior)
 
