@@ -21,7 +21,7 @@ HELP = """Print a script for tab completion of `pegasus-lightning`.
   pegasus-lightning completion zsh > ~/.pegasus-lightning.zsh      and in ~/.zshrc, after compinit: source that file
 """
 SHELLS = ("bash", "zsh")
-PATHS = "run|images|ratings|key|out|first|second|recognisers|data.root|data.cache|runs_dir|init_from"
+PATHS = "run|export|images|ratings|key|out|first|second|recognisers|data.root|data.cache|runs_dir|init_from"
 OPTIONS = {
     "report": ("--out", "--baseline", "--no-originals", "--help"),
     "export": ("--out", "--onnx", "--help"),
@@ -105,13 +105,15 @@ def _fields(config: DictConfig, prefix: str = "") -> Iterable[str]:
 
 def script(shell: str) -> str:
     """Return the script for "bash" or "zsh"."""
-    from pegasus_lightning.evaluate.settings import EVALUATE  # PyTorch is slow to import
+    from pegasus_lightning.demo.settings import DEMO  # PyTorch is slow to import
+    from pegasus_lightning.evaluate.settings import EVALUATE
     from pegasus_lightning.generate.settings import GENERATE
     from pegasus_lightning.panel.settings import MAKE, SCORE
     from pegasus_lightning.train.settings import TRAIN
 
     data = [word for word in words(TRAIN, ("data",)) if word.startswith(("data=", "data."))]
-    lists = {name: [*words(program), *data] for name, program in (("generate", GENERATE), ("evaluate", EVALUATE))}
+    programs = {"generate": GENERATE, "evaluate": EVALUATE, "demo": DEMO}
+    lists = {name: [*words(program), *data] for name, program in programs.items()}
     lists |= {"panel": ["make", "score", *words(MAKE), *words(SCORE), *data]} | {k: [*v] for k, v in OPTIONS.items()}
     lists["*"] = [*words(TRAIN, ("model", "data")), "-m", "--cfg", "--config-dir=", "--help"]
     form, listed = (BASH, 'list="{}"') if shell == "bash" else (ZSH, "list=({})")

@@ -23,14 +23,15 @@ KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Enter": 13, "
 
 
 class Browser:
-    """Headless Chromium without network, over its DevTools pipe: null-terminated JSON on descriptors 3 and 4."""
+    """Headless Chromium, with no host but 127.0.0.1, over its DevTools pipe: null-ended JSON on descriptors 3 and 4."""
 
     def __init__(self, profile: Path) -> None:
         (read_commands, self._write), (self._read, write_answers) = os.pipe(), os.pipe()
         start = "import os, sys; os.dup2(int(sys.argv[1]), 13); os.dup2(int(sys.argv[2]), 14)"
         start += "; os.dup2(13, 3); os.dup2(14, 4); os.execv(sys.argv[3], sys.argv[3:])"
         switches = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        switches += ["--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+        switches += ["--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        switches += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         self._process = subprocess.Popen(
             [sys.executable, "-c", start, str(read_commands), str(write_answers), str(CHROMIUM), *switches],
             pass_fds=(read_commands, write_answers),
@@ -71,8 +72,11 @@ class Browser:
                 return answer["result"]
 
     def open(self, path: Path, width: int = 1100) -> None:
+        self.visit(path.as_uri(), width)
+
+    def visit(self, url: str, width: int = 1100) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=url)
         while self._message().get("method") != "Page.loadEventFired":
             pass
 

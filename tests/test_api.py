@@ -198,7 +198,7 @@ def test_the_judge_is_the_recogniser_that_evaluate_reports_with(
     images = load_images(trained.folder).images
     found = judge(images, trained.folder)
     assert found.shape == (16, 2)
-    (path,) = (tmp_path / "pegasus_lightning" / "recognisers").glob("residual-*.pt")
+    (path,) = (tmp_path / "pegasus_lightning" / "recognisers").glob("*.pt")
     config = open_run(trained.folder).config
     stored = RecogniserStore().find(config.data, standard_recipe("residual"))
     assert stored is not None and stored.path == path

@@ -21,6 +21,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     assert presets
     assert presets <= inside
     files = ["pretrained/pegasus.safetensors", "pretrained/pegasus.md", "data/winged.csv", "panel/page.html.jinja"]
+    files += [f"demo/{name}" for name in ("style.css", "paint.js", "pick.js", "mark.js")]
     assert {f"pegasus_lightning/{name}" for name in files} <= inside
 
     site = tmp_path / "site"

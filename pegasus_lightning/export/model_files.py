@@ -77,11 +77,16 @@ class ExportedModel(CodeOperations):
         """Return images (B, 3, 32, 32) in [0, 1] of codes (B, latent_dim)."""
         return torch.sigmoid(self.decoder(codes).float())
 
-    def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
-        """Return mixed codes (B, latent_dim) at ratios (B,), by learned mixing if any, else linear interpolation."""
+    def mix(self, first: Tensor, second: Tensor, ratios: Tensor, where: Tensor | None = None) -> Tensor:
+        """Return mixed codes (B, latent_dim) at ratios (B,), by learned mixing if any, else linear interpolation.
+
+        `where` says where a limb may be (`mix_by_parts`), if mixing is learned.
+        """
         if self.mixer is None:
             return lerp(first, second, ratios[:, None])
-        return mix_by_parts(self.mixer, lambda images: self.encode(images).mean, self.decode, first, second, ratios)
+        return mix_by_parts(
+            self.mixer, lambda images: self.encode(images).mean, self.decode, first, second, ratios, where
+        )
 
 
 @dataclass(frozen=True)

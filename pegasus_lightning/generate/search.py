@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +74,16 @@ class Ascent:
     steps: list[int]
 
 
-def guided(
+class Step(NamedTuple):
+    """A step of `ascend`. Nothing in it has a gradient."""
+
+    images: Tensor  # (B, 3, 32, 32), at this step
+    score: Tensor  # (B,), likewise
+    best_codes: Tensor  # (B, latent_dim), those with the highest objective so far
+    best: Tensor  # (B,), that objective
+
+
+def ascend(
     start: Mixes,
     decode: Callable[[Tensor], Tensor],
     score: Score,
@@ -85,10 +95,8 @@ def guided(
     prior_weight: float = 10.0,
     start_weight: float = 0.5,
     critic_weight: float = 0.3,
-    frames: int = 9,
-    recorded: int = 64,
-) -> Ascent:
-    """Improve the score of mixes by gradient ascent (Adam) on their codes.
+) -> Iterator[Step]:
+    """Improve mixes by gradient ascent (Adam) on their codes: yield the start and each of the steps.
 
     objective = score + critic_weight * critic(image)
                 - prior_weight * max(0, mean(((z - mean) / deviation)^2) - 1) / 2
@@ -96,8 +104,7 @@ def guided(
 
     The third term is how much less likely the code is, in nats a latent, than an average sample of the prior. (The
     full log density of the prior would draw every code to the most likely image.) The last term keeps the mix similar
-    to its parents; without it every mix drifts to the highest score. The code with the highest objective of all steps,
-    start included, is returned for each candidate.
+    to its parents; without it every mix drifts to the highest score.
 
     Args:
         start: mixes to improve, codes (B, latent_dim).
@@ -106,18 +113,13 @@ def guided(
         critic: images to (B,), higher for more real; None: left out.
         prior: (mean, deviation) of codes, each (latent_dim,); None: the standard normal.
         steps, lr: steps and learning rate of Adam.
-        frames: number of images to keep of each recorded candidate, at least 2, first and last step included.
-        recorded: number of candidates whose images are kept.
     """
     mean, deviation = prior if prior is not None else (torch.zeros(()), torch.ones(()))
     mean, deviation = mean.to(start.codes), deviation.to(start.codes)
     codes = start.codes.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([codes], lr=lr, betas=(0.9, 0.99))
-    shown = sorted({round(step) for step in torch.linspace(0, steps, max(2, min(frames, steps + 1))).tolist()})
     best_codes, best = codes.detach().clone(), torch.full((len(codes),), -torch.inf, device=codes.device)
-    trace: list[Tensor] = []
-    strip: list[Tensor] = []
-    for step in bar(range(steps + 1), desc="ascending", unit="step"):
+    for step in range(steps + 1):
         with torch.enable_grad():
             mixes = dataclasses.replace(start, codes=codes, images=decode(codes))
             value = total(score(mixes))
@@ -128,14 +130,40 @@ def guided(
                 objective = objective + critic_weight * critic(mixes.images)
             if step < steps:
                 (codes.grad,) = torch.autograd.grad(-objective.sum(), codes)
-        trace.append(value.detach())
-        if step in shown:
-            strip.append(mixes.images[:recorded].detach().clone())
         better = objective.detach() > best
         best = torch.where(better, objective.detach(), best)
         best_codes = torch.where(better[:, None], codes.detach(), best_codes)
+        yield Step(mixes.images.detach(), value.detach(), best_codes, best)
         if step < steps:
             optimizer.step()
+
+
+def guided(
+    start: Mixes,
+    decode: Callable[[Tensor], Tensor],
+    score: Score,
+    *,
+    steps: int = 80,
+    frames: int = 9,
+    recorded: int = 64,
+    **options: Any,
+) -> Ascent:
+    """Improve mixes by `ascend`, which has the other options.
+
+    The code with the highest objective of all steps, start included, is returned for each candidate.
+
+    Args:
+        frames: number of images to keep of each recorded candidate, at least 2, first and last step included.
+        recorded: number of candidates whose images are kept.
+    """
+    shown = sorted({round(step) for step in torch.linspace(0, steps, max(2, min(frames, steps + 1))).tolist()})
+    trace: list[Tensor] = []
+    strip: list[Tensor] = []
+    made = ascend(start, decode, score, steps=steps, **options)
+    for number, step in enumerate(bar(made, total=steps + 1, desc="ascending", unit="step")):
+        trace.append(step.score)
+        if number in shown:
+            strip.append(step.images[:recorded].clone())
     with torch.no_grad():
-        final = dataclasses.replace(start, codes=best_codes, images=decode(best_codes))
-    return Ascent(final, best, torch.stack(trace).cpu(), torch.stack(strip), shown)
+        final = dataclasses.replace(start, codes=step.best_codes, images=decode(step.best_codes))
+    return Ascent(final, step.best, torch.stack(trace).cpu(), torch.stack(strip), shown)

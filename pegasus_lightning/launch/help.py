@@ -10,6 +10,7 @@ COMMANDS = {
     "report": "one HTML page of all runs in a folder",
     "runs": "list, show and compare runs",
     "panel": "ask people, blind, what pegasi show",
+    "demo": "a page in the browser that mixes pictures",
     "export": "weights as safetensors or ONNX",
     "completion": "tab completion for bash and zsh",
 }

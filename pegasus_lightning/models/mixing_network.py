@@ -66,13 +66,22 @@ class MixNetwork(nn.Module):
         assert self.last.bias is not None
         nn.init.constant_(self.last.bias[3:], CLOSED)
 
-    def forward(self, first: Tensor, second: Tensor, roots: Tensor | None = None) -> Limb:
-        """Return the limb. `roots` (B,) are known places, row * S + column, or UNKNOWN; None: none is known."""
+    def forward(self, first: Tensor, second: Tensor, roots: Tensor | None = None, where: Tensor | None = None) -> Limb:
+        """Return the limb.
+
+        Args:
+            roots: (B,) known places, row * S + column, or UNKNOWN; None: none is known.
+            where: bool (B, 1, 32, 32), pixels; an unknown root is then the likeliest place that holds one of them.
+        """
         start, end = (codes.unflatten(1, (-1, self.side, self.side)) for codes in (first, second))
         maps, asked = self.first(start) + self.places[0], self.second(end) + self.places[1]
         maps = self.look(maps, maps)
         places = self.where(maps).flatten(1).float()
-        chosen = places.argmax(1)
+        likely = places
+        if where is not None:
+            held = F.max_pool2d(where.to(places.dtype), IMAGE_SIZE // self.side).flatten(1) > 0
+            likely = places.masked_fill(~held, -math.inf)
+        chosen = likely.argmax(1)
         if roots is not None:
             chosen = torch.where(roots == UNKNOWN, chosen, roots)
         spots = F.one_hot(chosen, self.side**2).unflatten(1, (1, self.side, self.side))
@@ -113,6 +122,7 @@ def mix_by_parts(
     first: Tensor,
     second: Tensor,
     ratios: Tensor,
+    where: Tensor | None = None,
 ) -> Tensor:
     """Return codes (B, latent_dim) between `first` (ratio 0) and `second` (1), each (B, latent_dim); ratios (B,).
 
@@ -121,11 +131,15 @@ def mix_by_parts(
         r = .4 to .6   the chimera
         r = .6 to 1    from the chimera to the second code; all linearly
 
-    So parts of the second come first. `encode` gives codes of images, `decode` images of codes.
+    So parts of the second come first. `encode` gives codes of images, `decode` images of codes. With `where`, bool
+    (B, 1, 32, 32), the limb grows from the likeliest place there, and is cut off outside.
     """
     pictures = with_room(decode(first))
     small = encode(pictures)
-    chimeras = encode(put_on(pictures, network(small, second), SHARPNESS))
+    limb = network(small, second, where=where)
+    if where is not None:
+        limb = limb._replace(alpha_logits=limb.alpha_logits.masked_fill(~where, -math.inf))
+    chimeras = encode(put_on(pictures, limb, SHARPNESS))
     low, high = CHIMERA
     share = ratios.clamp(0, 1).to(first)[:, None]
     smaller, opened, passed = (

@@ -137,11 +137,12 @@ class Pegasus(TwoPlayerModel):
         elif self.config.learned_mixing:
             raise RuntimeError("learned mixing needs lessons, and the model has none (see `train.trainer`)")
 
-    def mix(self, first: Tensor, second: Tensor, ratios: Tensor) -> Tensor:
+    def mix(self, first: Tensor, second: Tensor, ratios: Tensor, where: Tensor | None = None) -> Tensor:
+        """Return codes between `first` and `second`. `where` says where a limb may be (`mix_by_parts`), if learned."""
         if self.mixer is None:
             return super().mix(first, second, ratios)
         network = cast(MixNetwork, self._network("mixer"))
-        return mix_by_parts(network, lambda images: self.encode(images).mean, self.decode, first, second, ratios)
+        return mix_by_parts(network, lambda images: self.encode(images).mean, self.decode, first, second, ratios, where)
 
     def forward_batch(self, images: Tensor, labels: Tensor | None = None) -> Step:
         count, pairs = len(images), self._pairs(labels, len(images))

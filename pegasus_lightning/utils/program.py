@@ -18,7 +18,19 @@ from pegasus_lightning.utils.compose import Program
 from pegasus_lightning.utils.errors import UserError, complain
 from pegasus_lightning.utils.surroundings import steady_streams
 
-PATHS = ("run", "images", "ratings", "key", "out", "first", "second", "recognisers", "data.root", "data.cache")
+PATHS = (
+    "run",
+    "export",
+    "images",
+    "ratings",
+    "key",
+    "out",
+    "first",
+    "second",
+    "recognisers",
+    "data.root",
+    "data.cache",
+)
 REPEATED = ("run", "images", "ratings")
 
 

@@ -147,6 +147,10 @@ def test_a_learned_mixing_goes_along(save: Save, tmp_path: Path, images: Tensor)
         codes = model.encode(images).mean
         found = loaded.mix(codes, codes.flip(0), ratios)
         assert torch.equal(found, model.mix(codes, codes.flip(0), ratios))  # of the averaged mixer
+        left = (torch.arange(32) < 16).expand(len(codes), 1, 32, 32)
+        painted = loaded.mix(codes, codes.flip(0), ratios, left)
+        assert torch.equal(painted, model.mix(codes, codes.flip(0), ratios, left))
+        assert not torch.equal(painted, found)
     straight = codes + (codes.flip(0) - codes) * ratios[:, None]
     assert (found - straight).abs().max() > 0.01
     plain = load_export(export_checkpoint(save("averaged", run="other"), tmp_path / "other-export").folder)

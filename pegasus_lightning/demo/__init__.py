@@ -1,0 +1,1 @@
+"""A page in the browser that mixes two pictures with one model."""
