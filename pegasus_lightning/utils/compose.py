@@ -198,7 +198,9 @@ class Program:
                     typed = next((o.partition("=")[2] for o in overrides if o.startswith(f"{cause.full_key}=")), "one")
                     return f"{cause.full_key} takes a list: write {cause.full_key}=[{typed}]."
                 key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
-                return f"{key} has a value of the wrong type: {value}."
+                drawn = any(text.startswith(f"{key}=") and "interval(" in text for text in overrides)
+                hint = " For whole numbers write int(interval(...))." if drawn and "Integer" in value else ""
+                return f"{key} has a value of the wrong type: {value}.{hint}"
             if isinstance(cause, OverrideParseException):
                 key, equals, value = str(cause.override).partition("=")
                 if re.search(r"\s[\w.+~]+=", value):
