@@ -47,7 +47,8 @@ def settings_table(jobs: Sequence[Job], space: Sequence[Dimension], values: Mapp
     head, style = head_of(rank_by)
     table.add_column(head, justify="right", no_wrap=True)
     for dimension in space:
-        table.add_column(short_key(dimension.key, space).replace("_", " ").replace(".", " "), justify="right")
+        name = short_key(dimension.key, space).replace("_", "\n").replace(".", "\n")
+        table.add_column(name, justify="right", overflow="fold")
     for place, job in enumerate(jobs):
         chosen = dict(text.partition("=")[::2] for text in job.overrides)
         value = values.get(job.number)

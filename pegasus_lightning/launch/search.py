@@ -39,6 +39,7 @@ from pegasus_lightning.launch.sweep import (
 from pegasus_lightning.launch.tables import epochs_of, figure, head_of, lower_is_better
 from pegasus_lightning.runs.checkpoints import is_finished
 from pegasus_lightning.runs.folder import config_hash
+from pegasus_lightning.runs.state import PRUNED
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
@@ -46,7 +47,8 @@ from pegasus_lightning.utils.errors import UserError
 JOURNAL = "journal.log"
 ATTEMPTS = 20  # draws in a row that give no new run, after which the space counts as exhausted
 DIVERGED = "became NaN or infinite"  # in the reason of a run that would fail in the same way again
-LEFT_OUT, PRUNED = "left_out", "pruned"  # attributes of trials: why
+LEFT_OUT, ENDED_EARLY = "left_out", "pruned"  # attributes of trials: why
+CUT = "its settings were not all drawn"  # a kill came before
 
 
 def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSettings) -> int:
@@ -67,7 +69,7 @@ def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSet
     with holding(home / f"search-{identity}") as folder:
         search = Search(folder, fixed, space, settings, pool.rank_by, config.run_name or f"search-{identity[:4]}")
         slots = slots_for(runs, pool)
-        announce(search.jobs, "trials", slots, home, folder)
+        announce(f"Search of {len(search.jobs)} trials", search.jobs, slots, home, folder)
         received, works = try_long(runs, slots, pool, folder) if not search.trials else (None, True)
         if not works:
             return 1
@@ -117,7 +119,7 @@ class Search:
                 continue
             job = self._placeholder(len(self.jobs) + 1)
             unfit = self._assign(job, frozen.params)
-            if unfit is not None and frozen.state is TrialState.RUNNING:  # killed while its settings were drawn
+            if unfit is not None and frozen.state is TrialState.RUNNING:  # killed before it was left out
                 self._leave_out(Trial(self.study, frozen._trial_id), unfit)
                 continue
             self.jobs.append(job)
@@ -129,7 +131,7 @@ class Search:
             states = {TrialState.COMPLETE: State.FINISHED, TrialState.PRUNED: State.PRUNED}
             job.state, job.skipped = states.get(frozen.state, State.FAILED), True
             if job.state is State.PRUNED:
-                job.reason = job.end_early = frozen.user_attrs.get(PRUNED, "")
+                job.reason = job.end_early = frozen.user_attrs.get(ENDED_EARLY, "")
                 status = job.status()
                 if status and status.get("reason") != job.reason:  # the sweep was killed before it wrote that
                     correct_status(job, status)
@@ -138,12 +140,13 @@ class Search:
 
     def _placeholder(self, number: int) -> Job:
         name = f"{self.name}-{number:02}"
-        return Job(number, name, [], self.folder.parent / name, [], self.folder / "logs" / f"{number}.log", 0)
+        place = self.folder.parent / name
+        return Job(number, name, [], place, [], self.folder / "logs" / f"{number}.log", 0, label=f"trial {number:02}")
 
     def _assign(self, job: Job, params: Mapping[str, Any]) -> str | None:
         """Give a job the settings of a trial. Return why they make no new run, or None."""
         if params.keys() != {dimension.key for dimension in self.space}:
-            return "its settings were not all drawn"
+            return CUT
         values = [dimension.written(params[dimension.key]) for dimension in self.space]
         words = [*self.fixed, *values, f"run_name={self.name}-{job.number:02}"]
         try:
@@ -158,7 +161,7 @@ class Search:
             return f"these are the settings of trial {twin.number}"
         for field in fields(Job):
             setattr(job, field.name, getattr(made, field.name))
-        job.label = f"trial {job.number:02}"
+        job.label = self._placeholder(job.number).label
         self.wanted[job.number] = plain(run.config)
         return None
 
@@ -174,9 +177,8 @@ class Search:
         if job.number in self.trials:
             return True
         for _ in range(ATTEMPTS):
-            # The draws of a trial depend on the seed, its number and the results so far: not on when the search was
-            # stopped.
-            number = len(self.study.get_trials(deepcopy=False))
+            # The draws of a trial depend on the seed, its number and the results so far: not on kills of the search.
+            number = sum(known.user_attrs.get(LEFT_OUT) != CUT for known in self.study.get_trials(deepcopy=False))
             self.study.sampler = optuna.samplers.TPESampler(
                 seed=self.settings.seed * 1_000_003 + number,
                 n_startup_trials=self.settings.random_trials,
@@ -230,11 +232,11 @@ class Search:
         if self.settings.prune and epoch < job.max_epochs and trial.should_prune():
             style = head_of(self.rank_by)[1]
             reason = (
-                f"pruned after {epoch} of {job.max_epochs} epochs: {self.rank_by} {value:{style}} is worse than the "
+                f"{PRUNED}{epoch} of {job.max_epochs}, as {self.rank_by} {value:{style}} is worse than the "
                 "median of the finished trials"
             )
             # In the journal first: a trial that is pruned there is not continued, whatever happens now.
-            trial.set_user_attr(PRUNED, reason)
+            trial.set_user_attr(ENDED_EARLY, reason)
             self.study.tell(trial.number, state=TrialState.PRUNED)
             self.told.add(job.number)
             job.end_early = reason

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 
+from pegasus_lightning.runs.folder import NOT_IDENTITY
 from pegasus_lightning.utils.errors import UserError, check_at_least, check_not_negative
 
 SEARCH = "hydra_plugins.pegasus_optuna.sweeper.OptunaSweeper"
@@ -94,7 +95,7 @@ def _dimension(key: str, override: Override) -> Dimension:
 def probes(fixed: Sequence[str], space: Sequence[Dimension]) -> list[list[str]]:
     """Return overrides of a few runs that tell whether those of the search are valid: each value that counts, once."""
     columns = [dimension.probes() for dimension in space]
-    rows = zip_longest(*columns)
+    rows = list(zip_longest(*columns)) or [()]
     return [[*fixed, *(value or column[0] for value, column in zip(row, columns, strict=True))] for row in rows]
 
 
@@ -112,6 +113,10 @@ def check_search(settings: Any, launcher: Any, config: Any, space: Sequence[Dime
         )
     if any(dimension.key == "seed" for dimension in space):
         raise UserError("A search would choose the luckiest seed: give seed one value.")
+    for group, _, name in (dimension.key.partition(".") for dimension in space):
+        if group in NOT_IDENTITY[""] or name in NOT_IDENTITY.get(group, ()):
+            key = f"{group}.{name}" if name else group
+            raise UserError(f"{key} makes no other run, so it cannot be searched: give it one value.")
     if launcher.get("_target_") != pool:
         raise UserError("hydra/sweeper=optuna trains on this machine alone: leave hydra/launcher out.")
     if not launcher.rank_by.startswith("validation/"):

@@ -52,7 +52,7 @@ def run_sweep(runs: Sequence[Planned], settings: PoolSettings, counts: Sequence[
         jobs = [job_of(index, run, folder / "logs") for index, run in enumerate(runs, start=1)]
         label(jobs)
         slots = slots_for(runs, settings)
-        announce(jobs, "runs", slots, home, folder)
+        announce(f"Sweep of {len(jobs)} runs", jobs, slots, home, folder)
         train = partial(run_jobs, jobs, runs, slots, settings, folder / FILE)
         if runs[0].config.trainer.dry_run:
             return _conclude_dry(jobs, runs, counts or [1] * len(jobs), slots, folder, train())
@@ -80,13 +80,13 @@ def holding(folder: Path) -> Iterator[Path]:
         lock.release()
 
 
-def announce(jobs: Sequence[Job], noun: str, slots: Sequence[Slot], home: Path, folder: Path) -> None:
-    """Print how many jobs there are, how many of them are done, and where they run."""
+def announce(what: str, jobs: Sequence[Job], slots: Sequence[Slot], home: Path, folder: Path) -> None:
+    """Print what it is, how many jobs there are, how many of them are done, and where they run."""
     waiting = sum(job.state is State.QUEUED for job in jobs)
     ended = "ended" if any(job.state in (State.PRUNED, State.FAILED) for job in jobs) else "finished"
     before = f"{len(jobs) - waiting} {ended} before, " if waiting < len(jobs) else ""
     at_a_time = f"at most {len(slots)} at a time ({', '.join(slot.name for slot in slots)})"
-    print(f"Sweep of {len(jobs)} {noun} in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
+    print(f"{what} in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
     print(f"Logs: {folder / 'logs'}", flush=True)
 
 
