@@ -45,7 +45,7 @@ from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 
 JOURNAL = "journal.log"
-ATTEMPTS = 20  # draws in a row that give no new run, after which the space counts as exhausted
+ATTEMPTS = 50  # draws in a row that give no new run, after which the space counts as exhausted
 DIVERGED = "became NaN or infinite"  # in the reason of a run that would fail in the same way again
 LEFT_OUT, ENDED_EARLY = "left_out", "pruned"  # attributes of trials: why
 CUT = "its settings were not all drawn"  # a kill came before
@@ -67,7 +67,7 @@ def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSet
     limits = [config.trainer.max_epochs, config.trainer.max_time]
     identity = hashlib.sha256(json.dumps([known, limits]).encode()).hexdigest()[:8]
     with holding(home / f"search-{identity}") as folder:
-        search = Search(folder, fixed, space, settings, pool.rank_by, config.run_name or f"search-{identity[:4]}")
+        search = Search(folder, fixed, space, settings, pool.rank_by, config.run_name or f"trial-{identity[:4]}")
         slots = slots_for(runs, pool)
         announce(f"Search of {len(search.jobs)} trials", search.jobs, slots, home, folder)
         received, works = try_long(runs, slots, pool, folder) if not search.trials else (None, True)
@@ -148,6 +148,9 @@ class Search:
         if params.keys() != {dimension.key for dimension in self.space}:
             return CUT
         values = [dimension.written(params[dimension.key]) for dimension in self.space]
+        twin = next((other for other in self.jobs if other is not job and set(values) <= set(other.overrides)), None)
+        if twin is not None:
+            return f"these are the settings of trial {twin.number}"
         words = [*self.fixed, *values, f"run_name={self.name}-{job.number:02}"]
         try:
             run = plan(TRAIN.compose(words, with_hydra=True), words)
@@ -156,9 +159,6 @@ class Search:
         except (HydraException, OmegaConfBaseException) as error:
             return TRAIN.explain(error, words)
         made = job_of(job.number, run, self.folder / "logs")
-        twin = next((other for other in self.jobs if other.config_hash == made.config_hash and other is not job), None)
-        if twin is not None:
-            return f"these are the settings of trial {twin.number}"
         for field in fields(Job):
             setattr(job, field.name, getattr(made, field.name))
         job.label = self._placeholder(job.number).label

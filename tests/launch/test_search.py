@@ -253,7 +253,7 @@ class InOrder(optuna.samplers.RandomSampler):
         super().__init__()
 
     def sample_independent(self, *arguments: Any, **keywords: Any) -> str:
-        return ("1e-2", "1e-3", "1e-4", "1e-5")[self.number]
+        return ("0.01", "0.001", "0.0001", "1e-05")[self.number]
 
 
 def test_a_trial_worse_than_the_median_at_its_epoch_is_pruned_and_stays_so(
@@ -267,7 +267,7 @@ def test_a_trial_worse_than_the_median_at_its_epoch_is_pruned_and_stays_so(
         assert search(4, space, prune_after_trials=3, prune_after_epochs=2) == 0
         assert states() == ["finished", "finished", "finished", "pruned"]
         assert begun() == 4, "what is pruned is not trained again"
-        (path,) = HOME.glob("search-*-04-*/status.json")
+        (path,) = HOME.glob("trial-*-04-*/status.json")
         status = json.loads(path.read_text())
         assert (status["status"], state_of(status, False), status["epochs"]) == ("interrupted", "pruned", 2)
         assert status["reason"].startswith("pruned at epoch 2 of 4, as validation/psnr 18.00 is worse")
