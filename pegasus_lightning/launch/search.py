@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pegasus_lightning.launch.best import print_best
@@ -67,7 +68,7 @@ def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSet
     limits = [config.trainer.max_epochs, config.trainer.max_time]
     identity = hashlib.sha256(json.dumps([known, limits]).encode()).hexdigest()[:8]
     with holding(home / f"search-{identity}") as folder:
-        search = Search(folder, fixed, space, settings, pool.rank_by, config.run_name or f"trial-{identity[:4]}")
+        search = Search(folder, config, fixed, space, settings, pool.rank_by)
         slots = slots_for(runs, pool)
         announce(f"Search of {len(search.jobs)} trials", search.jobs, slots, home, folder)
         received, works = try_long(runs, slots, pool, folder) if not search.trials else (None, True)
@@ -85,26 +86,30 @@ class Search:
     """The trials of a search as jobs of the pool. Those that have no settings yet get them in `prepare`.
 
     Args:
-        folder: of the search; its lock is held.
+        folder: of the search, `search-<hash>`; its lock is held.
+        config: the configuration of any run of the search.
         fixed: overrides of every trial.
         space: the settings to choose.
         rank_by: the metric that is the objective.
-        name: of the runs, before their numbers.
     """
 
     def __init__(
         self,
         folder: Path,
+        config: DictConfig,
         fixed: Sequence[str],
         space: Sequence[Dimension],
         settings: SearchSettings,
         rank_by: str,
-        name: str,
     ) -> None:
-        self.folder, self.space, self.settings, self.rank_by, self.name = folder, space, settings, rank_by, name
+        self.folder, self.space, self.settings, self.rank_by = folder, space, settings, rank_by
+        # The runs have a part of the search's name: another search in the same folder has runs of its own.
+        self.name = config.run_name or f"trial-{folder.name.partition('-')[2][:4]}"
+        self.max_epochs = config.trainer.max_epochs
         self.fixed = [text for text in fixed if not text.startswith("run_name=")]
         self.study = _open(folder / JOURNAL, "minimize" if lower_is_better(rank_by) else "maximize", settings)
         self.trials: dict[int, Any] = {}  # Optuna's, by number of the job
+        self.seen: dict[int, int] = {}  # the newest epoch, by number of the job
         self.told: set[int] = set()  # numbers of the jobs that have ended for Optuna
         self.wanted: dict[int, dict[str, Any]] = {}  # configurations, by number of the job
         self.jobs: list[Job] = []
@@ -140,8 +145,8 @@ class Search:
 
     def _placeholder(self, number: int) -> Job:
         name = f"{self.name}-{number:02}"
-        place = self.folder.parent / name
-        return Job(number, name, [], place, [], self.folder / "logs" / f"{number}.log", 0, label=f"trial {number:02}")
+        place, log = self.folder.parent / name, self.folder / "logs" / f"{number}.log"
+        return Job(number, name, [], place, [], log, self.max_epochs, label=f"trial {number:02}")
 
     def _assign(self, job: Job, params: Mapping[str, Any]) -> str | None:
         """Give a job the settings of a trial. Return why they make no new run, or None."""
@@ -217,16 +222,18 @@ class Search:
             elif job.state is State.FINISHED and value is not None:
                 self.study.tell(trial.number, value)
                 self.told.add(job.number)
-            elif job.state is State.FAILED and DIVERGED in job.reason:
+            elif job.state is State.FINISHED or (job.state is State.FAILED and DIVERGED in job.reason):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.told.add(job.number)
 
     def _report(self, job: Job, trial: Any, value: float, epoch: int) -> None:
         from optuna.trial import TrialState
 
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         every = self.wanted[job.number]["trainer"]["validate_every_n_epochs"]
-        if epoch in known or epoch % every:
+        if epoch % every or self.seen.get(job.number) == epoch:
+            return
+        self.seen[job.number] = epoch
+        if epoch in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:  # before a kill
             return
         trial.report(value, epoch)
         if self.settings.prune and epoch < job.max_epochs and trial.should_prune():
@@ -243,9 +250,11 @@ class Search:
 
     def values(self) -> dict[int, float]:
         """Return the objective of the finished trials, by number of the job."""
+        from optuna.trial import TrialState
+
         trials = self.study.get_trials(deepcopy=False)
-        found = {number: trials[self.trials[number].number].value for number in sorted(self.told)}
-        return {number: value for number, value in found.items() if self.jobs[number - 1].state is State.FINISHED}
+        ended = {number: trials[self.trials[number].number] for number in sorted(self.told)}
+        return {number: one.value for number, one in ended.items() if one.state is TrialState.COMPLETE}
 
 
 def _open(path: Path, direction: Literal["minimize", "maximize"], settings: SearchSettings) -> Any:
