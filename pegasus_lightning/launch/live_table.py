@@ -169,7 +169,7 @@ class LiveTable:
         seconds, reason, psnr = taken(job), reason_of(job, self.tracker.status(job)), self._psnr(job)
         text = job.state.value + ("" if seconds is None else f" after {clock(seconds)}")
         if reason:
-            text += f": {reason.removeprefix(f'{job.state.value} ')}"
+            text += f": {reason.removeprefix('pruned ')}"
         if psnr is not None and job.state is State.FINISHED:
             text += f", PSNR {psnr:.2f} dB"
         return f"{text} ({summary(self._jobs, now, self.tracker)})"

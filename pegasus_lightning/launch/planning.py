@@ -57,6 +57,8 @@ def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     parsed = parser.parse_overrides(list(overrides))
     single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     first = TRAIN.compose(single, with_hydra=True).hydra
+    if "hydra_optuna_sweeper" in str(first.sweeper.get("_target_")):
+        raise UserError("Hydra's own plugin takes the name optuna too: pip uninstall hydra-optuna-sweeper.")
     _check_hydra(first)
     swept = first.sweeper.params or {}
     if first.sweeper.get("_target_") == SEARCH:
