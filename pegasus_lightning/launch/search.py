@@ -46,6 +46,7 @@ from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 
 JOURNAL = "journal.log"
+LENGTH = ("max_epochs", "max_time", "patience", "monitor")  # what ends a run: the value of a trial depends on it
 ATTEMPTS = 50  # draws in a row that give no new run, after which the space counts as exhausted
 DIVERGED = "became NaN or infinite"  # in the reason of a run that would fail in the same way again
 LEFT_OUT, ENDED_EARLY = "left_out", "pruned"  # attributes of trials: why
@@ -65,7 +66,7 @@ def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSet
         return run_sweep(tried, pool, counts)
     home, config = tried[0].folder.parent, tried[0].config
     known = [config_hash(plain(config)), *(str(dimension) for dimension in space), pool.rank_by, settings.seed]
-    limits = [config.trainer.max_epochs, config.trainer.max_time]
+    limits = [plain(config)["trainer"].get(name) for name in LENGTH]
     identity = hashlib.sha256(json.dumps([known, limits]).encode()).hexdigest()[:8]
     with holding(home / f"search-{identity}") as folder:
         search = Search(folder, config, fixed, space, settings, pool.rank_by)
