@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install run pretrained pegasus judge demo test test-all rehearsal lint types format tensorboard wheel clean
+.PHONY: help install run pretrained pegasus judge demo test test-all rehearsal lint types docs format tensorboard wheel clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,11 @@ lint: install ## Check style with ruff, and the layering of the rooms with impor
 
 types: install ## Check types with mypy
 	$(BIN)/mypy
+
+docs: install ## Write the documentation as a site to site/, and check its links
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 format: install ## Fix style with ruff
 	$(BIN)/ruff check --fix .

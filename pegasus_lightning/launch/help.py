@@ -49,4 +49,5 @@ Fields, for example
     hydra.launcher.slots=4 (parallel runs on the CPU)  hydra.launcher.jobs_per_gpu=2  hydra.launcher.rank_by=final/kl
     hydra.launcher.evaluate=true (evaluate the runs too, in the same slots)
     hydra/launcher=pool (this machine), slurm, ray_cluster
+    hydra/sweeper=optuna (search: 'model.weights.kl=interval(0.1,2.0)')
 """

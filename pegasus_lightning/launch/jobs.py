@@ -20,6 +20,7 @@ class State(str, Enum):
     RUNNING = "running"
     FINISHED = "finished"
     STOPPED = "stopped"  # ended by a signal, with everything saved
+    PRUNED = "pruned"  # ended early by the search, with everything saved; it is not continued
     FAILED = "failed"
 
     def __str__(self) -> str:
@@ -38,7 +39,8 @@ class Job:
     log: Path  # file of its console output
     max_epochs: int  # number of epochs to train
     state: State = State.QUEUED
-    skipped: bool = False  # whether it was already finished when the sweep began
+    skipped: bool = False  # whether it had already ended for good when the sweep began
+    end_early: str = ""  # why the pool is to end it now, one line
     slot: str = ""  # display name of its slot
     exit_code: int | None = None  # of its process, 128 + n if signal n killed it; None before the end
     reason: str = ""  # why it failed or stopped, one line

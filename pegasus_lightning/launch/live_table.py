@@ -22,7 +22,7 @@ REDRAW = 0.5  # seconds between two updates
 SECONDS_BETWEEN_LINES = 30.0  # in a log file, for one running job
 SUMMARY_LINES = 3  # lines kept free for the summary, which may wrap
 # The order in which rows are kept if the terminal is too low.
-IMPORTANCE = (State.RUNNING, State.FAILED, State.STOPPED, State.QUEUED, State.FINISHED)
+IMPORTANCE = (State.RUNNING, State.FAILED, State.STOPPED, State.QUEUED, State.PRUNED, State.FINISHED)
 
 
 class _Screen(Console):
@@ -121,7 +121,7 @@ class LiveTable:
         for job in self._jobs:
             row = {
                 "description": f"{job.number} {RunName.parse(job.shown).short}",
-                "state": "finished before" if job.skipped else job.state.value,
+                "state": f"{job.state.value} before" if job.skipped else job.state.value,
                 "slot": job.slot,
                 "epochs": self._epochs(job),
                 "time": self._time(job, now),
@@ -142,6 +142,7 @@ class LiveTable:
         live = self._progress is not None
         due = not live and not 0 <= now - self._printed < SECONDS_BETWEEN_LINES
         before = [job for job in self._jobs if job.skipped and job.number not in self._told]
+        before = [job for job in before if job.state is State.FINISHED]
         if before and not live:
             self._line(f"{len(before)} of {len(self._jobs)} finished before")
         for job in self._jobs:
@@ -150,7 +151,9 @@ class LiveTable:
             if not job.skipped and job.state is not told and job.state is not State.QUEUED:
                 if job.state is State.RUNNING and not live:
                     self._line(f"{head} started on {job.slot}" if job.slot else f"{head} started")
-                elif job.state in (State.FAILED, State.STOPPED) or (job.state is State.FINISHED and not live):
+                elif job.state in (State.FAILED, State.STOPPED, State.PRUNED) or (
+                    job.state is State.FINISHED and not live
+                ):
                     self._line(f"{head} {self._ended(job, now)}")
                 epochs = None
             elif job.state is State.RUNNING and due and done is not None and done != epochs:
@@ -166,7 +169,7 @@ class LiveTable:
         seconds, reason, psnr = taken(job), reason_of(job, self.tracker.status(job)), self._psnr(job)
         text = job.state.value + ("" if seconds is None else f" after {clock(seconds)}")
         if reason:
-            text += f": {reason}"
+            text += f": {reason.removeprefix('pruned ')}"
         if psnr is not None and job.state is State.FINISHED:
             text += f", PSNR {psnr:.2f} dB"
         return f"{text} ({summary(self._jobs, now, self.tracker)})"

@@ -15,6 +15,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from pegasus_lightning.launch.space import SEARCH, check_search, probes, read_space
 from pegasus_lightning.runs.folder import NOT_IDENTITY, RunName, find_runs, run_folder
 from pegasus_lightning.train.dry_run import shortened
 from pegasus_lightning.train.settings import TRAIN, validate
@@ -46,15 +47,22 @@ class Planned:
 
 
 def jobs_of(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Return the overrides of each job: one list, or with `multirun` one for each combination of the sweep."""
+    """Return the overrides of each job: one list, or with `multirun` one for each combination of the sweep.
+
+    A search has no list of its jobs: a few are returned that have the ends of its ranges and all its choices.
+    """
     if not multirun:
         return [list(overrides)]
     parser = OverridesParser.create()
     parsed = parser.parse_overrides(list(overrides))
     single = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     first = TRAIN.compose(single, with_hydra=True).hydra
+    if "hydra_optuna_sweeper" in str(first.sweeper.get("_target_")):
+        raise UserError("Hydra's own plugin takes the name optuna too: pip uninstall hydra-optuna-sweeper.")
     _check_hydra(first)
     swept = first.sweeper.params or {}
+    if first.sweeper.get("_target_") == SEARCH:
+        return probes(*read_space(swept, overrides))
     # As in Hydra's sweeper, a typed value replaces the values that the preset sweeps over.
     everything = parser.parse_overrides([*(f"{key}={value}" for key, value in swept.items()), *overrides])
     return BasicSweeper.split_arguments(everything, None)[0]
@@ -140,7 +148,13 @@ def check_jobs(overrides: Sequence[str], multirun: bool) -> list[str]:
         if not runs:
             reasons = ", and ".join(dict.fromkeys(error.reason for _, error in left_out))
             raise UnreadSetting(f"No combination of the sweep remains, because {reasons}: leave that out.")
-        lines = _lines(left_out, jobs)
+        hydra = TRAIN.compose(jobs[0], with_hydra=True).hydra
+        if hydra.sweeper.get("_target_") == SEARCH:
+            check_search(
+                hydra.sweeper, hydra.launcher, runs[0].config, read_space(hydra.sweeper.params, overrides)[1], POOL
+            )
+        else:
+            lines = _lines(left_out, jobs)
         _check_sweep(runs)
         if not str(runs[0].launcher.get("_target_")).endswith(LOCAL_LAUNCHERS):
             return lines  # the machines that run the jobs may have other GPUs and files

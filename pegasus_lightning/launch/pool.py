@@ -38,6 +38,7 @@ class Pool:
         report: called with all jobs several times a second.
         stop_timeout: seconds that jobs get to save after a signal; then they are killed.
         retries: how often a job that another's signal killed, such as for want of memory, is started again.
+        prepare: called with a queued job before it starts; returns whether to start it. It may change `jobs`.
     """
 
     def __init__(
@@ -49,14 +50,16 @@ class Pool:
         finished: Callable[[Job], bool] = lambda job: False,
         stop_timeout: float = 120.0,
         retries: int = 0,
+        prepare: Callable[[Job], bool] = lambda job: True,
     ) -> None:
         self.jobs, self.slots, self.report, self.stop_timeout = jobs, slots, report, stop_timeout
-        self.finished, self.retries = finished, retries
+        self.finished, self.retries, self.prepare = finished, retries, prepare
         self.received: int | None = None
         self._stopping = False
         self._kill_at: float | None = None
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by index in `slots`
         self._locked_since: dict[int, float] = {}
+        self._ending: set[int] = set()  # numbers of jobs that were told to end early
 
     def run(self) -> int | None:
         """Run in the main thread until every job has ended. Return the signal that stopped the pool, or None."""
@@ -69,6 +72,7 @@ class Pool:
                 elif not self._running:
                     break
                 self.report(self.jobs)
+                self._end_early()
                 if not self._running and not any(job.state is State.QUEUED for job in self.jobs):
                     break
                 if self._kill_at is not None and time.monotonic() >= self._kill_at:
@@ -109,10 +113,17 @@ class Pool:
         for place in range(len(self.slots)):
             if place in self._running or self.received is not None:
                 continue
-            for job in self.jobs:
-                if job.state is State.QUEUED and not self._waits(job):
+            for job in [*self.jobs]:
+                if job.state is State.QUEUED and not self._waits(job) and self.prepare(job):
                     self._start(job, place)
                     break
+
+    def _end_early(self) -> None:
+        """Let jobs with a reason to end save and end. They are told once: a second signal may meet their last words."""
+        for job, process in self._running.values():
+            if job.end_early and job.number not in self._ending:
+                self._ending.add(job.number)
+                _send(process, signal.SIGTERM)
 
     def _waits(self, job: Job) -> bool:
         """Return whether to wait for the run's lock: processes of a killed sweep may still be saving."""
@@ -192,9 +203,11 @@ def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bo
     was_stopped = said == "interrupted" or (stopped and in_time)
     job.state = State.STOPPED if was_stopped else State.FAILED
     job.reason = _reason(job, returncode, status if said in ("failed", "interrupted") else {})
+    if job.end_early and was_stopped:
+        job.state, job.reason = State.PRUNED, job.end_early
     # Another session's status is kept, unless it is "running", which is wrong by now.
-    if said in (None, "running") and status.get("status") in (None, "running"):
-        _correct_status(job, status)
+    if job.state is State.PRUNED or (said in (None, "running") and status.get("status") in (None, "running")):
+        correct_status(job, status)
 
 
 def _reason(job: Job, returncode: int, status: Mapping[str, Any]) -> str:
@@ -214,14 +227,14 @@ def _reason(job: Job, returncode: int, status: Mapping[str, Any]) -> str:
     return said[0] if said else f"ended with exit code {returncode}"
 
 
-def _correct_status(job: Job, status: dict[str, Any]) -> None:
-    """Write the status that a killed or early failed process did not write, unless another process holds the run."""
+def correct_status(job: Job, status: dict[str, Any]) -> None:
+    """Write how a job ended that its process did not write, unless another process holds the run."""
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(job.folder / LOCK, timeout=0):
             if job.config and not (job.folder / "config.yaml").exists():
                 write_text(job.folder / "config.yaml", job.config)
-            state = "interrupted" if job.state is State.STOPPED else "failed"
+            state = "failed" if job.state is State.FAILED else "interrupted"
             fields: dict[str, Any] = {"config_hash": job.config_hash, "command": job.typed} | status
             Status(job.folder, **fields | {"status": state, "exit_code": job.exit_code, "reason": job.reason}).update()
     except Timeout:

@@ -126,7 +126,7 @@ def summary(jobs: Sequence[Job], now: float, tracker: Tracker) -> str:
     """Return `3 of 7 done, 2 running, 1 failed, 1 queued; about 4 min left`."""
     count = Counter(job.state for job in jobs)
     words = [f"{count[State.FINISHED]} of {len(jobs)} done"]
-    for state in (State.RUNNING, State.FAILED, State.STOPPED, State.QUEUED):
+    for state in (State.RUNNING, State.PRUNED, State.FAILED, State.STOPPED, State.QUEUED):
         words += [f"{count[state]} {state.value}"] if count[state] else []
     left = sweep_left(jobs, now, tracker)
     return ", ".join(words) + ("" if left is None else f"; about {about(left)} left")

@@ -8,14 +8,14 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from pegasus_lightning.launch.jobs import Job, State, label, write_jobs
@@ -39,101 +39,181 @@ log = logging.getLogger(__name__)
 FILE = "sweep.json"
 
 
-def run_sweep(runs: Sequence[Planned], settings: PoolSettings) -> int:
+def run_sweep(runs: Sequence[Planned], settings: PoolSettings, counts: Sequence[int] | None = None) -> int:
     """Run what is not finished. Return the exit code: 0 if every run is finished, 128 + n after signal n, else 1.
 
-    There is at least one run, and no two share a folder. Raise UserError if the same sweep is running already.
+    There is at least one run, and no two share a folder. In a dry run, each stands for so many as `counts` says, one
+    by default. Raise UserError if the same sweep is running already.
     """
     home = runs[0].folder.parent
     # The name is a hash of the runs, so the same command finds its logs again.
     identity = hashlib.sha256("\n".join(sorted(str(run.folder) for run in runs)).encode()).hexdigest()[:8]
-    folder = home / f"sweep-{identity}"
+    with holding(home / f"sweep-{identity}") as folder:
+        jobs = [job_of(index, run, folder / "logs") for index, run in enumerate(runs, start=1)]
+        label(jobs)
+        slots = slots_for(runs, settings)
+        announce(f"Sweep of {len(jobs)} runs", jobs, slots, home, folder)
+        train = partial(run_jobs, jobs, runs, slots, settings, folder / FILE)
+        if runs[0].config.trainer.dry_run:
+            return _conclude_dry(jobs, runs, counts or [1] * len(jobs), slots, folder, train())
+        received, works = try_long(runs, slots, settings, folder)
+        if not works:
+            return 1
+        return carry_out(jobs, runs[0].config, slots, settings, folder, received, train)
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[Path]:
+    """Make a sweep's folder and hold its lock. Raise UserError if another process holds it."""
     make_folder(folder)
     _images_now.cache_clear()
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            return _run(runs, settings, home, folder)
+        lock.acquire()
     except Timeout:
         raise UserError(
             f"This sweep is running already, in another process ({folder / FILE} has its progress)."
         ) from None
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
-def _run(runs: Sequence[Planned], settings: PoolSettings, home: Path, folder: Path) -> int:
-    jobs = [_job(index, run, folder / "logs") for index, run in enumerate(runs, start=1)]
-    label(jobs)
-    slots = _slots(runs, settings)
+def announce(what: str, jobs: Sequence[Job], slots: Sequence[Slot], home: Path, folder: Path) -> None:
+    """Print what it is, how many jobs there are, how many of them are done, and where they run."""
     waiting = sum(job.state is State.QUEUED for job in jobs)
-    before = f"{len(jobs) - waiting} finished before, " if waiting < len(jobs) else ""
+    ended = "ended" if any(job.state in (State.PRUNED, State.FAILED) for job in jobs) else "finished"
+    before = f"{len(jobs) - waiting} {ended} before, " if waiting < len(jobs) else ""
     at_a_time = f"at most {len(slots)} at a time ({', '.join(slot.name for slot in slots)})"
-    print(f"Sweep of {len(jobs)} runs in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
+    print(f"{what} in {home}: {before}{waiting} to do{', ' + at_a_time if waiting else ''}.")
     print(f"Logs: {folder / 'logs'}", flush=True)
 
-    received, dry = None, any(run.config.trainer.dry_run for run in runs)
-    if not dry and settings.trial and is_long(runs):
 
-        def run_trials(trials: Sequence[Planned]) -> tuple[list[Job], int | None]:
-            tried = [_job(index, trial, folder / "logs" / "tried") for index, trial in enumerate(trials, start=1)]
-            label(tried)
-            return tried, _run_jobs(tried, trials, slots, settings, folder / "tried.json")
+def try_long(
+    runs: Sequence[Planned], slots: Sequence[Slot], settings: PoolSettings, folder: Path
+) -> tuple[int | None, bool]:
+    """Try each configuration of a long sweep. Return the signal that stopped it, or None, and whether to go on."""
+    if not settings.trial or not is_long(runs):
+        return None, True
 
-        received, works = try_out(runs, run_trials, len(slots))
-        if received is None and not works:
-            return 1
-    judged, failed = settings.evaluate and not dry, False
+    def run_trials(trials: Sequence[Planned]) -> tuple[list[Job], int | None]:
+        tried = [job_of(index, trial, folder / "logs" / "tried") for index, trial in enumerate(trials, start=1)]
+        label(tried)
+        return tried, run_jobs(tried, trials, slots, settings, folder / "tried.json")
+
+    received, works = try_out(runs, run_trials, len(slots))
+    return received, works or received is not None
+
+
+def carry_out(
+    jobs: Sequence[Job],
+    config: DictConfig,
+    slots: Sequence[Slot],
+    settings: PoolSettings,
+    folder: Path,
+    received: int | None,
+    train: Callable[[], int | None],
+) -> int:
+    """Call `train`, and evaluate the runs if the settings say so; print the results. Return the exit code.
+
+    `received` is the signal that came before, or None; `train` returns the one that stopped it.
+    """
+    judged, failed = settings.evaluate, False
     try:
-        if judged and received is None and not train_recognisers(runs[0].config.data):
+        if judged and received is None and not train_recognisers(config.data):
             print("The recognisers could not be trained: the runs are trained, and not evaluated.", file=sys.stderr)
             judged, failed = False, True
     except Interrupted as error:
         received = error.number
     if received is None:
-        received = _run_jobs(jobs, runs, slots, settings, folder / FILE)
+        received = train()
     unexplained = [job for job in jobs if job.state is State.FAILED or received is None]
-    if dry and received is None:
-        done = sum(job.state is State.FINISHED for job in jobs)
-        print(conclude(jobs, runs, [1] * len(jobs), len(slots)))
-        print(f"All of it works: {done} dry runs." if done == len(jobs) else f"{done} of {len(jobs)} runs work.")
-        if done < len(jobs):
-            return 1
-        shutil.rmtree(folder)
-        with contextlib.suppress(OSError):  # of other dry runs
-            home.rmdir()
-        return 0
     finished = [job.folder for job in jobs if job.state is State.FINISHED]
     if judged and received is None and finished:
         try:
             failed = not evaluate(finished, slots, folder / "logs")
         except Interrupted as error:
             received = error.number
-    _print_results(jobs, unexplained, settings, home, folder / "report.html")
+    _print_results(jobs, unexplained, settings, folder.parent, folder / "report.html")
     if received is not None:
-        never = any(run.config.resume == "never" for run in runs)
-        how = "Run the same command again" if not never else "Run the same command without resume=never"
+        how = "Run the same command again" if config.resume != "never" else "Run the same command without resume=never"
         print(f"The sweep was stopped. {how} to continue it.", file=sys.stderr)
         return 128 + received
-    return 0 if not failed and all(job.state is State.FINISHED for job in jobs) else 1
+    return 0 if not failed and all(job.state in (State.FINISHED, State.PRUNED) for job in jobs) else 1
 
 
-def _run_jobs(
-    jobs: Sequence[Job], runs: Sequence[Planned], slots: Sequence[Slot], settings: PoolSettings, path: Path
+def _conclude_dry(
+    jobs: Sequence[Job],
+    runs: Sequence[Planned],
+    counts: Sequence[int],
+    slots: Sequence[Slot],
+    folder: Path,
+    received: int | None,
+) -> int:
+    """Say what dry runs have shown, and remove their folders. Return the exit code."""
+    if received is not None:
+        print("The sweep was stopped. Run the same command again to continue it.", file=sys.stderr)
+        return 128 + received
+    done = sum(job.state is State.FINISHED for job in jobs)
+    print(conclude(jobs, runs, counts, len(slots)))
+    print(f"All of it works: {done} dry runs." if done == len(jobs) else f"{done} of {len(jobs)} runs work.")
+    if done < len(jobs):
+        return 1
+    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # of other dry runs
+        folder.parent.rmdir()
+    return 0
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    runs: Sequence[Planned],
+    slots: Sequence[Slot],
+    settings: PoolSettings,
+    path: Path,
 ) -> int | None:
     """Run the jobs of these runs in the slots, and keep their list at `path`. Return the signal that stopped them."""
     wanted = {job.number: plain(run.config) for job, run in zip(jobs, runs, strict=True)}
+    return fill_slots(jobs, slots, settings, path, lambda job: is_finished(job.folder, wanted[job.number]))
+
+
+def fill_slots(
+    jobs: Sequence[Job],
+    slots: Sequence[Slot],
+    settings: PoolSettings,
+    path: Path,
+    finished: Callable[[Job], bool],
+    watch: Callable[[], object] = lambda: None,
+    prepare: Callable[[Job], bool] = lambda job: True,
+) -> int | None:
+    """Run the jobs in the slots with a live table, and keep their list at `path`. Return the signal that stopped them.
+
+    `finished` and `prepare` are those of the pool; `watch` is called several times a second.
+    """
     with LiveTable() as table:
+        reporter = _Reporter(table, path)
+
+        def report(jobs: Sequence[Job]) -> None:
+            watch()
+            reporter.report(jobs)
+
         received = Pool(
             jobs,
             slots,
-            report=_Reporter(table, path).report,
-            finished=lambda job: is_finished(job.folder, wanted[job.number]),
+            report=report,
+            finished=finished,
             stop_timeout=settings.stop_timeout,
             retries=settings.retries,
+            prepare=prepare,
         ).run()
+    watch()
     write_jobs(path, jobs)
     return received
 
 
-def _job(number: int, run: Planned, logs: Path) -> Job:
+def job_of(number: int, run: Planned, logs: Path) -> Job:
+    """Return the job of a planned run. It is skipped if the run is finished."""
     settings = plain(run.config)
     dry = settings["trainer"]["dry_run"]
     finished = not dry and is_finished(run.folder, settings) and _has_its_images(run)
@@ -169,7 +249,8 @@ def _has_its_images(run: Planned) -> bool:
     return True
 
 
-def _slots(runs: Sequence[Planned], settings: PoolSettings) -> list[Slot]:
+def slots_for(runs: Sequence[Planned], settings: PoolSettings) -> list[Slot]:
+    """Return the slots of a sweep of these runs."""
     threads = torch.get_num_threads()
     if uses_gpus(runs):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -210,7 +291,8 @@ def _print_results(
             console.print(part)
     made = settings.report and _make_page(jobs, page)
     finished = sum(job.state is State.FINISHED for job in jobs)
-    print(f"{finished} of {len(jobs)} runs finished.")
+    pruned = sum(job.state is State.PRUNED for job in jobs)
+    print(f"{finished} of {len(jobs)} runs finished{f', {pruned} pruned' if pruned else ''}.")
     if made:
         print(f"  page        {page}")
     print(f"  judge them  python -m pegasus_lightning.evaluate run={home}")

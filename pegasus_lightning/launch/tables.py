@@ -27,9 +27,10 @@ STYLES = {
     State.RUNNING: "yellow",
     State.FINISHED: "green",
     State.STOPPED: "magenta",
+    State.PRUNED: "cyan",
     State.FAILED: "red",
 }
-ENDED = (State.FINISHED, State.STOPPED, State.FAILED)
+ENDED = (State.FINISHED, State.PRUNED, State.STOPPED, State.FAILED)
 # Columns beside the ranking metric, if any run has them: head, format. They are of the test split, by default.
 OTHERS = {
     "final/psnr": ("final\nPSNR", ".2f"),
@@ -158,12 +159,11 @@ def ranked_table(jobs: Sequence[Job], rank_by: str) -> Table:
     ended = [(job, job.status()) for job in jobs if job.state in ENDED]
     values = {job.number: figure(status, rank_by) for job, status in ended if job.state is State.FINISHED}
     sign = 1 if lower_is_better(rank_by) else -1
-    order = [State.FINISHED, State.STOPPED, State.FAILED]
 
     def place(pair: tuple[Job, dict[str, Any]]) -> tuple[bool, float, int, int]:
         job = pair[0]
         value = values.get(job.number)
-        return value is None, sign * (value or 0.0), order.index(job.state), job.number
+        return value is None, sign * (value or 0.0), ENDED.index(job.state), job.number
 
     metrics = _shown(rank_by, (status for _, status in ended))
     table = plain_table(f"Ranked by {rank_by}, {'lowest' if sign > 0 else 'highest'} first")

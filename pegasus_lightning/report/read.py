@@ -55,7 +55,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """running, finished, interrupted, failed, died (no process is left), out of time, or unknown."""
+        """running, finished, interrupted, failed, died (no process is left), out of time, pruned, or unknown."""
         return state_of(self.status, self.locked)
 
     @property

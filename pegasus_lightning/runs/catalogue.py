@@ -41,7 +41,7 @@ from pegasus_lightning.runs.state import figures_of, moment, state_of, words_of
 from pegasus_lightning.utils.errors import UserError, did_you_mean, listing
 from pegasus_lightning.utils.foreign import Unreadable, inside, read_yaml
 
-STATES = ("finished", "out of time", "running", "interrupted", "failed", "died", "unreadable")
+STATES = ("finished", "out of time", "running", "interrupted", "pruned", "failed", "died", "unreadable")
 CONFIG_VALUES = 10_000  # most of config.yaml
 ABBREVIATED = {"model": "model.name", "data": "data.source"}  # settings as they are typed, and in config.yaml
 # Settings that say where a run trains and what is shown; how long it trains is none of them.

@@ -9,19 +9,22 @@ from datetime import datetime, timezone
 from typing import Any
 
 TIME_LIMIT = "trainer.max_time="  # start of the reason of a run that its time limit ended
+PRUNED = "pruned at epoch "  # start of the reason of an interrupted run that a search ended early
 LAST = 2.0**32  # a time after 2106 is none
 
 
 def state_of(status: Mapping[str, Any], locked: bool) -> str:
-    """Return running, finished, interrupted, failed, died (no process is left), out of time, or unknown.
+    """Return running, finished, interrupted, failed, died (no process is left), out of time, pruned, or unknown.
 
     `locked` is whether a process trains the run, see `runs.folder.is_locked`.
     """
     said = str(status.get("status") or "unknown")
     if said == "running" and not locked:
         return "died"
-    limited = str(status.get("reason") or "").startswith(TIME_LIMIT)
-    return "out of time" if said == "finished" and limited else said
+    reason = str(status.get("reason") or "")
+    if said == "interrupted" and reason.startswith(PRUNED):
+        return "pruned"
+    return "out of time" if said == "finished" and reason.startswith(TIME_LIMIT) else said
 
 
 def words_of(status: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from pegasus_lightning.runs.folder import RunName
 from pegasus_lightning.runs.scorecards import format_figure
 from pegasus_lightning.runs.state import printable
 
-COLOURS = {"running": "yellow", "finished": "green", "out of time": "green", "interrupted": "magenta"}
+COLOURS = {"running": "yellow", "finished": "green", "out of time": "green", "interrupted": "magenta", "pruned": "cyan"}
 COLOURS |= {"failed": "red", "died": "red", "unreadable": "red"}
 TELLING = ("validation", "final", "health")  # groups of figures that `show` and `compare` show, beside a scorecard's
 NARROWEST = 24  # characters of a name in a line

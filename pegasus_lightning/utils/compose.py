@@ -36,6 +36,7 @@ OmegaConf.register_new_resolver("home", lambda path: str(Path(path).expanduser()
 LAUNCHER_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # extras that install launchers
 
 
+SWEPT = re.compile(r"(tag|int|float|interval|range|choice|shuffle|sort)\(")  # Hydra's functions of several values
 CLOSE = 0.75  # least similarity of a suggested setting
 
 
@@ -198,11 +199,18 @@ class Program:
                     typed = next((o.partition("=")[2] for o in overrides if o.startswith(f"{cause.full_key}=")), "one")
                     return f"{cause.full_key} takes a list: write {cause.full_key}=[{typed}]."
                 key = cause.full_key or next((o.partition("=")[0] for o in overrides if "=" in o), "?")
-                return f"{key} has a value of the wrong type: {value}."
+                drawn = any(text.startswith(f"{key}=") and "interval(" in text for text in overrides)
+                hint = " For whole numbers write int(interval(...))." if drawn and "Integer" in value else ""
+                return f"{key} has a value of the wrong type: {value}.{hint}"
             if isinstance(cause, OverrideParseException):
                 key, equals, value = str(cause.override).partition("=")
                 if re.search(r"\s[\w.+~]+=", value):
                     return f"'{cause.override}' holds several settings in one pair of quotes: quote each by itself."
+                if SWEPT.match(value):
+                    return (
+                        f"The values in '{cause.override}' are not understood. Write {key}=one,two for a list, or "
+                        f"{key}=range(1,9,2); a search also takes interval(0.1,1) and tag(log,interval(0.1,1))."
+                    )
                 if equals and '"' in value:
                     return (
                         f"The value in '{cause.override}' is not understood. Put each text with other signs than "
@@ -225,12 +233,15 @@ class Program:
         return " ".join(lines[:2])
 
     def _unknown_key(self, key: str, overrides: Sequence[str]) -> str:
-        if key.startswith("hydra.launcher."):
-            launcher = [text for text in overrides if text.startswith("hydra/launcher=")]
-            config = self.compose(launcher, with_hydra=True).hydra.launcher
+        if key.startswith(("hydra.launcher.", "hydra.sweeper.")):
+            plugin = key.split(".")[1]
+            chosen = [
+                text for text in overrides if text.startswith((f"hydra/{plugin}=", "experiment=")) and "," not in text
+            ]
+            config = self.compose(chosen, with_hydra=True).hydra[plugin]
             fields = [str(field) for field in config if not str(field).startswith("_")]
             hint = did_you_mean(key.rpartition(".")[2], fields)
-            return f"There is no setting '{key}'.{hint} This launcher has: {', '.join(sorted(fields))}."
+            return f"There is no setting '{key}'.{hint} This {plugin} has: {', '.join(sorted(fields))}."
         habit = next((text for name, text in (self.habits or {}).items() if f"{key}.".startswith(f"{name}.")), None)
         if habit is not None:
             return f"There is no setting '{key}'. {habit}"

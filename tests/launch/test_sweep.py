@@ -48,7 +48,7 @@ def planned(*seeds: int) -> list[Planned]:
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
     """The program of each job by number, instead of training; FINE for others."""
     chosen: dict[int, str] = {}
-    make = sweep_module._job
+    make = sweep_module.job_of
 
     def with_program(number: int, run: Planned, logs: Path) -> Job:
         job = make(number, run, logs)
@@ -56,7 +56,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
         return job
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_module, "_job", with_program)
+    monkeypatch.setattr(sweep_module, "job_of", with_program)
     monkeypatch.setattr(pool_module, "POLL", 0.02)
     return chosen
 

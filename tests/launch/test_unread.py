@@ -180,7 +180,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[str]]]:
     status = {"status": "finished", "exit_code": 0, "epochs": 1, "metrics": {}}
     program = "import os, sys; os.makedirs(sys.argv[1], exist_ok=True); "
     program += "open(sys.argv[1] + '/status.json', 'w').write(sys.argv[2])"
-    make = sweep_module._job
+    make = sweep_module.job_of
     jobs: list[Job] = []
 
     def with_program(number: int, run: Planned, logs: Path) -> Job:
@@ -189,7 +189,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[str]]]:
         jobs.append(job)
         return job
 
-    monkeypatch.setattr(sweep_module, "_job", with_program)
+    monkeypatch.setattr(sweep_module, "job_of", with_program)
     monkeypatch.setattr(pool_module, "POLL", 0.02)
     return lambda: [job.overrides for job in jobs]
 
