@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import os
 import threading
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 import pegasus_lightning
-from pegasus_lightning import UserError, judge, load, load_images, make_pegasi, read_images
+from pegasus_lightning import UserError, api, judge, load, load_images, make_pegasi, read_images
 from pegasus_lightning.data import silhouettes
 from pegasus_lightning.data.image_folder import decode
 from pegasus_lightning.export.model_files import ExportedModel, export_checkpoint
@@ -190,20 +191,21 @@ def test_images_that_there_are_not_are_refused(arguments: list[str], message: st
         load_images("data=silhouettes", split="val")
 
 
-@pytest.mark.slow
 def test_the_judge_is_the_recogniser_that_evaluate_reports_with(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Shown a few images alone, whatever its recipe says."""
+    recipe = dataclasses.replace(standard_recipe("residual"), epochs=1, least=32, most=32)
+    asked: list[str] = []
+    monkeypatch.setattr(api, "standard_recipe", lambda architecture: asked.append(architecture) or recipe)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     images = load_images(trained.folder).images
     found = judge(images, trained.folder)
-    assert found.shape == (16, 2)
-    (path,) = (tmp_path / "pegasus_lightning" / "recognisers").glob("*.pt")
-    config = open_run(trained.folder).config
-    stored = RecogniserStore().find(config.data, standard_recipe("residual"))
-    assert stored is not None and stored.path == path
+    assert asked == ["residual"] and found.shape == (16, 2)
+    stored = RecogniserStore().find(open_run(trained.folder).config.data, recipe)  # type: ignore[union-attr]
+    assert stored is not None
     with torch.no_grad():
         torch.testing.assert_close(found, torch.sigmoid(stored.recogniser(images)))
-    assert torch.equal(
-        judge(images[:3], "data=silhouettes", "data.train_per_class=24", "data.test_per_class=8"), found[:3]
-    )
+    same = ["data=silhouettes", "data.train_per_class=24", "data.test_per_class=8"]
+    torch.testing.assert_close(judge(images[:3], *same), found[:3])
+    assert len(list(tmp_path.rglob("*.pt"))) == 1  # one recogniser served all
