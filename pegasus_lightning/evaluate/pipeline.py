@@ -86,7 +86,7 @@ def evaluate(config: DictConfig, data_overrides: Sequence[str]) -> list[Scorecar
             cards.append(card)
             if len(session.runs) > 1:
                 print(f"{len(cards)} of {len(session.runs)}: {run.name}", flush=True)
-        if run.folder is not None and settings.out is None:
+        if run.folder is not None and settings.out is None and settings.checkpoint == "last":
             _log(run.folder, cards[-1])
     _tell(session, cards, folders)
     return cards

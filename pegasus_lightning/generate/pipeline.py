@@ -127,7 +127,7 @@ def _place_beside(settings: GenerateConfig, session: Session) -> Path | None:
     if settings.out is not None:
         return check_writable(Path(settings.out).expanduser() / "compare", "out=FOLDER", ours=RESULTS)
     what = [*(str(run.path) for run in runs), *(run.model.batches_done for run in runs)]
-    folder = runs[0].path.parent / "compare" / _title(settings, session.origin, *what)
+    folder = (runs[0].folder or runs[0].path).parent / "compare" / _title(settings, session.origin, *what)
     return check_writable(folder, "out=FOLDER", ours=RESULTS)
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pegasus_lightning.models.losses import Term, blind_loss, critic_loss_fake, critic_loss_real, generator_loss
-from pegasus_lightning.models.settings import DEFAULT_TASK, ModelConfig
+from pegasus_lightning.models.settings import BALANCED, DEFAULT_TASK, ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 
 
@@ -72,7 +72,7 @@ class AdversarialVAE(TwoPlayerModel):
         weights, kind = self.config.weights, self.config.adversarial_loss
         fake = step.fakes.for_critic["reconstruction"]
         real = self._real_outputs(step) if step.real is None else step.real
-        weight = weights.critic_fake if kind == "relativistic" else weights.critic_real  # one loss of both sides
+        weight = weights.critic_fake if kind in BALANCED else weights.critic_real  # one loss of both sides
         self.log_mean("critic/fake", self.critic_probability(fake))
         self.log_mean("critic/real", self.critic_probability(real))
         return {

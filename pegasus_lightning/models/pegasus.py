@@ -28,7 +28,7 @@ from pegasus_lightning.models.mixing_network import (
 )
 from pegasus_lightning.models.moves import NUMBERS, came_from_inside, move, random_affine
 from pegasus_lightning.models.networks import final_side
-from pegasus_lightning.models.settings import DEFAULT_TASK, ModelConfig
+from pegasus_lightning.models.settings import BALANCED, DEFAULT_TASK, ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream, derived_seed
 from pegasus_lightning.utils.tensors import IMAGE_SIZE, to_float
@@ -299,7 +299,7 @@ class Pegasus(TwoPlayerModel):
         weights, loss = self.config.weights, self.config.adversarial_loss
         outputs = step.fakes.for_critic
         own = step.real[: len(step.images)]  # the others are targets of lessons
-        if loss == "relativistic":
+        if loss in BALANCED:
             by_kind = {k: losses.critic_loss_real(step.real[step.partners[k]], loss, outputs[k]) for k in outputs}
             shares = self._shares(outputs)
             real = Term(torch.stack([shares[kind] * by_kind[kind] for kind in shares]).sum(), weights.critic_fake)

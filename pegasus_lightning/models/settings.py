@@ -30,6 +30,7 @@ LATENTS = ("flat", "spatial")
 CRITIC_STARTS = ("default", "he")
 ADVERSARIAL_LOSSES = ("bce", "hinge", "lsgan", "relativistic", "wgan_gp")
 SCHEDULES = ("constant", "linear", "cosine")
+BALANCED = ("relativistic", "wgan_gp")  # losses in which images and fakes weigh the same
 DEFAULT_TASK = "real from fake"
 OF_LESSONS = ("target", "limb", "root", "alpha", "colour", "fake_target")  # weights of pegasus
 RECONSTRUCTION = ("bce", "mse", "l1")
@@ -187,7 +188,11 @@ def _check_schedules(model: Any) -> None:
     check_at_least("model.critic_steps", model.critic_steps, 1)
     if model.kl_cycle is not None:
         check_at_least("model.kl_cycle", model.kl_cycle, model.kl_warmup + 1)
-    if model.adversarial_loss == "wgan_gp" and model.networks.critic_batch_norm and _critic_tells(model):
+    if (
+        model.adversarial_loss == "wgan_gp"
+        and model.networks.critic_batch_norm
+        and _critic_tells(model) == DEFAULT_TASK
+    ):
         raise UserError(
             "model.adversarial_loss=wgan_gp penalises the critic's gradient at each image, which BatchNorm mixes with "
             "those of others: add model.networks.critic_batch_norm=false."
@@ -266,8 +271,8 @@ def unread_settings(model: Any) -> dict[str, str]:
         ),
         (networks.spectral_norm != "none", normalised, ["networks.critic_start"]),
         (
-            tells is not None and model.adversarial_loss == "relativistic",
-            "model.adversarial_loss=relativistic, whose pairs have the weights of their fakes",
+            tells is not None and model.adversarial_loss in BALANCED,
+            f"model.adversarial_loss={model.adversarial_loss}, whose images have the weights of their fakes",
             ["weights.critic_real"],
         ),
         (networks.fc_layers == 1, "model.networks.fc_layers=1", ["networks.fc_width"]),
@@ -278,7 +283,7 @@ def unread_settings(model: Any) -> dict[str, str]:
             "model.weights.critic_regulariser=0",
             ["weights.blend"],
         ),
-        (adversarial and not in_use, "adversarial weights of 0", ["adaptive_adversarial"]),
+        (adversarial and not in_use, "adversarial weights of 0", ["adaptive_adversarial", "critic_ramp"]),
         (one_scale, "model.adaptive_adversarial=true", [f"weights.{name}" for name in one_scale]),
     ]
     if "learned_mixing" in model:

@@ -262,10 +262,15 @@ class TwoPlayerModel(MeasuredModel):
     def slope_penalty(self, step: Step) -> Tensor:
         """Return the unweighted penalty of WGAN-GP (`losses.distance_from_slope_one`).
 
-        Its images are at random places between an image and the reconstruction of the batch's image before it.
+        Its images are at random places between an image and a fake: the reconstruction of the batch's image before it,
+        or another fake of the variant, all kinds in turn.
         """
         places = self.draw(Stream.PENALTY, len(step.images), uniform=True)[:, None, None, None]
         fakes = step.reconstructions.detach().float().roll(1, 0)
+        kinds = len(step.extra_images) + 1
+        for number, images in enumerate(step.extra_images.values(), 1):
+            mine = torch.arange(number, len(fakes), kinds, device=fakes.device)
+            fakes = fakes.index_copy(0, mine, images.detach().float()[mine % len(images)])
         between = self.augment_for_critic(torch.lerp(fakes, step.images.float(), places), PARTS - 1)
         between = between.detach().requires_grad_(True)
         return losses.distance_from_slope_one(self.critic.forward(between), between)

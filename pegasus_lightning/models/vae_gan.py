@@ -16,7 +16,7 @@ from pegasus_lightning.models.losses import (
     feature_distance,
     generator_loss,
 )
-from pegasus_lightning.models.settings import DEFAULT_TASK, ModelConfig
+from pegasus_lightning.models.settings import BALANCED, DEFAULT_TASK, ModelConfig
 from pegasus_lightning.models.two_player import Step, TwoPlayerModel
 from pegasus_lightning.utils.randomness import Stream
 
@@ -99,9 +99,9 @@ class VAEGAN(TwoPlayerModel):
         }
 
     def _real_term(self, outputs: dict[str, Tensor], shares: dict[str, float]) -> Term:
-        """Return the critic's term of real images; a relativistic one has that of each kind of fakes, at its weight."""
+        """Return the critic's term of real images; a balanced loss has that of each kind of fakes, at its weight."""
         kind = self.config.adversarial_loss
-        if kind != "relativistic":
+        if kind not in BALANCED:
             return Term(critic_loss_real(outputs["real"], kind), self.config.weights.critic_real)
         terms = [share * critic_loss_real(outputs["real"], kind, outputs[name]) for name, share in shares.items()]
         return Term(torch.stack(terms).sum())

@@ -111,7 +111,7 @@ def keep_best(last: Path) -> None:
     """Give an intact `last.ckpt` the second name `best.ckpt`, unless it has it."""
     best = last.with_name(BEST)
     found = sha256(last)
-    if found in _hashes(last) and not (best.exists() and found in _hashes(best)):
+    if found in _hashes(last) and not (best.exists() and sha256(best) == found):
         _keep_as(last, best, found)
 
 
@@ -171,7 +171,7 @@ class SaveLast(Checkpoint):
         if batches_done == self.best_batch() and trainer.is_global_zero:
             keep_best(self.path)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A kill may have come between the save of the best validation and its second name.
         if pl_module.batches_done == self.best_batch() and self.path.exists() and trainer.is_global_zero:
             keep_best(self.path)
@@ -225,7 +225,8 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
     if status.get("epochs", 0) >= wanted["max_epochs"]:
         return True
     if status.get("stopped_by") == "trainer.patience":
-        return all(wanted[key] == limits.get(key) for key in ("patience", "monitor"))
+        patience, asked = limits.get("patience"), wanted["patience"]
+        return wanted["monitor"] == limits.get("monitor") and None not in (patience, asked) and asked <= patience
     out_of_time = limits.get("max_time") is not None and status.get("epochs", 0) < limits.get("max_epochs", 0)
     return out_of_time and wanted["max_time"] == limits["max_time"]
 

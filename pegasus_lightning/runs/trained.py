@@ -69,10 +69,12 @@ def find_trained(places: Sequence[str], checkpoint: str = "last") -> list[Path]:
 
 def _best_of(run: Path) -> Path:
     if run.is_file():
-        raise UserError(f"{run} is a checkpoint, and checkpoint=best chooses one of a run: name the run's folder.")
+        raise UserError(f"{run} is one checkpoint, and the best is chosen among those of a run: name the run's folder.")
     best = run / "checkpoints" / BEST
     if not best.exists():
-        raise UserError(f"{run} has no {BEST}: no validation came before a save. Leave checkpoint=best out.")
+        raise UserError(
+            f"{run} has no {BEST}: an earlier release trained it, or it has not been validated. Take its last."
+        )
     return best
 
 

@@ -18,11 +18,15 @@ BATCHES, WARMUP = 20, 5  # batches of training, and how many of them are not tim
 
 
 def shortened(config: DictConfig) -> DictConfig:
-    """Return what a dry run trains: one epoch, in a folder of its own. Without `trainer.dry_run`, `config` itself."""
+    """Return what a dry run trains: one epoch, with the critic, in a folder of its own.
+
+    Without `trainer.dry_run` return `config` itself.
+    """
     if not config.trainer.dry_run:
         return config
     every = {"validate_every_n_epochs": 1, "checkpoint_every_n_epochs": 1, "log_every_n_steps": 1}
     short = {"trainer": every | {"max_epochs": 1, "max_time": None}, "callbacks": {"images_every_n_epochs": 1}}
+    short["model"] = {"critic_starts_at": 0}
     return OmegaConf.merge(config, short, {"experiment_name": EXPERIMENT, "resume": "auto", "logger": "tensorboard"})  # type: ignore[return-value]
 
 

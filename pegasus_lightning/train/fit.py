@@ -186,8 +186,7 @@ def fit(
         raise
     finally:
         logger.close()
-    epoch = best.batch // data.train_batches_per_epoch
-    return model, f"no better {best.monitor} since epoch {epoch}" if best.gave_up else None
+    return model, best.told(data.train_batches_per_epoch) if best.gave_up else None
 
 
 def _final_names(model: TwoPlayerModel) -> list[str]:

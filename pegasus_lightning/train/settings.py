@@ -157,10 +157,16 @@ def _validate_trainer(trainer: Any) -> None:
 
 
 def idle_players(model: Any, batches: int) -> list[str]:
-    """Return a sentence for each player whose learning rate is 0 before the end of a training of so many batches."""
+    """Return a sentence for each player that stops learning before the end of a training of so many batches.
+
+    Its rate is then 0; or it is a critic that starts after the end.
+    """
     players = ["autoencoder", *(["critic"] if model.critic_tells else [])]
     rates = {player: getattr(model, f"{player}_optimizer") for player in players}
-    return [
+    late = []
+    if model.critic_tells and model.critic_starts_at >= batches:
+        late = [f"The critic never trains: model.critic_starts_at={model.critic_starts_at} of {batches} batches."]
+    return late + [
         f"The {player} stops learning at batch {adam.schedule_batches} of {batches}, where its rate reaches 0 "
         f"(model.{player}_optimizer.schedule_batches)."
         for player, adam in rates.items()

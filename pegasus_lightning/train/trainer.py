@@ -72,7 +72,8 @@ def train(config: DictConfig, readable_name: str) -> Path:
     if is_first_process() and is_finished(folder, values):
         check_images(folder, settings.data, recorded_images(folder, None), images_now(settings.data))
         status_now = read_status(folder) or {}
-        more = status_now.get("stopped_by") or "trainer.max_epochs"
+        trained = status_now.get("epochs", 0) >= trainer.max_epochs
+        more = "trainer.max_epochs" if trained else status_now.get("stopped_by") or "trainer.max_epochs"
         if trainer.max_time is not None and more != "trainer.patience":
             more = "trainer.max_time or max_epochs"
         reason = status_now.get("reason")

@@ -30,6 +30,8 @@ POINTS = [
     "checkpoints.save_atomically after 2",  # the end of an epoch
     "checkpoints.keep_best before 2",  # the best validation is saved, and is not yet best.ckpt
     "checkpoints.keep_best after 2",
+    "checkpoints.keep_best before 3",  # of the last epoch
+    "checkpoints._announce after 5",  # best.ckpt's hash file lists the new hash too, and its file is the old one
     "TwoPlayerModel.training_step before 9",
     "TwoPlayerModel.training_step before 12",
 ]
@@ -131,7 +133,15 @@ def test_a_schedule_goes_on_where_it_was(command: Any, left: Callable[[Path], An
     assert left(broken).metrics == left(whole).metrics
 
 
-@pytest.mark.parametrize("point", ["TwoPlayerModel.training_step before 11", "checkpoints.save_atomically after 3"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "TwoPlayerModel.training_step before 11",
+        "checkpoints.save_atomically after 3",
+        "checkpoints.save_atomically after 4",
+        "TwoPlayerModel.test_step before 1",
+    ],
+)
 def test_patience_counts_on_after_a_kill(command: Any, left: Callable[[Path], Any], tmp_path: Path, point: str) -> None:
     """A rate of 0 after the first epoch: no later validation is better, so a patience of 3 ends the fourth epoch."""
     still = [f"model.{player}_optimizer.{field}" for player in ("autoencoder", "critic")

@@ -82,6 +82,8 @@ def test_a_run_that_no_longer_improves_ends_and_goes_on_with_more_patience(tmp_p
     assert f"Already trained until {reason}" in again.out
     assert "raise trainer.patience to go on" in again.out
     assert "Already trained" in run(tmp_path, "trainer.max_epochs=20", *limits[1:]).out
+    assert "Already trained" in run(tmp_path, "trainer.max_epochs=9", "trainer.patience=1", *QUIET).out
+    assert "raise trainer.max_epochs to go on" in run(tmp_path, "trainer.max_epochs=3", *limits[1:]).out
 
     assert run(tmp_path, "trainer.max_epochs=9", "trainer.patience=3", *QUIET).code == 0
     status = status_of(the_run(tmp_path))

@@ -27,6 +27,10 @@ class BestValidation(pl.Callback):
         self.batch = -1  # batches done then; -1: there was none
         self.waited = 0  # validations since
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.gave_up:  # a kill came after the last save
+            trainer.should_stop = True
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -45,6 +49,12 @@ class BestValidation(pl.Callback):
     def gave_up(self) -> bool:
         """Whether `patience` validations in a row were not better than the best one."""
         return self.patience is not None and self.waited >= self.patience
+
+    def told(self, batches_per_epoch: int) -> str:
+        """Return why the run ends, in words."""
+        if self.batch < 0:
+            return f"no {self.monitor} was a number"
+        return f"no better {self.monitor} since epoch {self.batch // batches_per_epoch}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor, "value": self.value, "batch": self.batch, "waited": self.waited}
