@@ -66,7 +66,8 @@ def _there(entry: Entry) -> list[str]:
     folder = entry.folder
     pictures = newest_first((folder / "images").glob("*.png"))
     lines = [f"{folder / 'images'} (newest: {pictures[0].name})"] if pictures else []
-    lines += [str(path) for path in (folder / "train.log", folder / "checkpoints" / "last.ckpt") if path.exists()]
+    files = (folder / "train.log", *(folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")))
+    lines += [str(path) for path in files if path.exists()]
     for name in RESULTS:
         results = [path for path in newest_first((folder / name).glob("*")) if not path.name.startswith(".")]
         card = f"{results[0].name}/{FILE}" if name == "evaluation" and results else ""

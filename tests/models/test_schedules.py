@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from pegasus_lightning.models.schedules import average_decay
 from pegasus_lightning.models.settings import AdamConfig, ModelConfig
+from pegasus_lightning.models.two_player import Step
 
 STILL = {"autoencoder_optimizer": {"lr": 0}, "critic_optimizer": {"lr": 0}, "sample_codes": False}
 FREE = {"networks": {"critic_batch_norm": False}}
@@ -202,3 +203,31 @@ def test_a_cosine_is_halfway_at_its_middle_after_any_warmup() -> None:
     adam = AdamConfig(lr=1.0, warmup=10, schedule="cosine", schedule_batches=110)
     assert adam.lr_at(60) == pytest.approx(0.5)
     assert adam.lr_at(35) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+
+
+@pytest.mark.parametrize("name", ["adversarial_vae", "vae_gan", "pegasus"])
+def test_an_equal_shift_of_all_outputs_does_not_change_wgan_gp(name, tiny, fit, images) -> None:
+    """Whatever the weights: otherwise the loss would have no minimum. The shift is the critic's last bias."""
+    weights = {"critic_real": 7.0} | ({"critic_noise": 3.0} if name == "vae_gan" else {})
+    free = {"networks": {"critic_batch_norm": False}, "weights": weights, "adversarial_loss": "wgan_gp"}
+    model = tiny(name, STILL | free)
+    seen = []
+    for shift in (0.0, 5.0):
+        with torch.no_grad():
+            model.critic.last.bias.fill_(shift)
+        (logged,) = fit(model, [images])
+        seen.append(sum(model.term_weights[tag] * v for tag, v in logged.items() if tag.startswith("critic_loss/")))
+        model.batches_done = 0
+    assert seen[0] == pytest.approx(seen[1], abs=1e-4)
+
+
+def test_the_penalty_of_wgan_gp_reaches_every_kind_of_fakes(tiny, fit, images) -> None:
+    """With fakes that are the images themselves there is no place between: a kind that is not is felt."""
+    free = {"networks": {"critic_batch_norm": False}, "adversarial_loss": "wgan_gp"}
+    model = tiny("vae_gan", STILL | free)
+    fit(model, [images])
+    same = torch.logit(images.clamp(1e-6, 1 - 1e-6)).roll(-1, 0)  # each reconstruction is compared with the next image
+    step = Step(images, None, None, same)
+    alone = model.slope_penalty(step)
+    step.extra_images["noise"] = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    assert abs(model.slope_penalty(step) - alone) > 1e-4

@@ -121,6 +121,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         ("adversarial_vae", ("adversarial_loss=relativistic",)),
         ("vae_gan", ("adversarial_loss=relativistic",)),
         ("vae", ("weights.kl=0",)),
+        ("vae_gan", ("adversarial_loss=wgan_gp", "networks.critic_batch_norm=false")),
     ],
 )
 def test_what_is_not_read_changes_nothing(trained: Any, preset: str, settings: tuple[str, ...]) -> None:
