@@ -39,7 +39,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told = "".join(printed(cell) for cell in notebook.cells if cell.cell_type == "code")
     assert "('horse', 'bird') (10, 8) (10, 3, 32, 32)" in told
     assert "((4, 3, 32, 32), ['horse', 'bird'])" in told
-    assert len([line for line in told.splitlines() if "%" in line]) == 4  # mixes, average, real horses, own method
+    assert len([line for line in told.splitlines() if "±" in line]) == 4  # mixes, average, real horses, own method
     assert len(list(tmp_path.glob("runs/tutorial/*/checkpoints/last.ckpt"))) == 1
 
 

@@ -31,7 +31,7 @@ POINTS = [
     "checkpoints.keep_best before 2",  # the best validation is saved, and is not yet best.ckpt
     "checkpoints.keep_best after 2",
     "checkpoints.keep_best before 3",  # of the last epoch
-    "checkpoints._announce after 8",  # of the last epoch: best.ckpt's hash file lists the new hash too, and its file is the old one
+    "checkpoints._announce after 8",  # of the last epoch: the new hash is listed, and best.ckpt is the old one
     "TwoPlayerModel.training_step before 9",
     "TwoPlayerModel.training_step before 12",
 ]
