@@ -324,6 +324,29 @@ def test_a_trial_killed_while_it_is_pruned_is_pruned(
     assert states() == ["finished"] * 3 + ["pruned"] and begun() == 4
 
 
+def test_a_trial_that_was_to_be_pruned_when_the_search_died_is_pruned(
+    programs: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs |= dict.fromkeys((1, 2, 3, 4), LONG)
+    monkeypatch.setattr(optuna.samplers, "TPESampler", InOrder)
+    space = f"{LR.partition('=')[0]}=1e-2,1e-3,1e-4,1e-5"
+    end_early = pool_module.Pool._end_early
+
+    def dies(self: pool_module.Pool) -> None:
+        if any(job.end_early for job in self.jobs):
+            raise KeyboardInterrupt
+        end_early(self)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pool_module.Pool, "_end_early", dies)
+        search(4, space, prune_after_trials=3, prune_after_epochs=2)
+    for _ in range(2):
+        assert search(4, space, prune_after_trials=3, prune_after_epochs=2) == 0
+        assert states() == ["finished"] * 3 + ["pruned"] and begun() == 4
+    (path,) = HOME.glob("trial-*-04-*/status.json")
+    assert state_of(json.loads(path.read_text()), False) == "pruned"
+
+
 def test_a_full_disk_does_not_end_the_search_and_its_journal_stays_whole(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
