@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ PIXELS, SMOOTH = "pixels", "smooth"
 MAX_FILE_SIZE = "100mb"  # of a dropped file
 
 
+Kept = tuple[tuple[Path, Tensor, dict[str, Any]], ...]  # favourites of one reader: their PNG, picture and recipe
+
+
 @dataclass(frozen=True)
 class Shown:
     """What one reader of the page sees."""
@@ -32,14 +36,28 @@ class Shown:
     choice: Choice
     pages: tuple[int, int]  # of the parents that are offered
     offered: tuple[list[Parent], list[Parent]]
-    kept: tuple[tuple[Path, Tensor, dict[str, Any]], ...] = field(default=())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shown:
         return self  # nothing in it changes
 
 
+@dataclass(frozen=True)
+class Climbed:
+    """How far an improvement has come. Like `Kept`, a state of its own: it overwrites nothing else."""
+
+    start: Choice  # it counts while this is the choice that is shown
+    code: Tensor  # (latent_dim,), the best so far
+
+
+def improved(shown: Shown, climbed: Climbed | None) -> Choice:
+    """Return what is shown large: the choice, or its improvement."""
+    if climbed is None or climbed.start is not shown.choice:
+        return shown.choice
+    return replace(shown.choice, code=climbed.code)
+
+
 class Handlers:
-    """What happens on the page. Each method returns the state first, and then the parts that change."""
+    """What happens on the page. Each method returns the state that it changes first, and then the parts that change."""
 
     def __init__(self, session: DemoSession, folder: Path) -> None:
         self.session, self.folder = session, folder
@@ -56,8 +74,8 @@ class Handlers:
     def row(self, shown: Shown) -> str:
         return markup.row(self.session.pictures(shown.choice, RATIOS), RATIOS, shown.choice)
 
-    def large(self, shown: Shown, look: str) -> str:
-        session, choice = self.session, shown.choice
+    def large(self, choice: Choice, look: str) -> str:
+        session = self.session
         image = session.picture(choice)
         content = recipe(session, choice, image)
         smooth = look == SMOOTH
@@ -82,6 +100,7 @@ class Handlers:
             parent = self.session.read(Path(file or ""))
         except UserError as error:
             gr.Warning(str(error).replace(str(file), Path(file or "").name))
+        _remove(file)
         return (*self._with_parent(shown, look, label, parent), None)
 
     def _with_parent(self, shown: Shown, look: str, label: int, parent: Parent) -> tuple[Any, ...]:
@@ -91,7 +110,14 @@ class Handlers:
             same = torch.equal(parent.pixels, before.pixels)
             changes = {"first": parent, "where": shown.choice.where if same else None}
         shown = replace(shown, choice=shown.choice.with_(**changes))
-        return (shown, self.parents(shown, label), self.row(shown), self.large(shown, look), "", *self.ground(shown))
+        return (
+            shown,
+            self.parents(shown, label),
+            self.row(shown),
+            self.large(shown.choice, look),
+            "",
+            *self.ground(shown),
+        )
 
     def open(self, shown: Shown, look: str, file: str) -> tuple[Any, ...]:
         """Take the choice of a recipe."""
@@ -102,9 +128,11 @@ class Handlers:
                 status = "<p>This picture is not the recipe's, which comes from another model or machine.</p>"
         except UserError as error:
             gr.Warning(str(error).replace(file, path.name))
+        _remove(file)
         boxes = (self.parents(shown, 0), self.parents(shown, 1))
         ratio = shown.choice.ratio
-        return (shown, *boxes, self.row(shown), self.large(shown, look), status, ratio, *self.ground(shown))
+        large = self.large(shown.choice, look)
+        return (shown, *boxes, self.row(shown), large, status, ratio, *self.ground(shown))
 
     def others(self, shown: Shown, label: int) -> tuple[Shown, str]:
         """Offer other parents."""
@@ -118,7 +146,7 @@ class Handlers:
     def move(self, shown: Shown, look: str, ratio: float) -> tuple[Shown, str, str]:
         """Move the ratio."""
         shown = replace(shown, choice=shown.choice.with_(ratio=min(1.0, max(0.0, float(ratio)))))
-        return shown, self.large(shown, look), ""
+        return shown, self.large(shown.choice, look), ""
 
     def paint(self, shown: Shown, look: str, rows: Any) -> tuple[Shown, str, str, str]:
         """Say where a limb may be."""
@@ -128,41 +156,48 @@ class Handlers:
             gr.Warning(f"What was painted is not understood: {error}.")
             where = None
         shown = replace(shown, choice=shown.choice.with_(where=where))
-        return shown, self.row(shown), self.large(shown, look), ""
+        return shown, self.row(shown), self.large(shown.choice, look), ""
 
-    def improve(self, shown: Shown, look: str) -> Iterator[tuple[Shown, Any, str]]:
+    def improve(self, shown: Shown, climbed: Climbed | None, look: str) -> Iterator[tuple[Climbed | None, Any, str]]:
         """Climb from the picture that is shown, and show the best so far after each step."""
         if (reason := self.session.why_not_improved()) is not None:
-            yield shown, gr.skip(), f"<p>{markup.text(reason)}</p>"
+            yield climbed, gr.skip(), f"<p>{markup.text(reason)}</p>"
             return
-        yield shown, gr.skip(), markup.progress(0, 1, "Preparing the judge ...")
+        yield climbed, gr.skip(), markup.progress(0, 1, "Preparing the judge ...")
         selector = self.session.selector
         judge = "the model's critic" if selector is None else selector.words
         begun: tuple[float, float | None] | None = None
-        for at in self.session.improve(shown.choice):
+        for at in self.session.improve(improved(shown, climbed)):
             begun = (at.score, at.seen) if begun is None else begun
-            shown = replace(shown, choice=replace(shown.choice, code=at.code))
+            climbed = Climbed(shown.choice, at.code)
             words = f"Step {at.step} of {at.steps}. Score: {begun[0]:.2f} at the start, now {at.score:.2f}."
             if at.seen is not None and begun[1] is not None:
                 words += f" Probability of '{self.session.sought}': {begun[1]:.0%} at the start, now {at.seen:.0%}."
             words += f" Judged by {judge}."
-            yield shown, self.large(shown, look), markup.progress(at.step, at.steps, words)
+            large = self.large(improved(shown, climbed), look)
+            yield climbed, large, markup.progress(at.step, at.steps, words)
 
-    def keep(self, shown: Shown) -> tuple[Shown, str]:
+    def keep(self, shown: Shown, climbed: Climbed | None, kept: Kept) -> tuple[Kept, str]:
         """Write a favourite."""
-        image = self.session.picture(shown.choice)
-        content = recipe(self.session, shown.choice, image)
+        choice = improved(shown, climbed)
+        image = self.session.picture(choice)
+        content = recipe(self.session, choice, image)
         try:
-            path = keep(self.folder, content, shown.choice, image)
+            path = keep(self.folder, content, choice, image)
         except OSError as error:
             gr.Warning(f"{self.folder} cannot be written: {error.strerror or error}.")
-            return shown, self.favourites(shown)
-        others = tuple(one for one in shown.kept if one[0] != path)
-        shown = replace(shown, kept=(*others, (path, image, content)))
-        return shown, self.favourites(shown)
+            return kept, self.favourites(kept)
+        kept = (*(one for one in kept if one[0] != path), (path, image, content))
+        return kept, self.favourites(kept)
 
-    def favourites(self, shown: Shown) -> str:
-        return markup.favourites(shown.kept, path_shown(self.folder))
+    def favourites(self, kept: Kept) -> str:
+        return markup.favourites(kept, path_shown(self.folder))
+
+
+def _remove(file: str | None) -> None:
+    """Remove a dropped file, which has been read: it may be a photograph of a visitor."""
+    with suppress(OSError):
+        Path(file or "").unlink()
 
 
 def build(session: DemoSession, folder: Path) -> gr.Blocks:
@@ -171,7 +206,7 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
     first = own.first_look()
     names = session.classes
     with gr.Blocks(title=f"{names[0]} + {names[1]}", analytics_enabled=False) as page:
-        state = gr.State(first)
+        state, climbed, kept = gr.State(first), gr.State(None), gr.State(())
         gr.HTML(_head(session), elem_classes="head", js_on_load=None)
         boxes, drops, others = [], [], []
         with gr.Row():
@@ -196,10 +231,10 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(min_width=320):
-                large = gr.HTML(own.large(first, PIXELS), js_on_load=markup.MARK, elem_id="large")
+                large = gr.HTML(own.large(first.choice, PIXELS), js_on_load=markup.MARK, elem_id="large")
             with gr.Column(min_width=240):
                 look = gr.Radio([PIXELS, SMOOTH], value=PIXELS, label="Look", elem_id="look")
-                kept = gr.Button("Keep", elem_id="keep")
+                keeping = gr.Button("Keep", elem_id="keep")
                 with gr.Row():
                     improve = gr.Button("Improve", variant="primary", min_width=100, elem_id="improve")
                     stop = gr.Button("Stop", min_width=100, elem_id="stop")
@@ -219,11 +254,11 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
                     gr.HTML(_about_mask(session), js_on_load=None, elem_classes="hint")
         gr.Markdown("### Favourites")
         opened = gr.UploadButton("Open a recipe (JSON)", file_types=[".json"], size="sm", elem_id="open")
-        favourites = gr.HTML(own.favourites(first), js_on_load=None, elem_id="favourites")
+        favourites = gr.HTML(own.favourites(()), js_on_load=None, elem_id="favourites")
 
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         newest: dict[str, Any] = quick | {"trigger_mode": "always_last"}
-        climb = improve.click(own.improve, [state, look], [state, large, status], **quick)
+        climb = improve.click(own.improve, [state, climbed, look], [climbed, large, status], **quick)
         grounds = [] if painter is None else [painter]
 
         def of_parent(label: int) -> None:
@@ -248,9 +283,13 @@ def build(session: DemoSession, folder: Path) -> gr.Blocks:
         row.select(jump, None, [ratio], **quick).then(
             own.move, [state, look, ratio], [state, large, status], cancels=[climb], **newest
         )
-        look.input(own.large, [state, look], [large], **newest)
+
+        def again(shown: Shown, climbed: Climbed | None, look: str) -> str:
+            return own.large(improved(shown, climbed), look)
+
+        look.input(again, [state, climbed, look], [large], **newest)
         stop.click(None, cancels=[climb], **quick)
-        kept.click(own.keep, [state], [state, favourites], **quick)
+        keeping.click(own.keep, [state, climbed, kept], [kept, favourites], **quick)
         everything: list[Any] = [state, *boxes, row, large, status, ratio, *grounds]
         opened.upload(own.open, [state, look, opened], everything, cancels=[climb], **quick)
         if painter is not None:

@@ -103,7 +103,8 @@ def read_recipe(session: DemoSession, path: Path) -> Choice:
             raise ValueError("its ratio is not from 0 to 1")
         where = None if content.get("where") is None else mask_of(content["where"])
         found = None if code is None else torch.tensor(code, dtype=torch.float32)
-        if found is not None and (found.shape != (session.model.config.networks.latent_dim,) or found.isnan().any()):
+        latent_dim = session.model.config.networks.latent_dim
+        if found is not None and (found.shape != (latent_dim,) or not found.isfinite().all()):
             raise ValueError("its code is of another model")
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path.name} is damaged: {error}.") from error

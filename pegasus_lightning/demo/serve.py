@@ -19,18 +19,21 @@ from omegaconf import DictConfig
 from pegasus_lightning.demo.settings import DemoConfig
 from pegasus_lightning.utils.bars import waiting
 from pegasus_lightning.utils.compose import typed
-from pegasus_lightning.utils.errors import UserError
+from pegasus_lightning.utils.errors import UserError, heeded_signals
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(config: DictConfig, data_overrides: Sequence[str]) -> None:
-    """Serve the page of a validated `DemoConfig` until Ctrl-C, which raises KeyboardInterrupt.
+    """Serve the page of a validated `DemoConfig` until Ctrl-C, which raises KeyboardInterrupt, or another signal.
 
     Raise UserError, before anything is served, if the model or the parents cannot be opened or the port is in use.
     """
     settings = typed(config, DemoConfig)
     check_address(settings.host, settings.port)
+    for number in heeded_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _end)  # so that the folder of dropped files is removed
     with tempfile.TemporaryDirectory(prefix="pegasus-demo-") as uploads:
         _keep_to_this_machine(uploads)
         with waiting("starting the demo"):
@@ -38,9 +41,7 @@ def serve(config: DictConfig, data_overrides: Sequence[str]) -> None:
         gc.enable()
         gc.freeze()
         others = "" if settings.host in LOCAL else " Every machine that reaches this one can use it."
-        host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-        print(f"Open http://{host}:{settings.port} in a browser.{others} Ctrl-C ends it.", flush=True)
-        signal.signal(signal.SIGTERM, _end)
+        print(f"Open {address_of(settings.host, settings.port)} in a browser.{others} Ctrl-C ends it.", flush=True)
         try:
             threading.Event().wait()
         finally:
@@ -58,7 +59,7 @@ def _start(settings: DemoConfig, data_overrides: Sequence[str]) -> Any:
     session, folder = open_demo(settings, data_overrides)
     page = build(session, folder)
     page.launch(
-        server_name=settings.host,
+        server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.port,
         share=False,
         inbrowser=settings.open,
@@ -71,6 +72,12 @@ def _start(settings: DemoConfig, data_overrides: Sequence[str]) -> Any:
         css=STYLE,
     )
     return page
+
+
+def address_of(host: str, port: int) -> str:
+    """Return what to open in a browser of this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def check_address(host: str, port: int) -> None:

@@ -15,8 +15,10 @@ from pegasus_lightning.launch.tables import STYLES, ShellCommand, head_of, lower
 from pegasus_lightning.train.settings import TRAIN
 from pegasus_lightning.utils.compose import plain
 
-LENGTH = ("max_epochs", "max_time")  # settings of the trainer that limit a run
-SHORT = ("run_name", "experiment_name", "trainer", *(f"trainer.{name}" for name in LENGTH))  # of trials alone
+SHORTENED = ("max_epochs", "max_time")  # settings of the trainer that make a trial short
+# Settings of the model that count batches, whatever the length of the run.
+IN_BATCHES = ("schedule_batches", "warmup", "decay_after", "kl_warmup", "kl_cycle", "critic_starts_at", "critic_ramp")
+SHORT = ("run_name", "experiment_name", "trainer", *(f"trainer.{name}" for name in SHORTENED))  # of trials alone
 
 
 def print_best(jobs: Sequence[Job], space: Sequence[Dimension], values: Mapping[int, float], rank_by: str) -> None:
@@ -38,6 +40,8 @@ def print_best(jobs: Sequence[Job], space: Sequence[Dimension], values: Mapping[
     words = ["python", "-m", "pegasus_lightning", *in_full(best.overrides)]
     # A terminal gets short lines; a file is not to be cut anywhere.
     console.print(ShellCommand(words, indent=2), soft_wrap=not sys.stdout.isatty())
+    if kept := in_batches(best.overrides):
+        print(f"These settings count batches and stay as in the trial: {', '.join(kept)}.", flush=True)
 
 
 def settings_table(jobs: Sequence[Job], space: Sequence[Dimension], values: Mapping[int, float], rank_by: str) -> Table:
@@ -73,7 +77,16 @@ def in_full(overrides: Sequence[str]) -> list[str]:
     words = [text for text in overrides if text.partition("=")[0] not in SHORT]
     words.append(f"experiment_name={config['experiment_name']}_best")
     given = plain(TRAIN.compose(words))["trainer"]
-    for name in LENGTH:
+    for name in SHORTENED:
         if given[name] != usual[name]:
             words.append(f"trainer.{name}={'null' if usual[name] is None else usual[name]}")
     return words
+
+
+def in_batches(overrides: Sequence[str]) -> list[str]:
+    """Return the model's settings, as typed, that count batches and are set in a trial of these overrides."""
+    model = plain(TRAIN.compose(overrides))["model"]
+    sections = {"model": model} | {f"model.{key}": value for key, value in model.items() if isinstance(value, dict)}
+    return [
+        f"{key}.{name}={section[name]}" for key, section in sections.items() for name in IN_BATCHES if section.get(name)
+    ]

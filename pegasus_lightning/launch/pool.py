@@ -168,9 +168,10 @@ class Pool:
             self._conclude(job, process)
 
     def _conclude(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        finished = (process.returncode == 0 or self._stopping) and self.finished(job)
-        conclude(job, process.pid, process.returncode, finished=finished, stopped=self._stopping)
-        if process.returncode < 0 and not self._stopping and job.retried < self.retries:
+        stopped = self._stopping or bool(job.end_early)
+        finished = (process.returncode == 0 or stopped) and self.finished(job)
+        conclude(job, process.pid, process.returncode, finished=finished, stopped=stopped)
+        if process.returncode < 0 and not stopped and job.retried < self.retries:
             self.report(self.jobs)  # its failure is shown before it is forgotten
             job.state, job.retried = State.QUEUED, job.retried + 1
             job.exit_code, job.ended, job.reason = None, None, ""
@@ -188,7 +189,7 @@ def conclude(job: Job, pid: int, returncode: int, *, finished: bool, stopped: bo
         pid: ID of the process.
         returncode: as in `subprocess`: -n if signal n killed the process.
         finished: whether the folder holds the finished run, whichever process trained it.
-        stopped: whether the pool had stopped the process.
+        stopped: whether the pool had stopped the process, or was about to end it early.
     """
     job.ended = time.time()
     job.exit_code = returncode if returncode >= 0 else 128 - returncode

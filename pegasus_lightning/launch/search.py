@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -38,7 +39,7 @@ from pegasus_lightning.launch.sweep import (
     try_long,
 )
 from pegasus_lightning.launch.tables import epochs_of, figure, head_of, lower_is_better
-from pegasus_lightning.runs.checkpoints import is_finished
+from pegasus_lightning.runs.checkpoints import LIMITS, is_finished
 from pegasus_lightning.runs.folder import config_hash
 from pegasus_lightning.runs.state import PRUNED
 from pegasus_lightning.train.settings import TRAIN
@@ -46,7 +47,6 @@ from pegasus_lightning.utils.compose import plain
 from pegasus_lightning.utils.errors import UserError
 
 JOURNAL = "journal.log"
-LENGTH = ("max_epochs", "max_time", "patience", "monitor")  # what ends a run: the value of a trial depends on it
 ATTEMPTS = 50  # draws in a row that give no new run, after which the space counts as exhausted
 DIVERGED = "became NaN or infinite"  # in the reason of a run that would fail in the same way again
 LEFT_OUT, ENDED_EARLY = "left_out", "pruned"  # attributes of trials: why
@@ -66,7 +66,7 @@ def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSet
         return run_sweep(tried, pool, counts)
     home, config = tried[0].folder.parent, tried[0].config
     known = [config_hash(plain(config)), *(str(dimension) for dimension in space), pool.rank_by, settings.seed]
-    limits = [plain(config)["trainer"].get(name) for name in LENGTH]
+    limits = [plain(config)["trainer"].get(name) for name in LIMITS]  # the value of a trial depends on them
     identity = hashlib.sha256(json.dumps([known, limits]).encode()).hexdigest()[:8]
     with holding(home / f"search-{identity}") as folder:
         search = Search(folder, config, fixed, space, settings, pool.rank_by)
@@ -80,7 +80,7 @@ def run_search(overrides: Sequence[str], settings: SearchSettings, pool: PoolSet
         )
         code = carry_out(search.jobs, config, slots, pool, folder, received, train)
         print_best(search.jobs, space, search.values(), pool.rank_by)
-        return code
+        return code or int(not search.jobs)
 
 
 class Search:
@@ -114,6 +114,7 @@ class Search:
         self.told: set[int] = set()  # numbers of the jobs that have ended for Optuna
         self.wanted: dict[int, dict[str, Any]] = {}  # configurations, by number of the job
         self.jobs: list[Job] = []
+        self._said: set[str] = set()  # errors
         self._restore()
 
     def _restore(self) -> None:
@@ -130,17 +131,20 @@ class Search:
                 continue
             self.jobs.append(job)
             self.trials[job.number] = frozen
+            job.end_early, status = frozen.user_attrs.get(ENDED_EARLY, ""), job.status()
             if frozen.state is TrialState.RUNNING:
                 self.trials[job.number] = Trial(self.study, frozen._trial_id)
-                continue
-            self.told.add(job.number)
-            states = {TrialState.COMPLETE: State.FINISHED, TrialState.PRUNED: State.PRUNED}
-            job.state, job.skipped = states.get(frozen.state, State.FAILED), True
+                if not job.end_early or job.state is State.FINISHED:
+                    continue
+                job.state, job.skipped = State.PRUNED, True  # the sweep was killed before its trial had ended
+            else:
+                self.told.add(job.number)
+                states = {TrialState.COMPLETE: State.FINISHED, TrialState.PRUNED: State.PRUNED}
+                job.state, job.skipped = states.get(frozen.state, State.FAILED), True
             if job.state is State.PRUNED:
-                job.reason = job.end_early = frozen.user_attrs.get(ENDED_EARLY, "")
-                status = job.status()
-                if status and status.get("reason") != job.reason:  # the sweep was killed before it wrote that
-                    correct_status(job, status)
+                job.reason = job.end_early
+                if status and status.get("status") != "finished" and status.get("reason") != job.reason:
+                    correct_status(job, status)  # the sweep was killed before it wrote that
         self.jobs += [self._placeholder(number) for number in range(len(self.jobs) + 1, self.settings.n_trials + 1)]
         self.watch()
 
@@ -176,12 +180,26 @@ class Search:
         return is_finished(job.folder, self.wanted[job.number])
 
     def prepare(self, job: Job) -> bool:
-        """Draw the settings of a job that has none yet. Return whether it is to start."""
-        import optuna
+        """Draw the settings of a job that has none yet. Return whether it is to start.
 
+        Raise OSError if the draw cannot be written, unless trials are running, which may free room.
+        """
+        if not any(job is one for one in self.jobs):  # it was dropped as the search ended early
+            return False
         self.watch()  # the newest results come first
         if job.number in self.trials:
             return True
+        try:
+            return self._draw(job)
+        except OSError as error:
+            if not any(one.state is State.RUNNING for one in self.jobs):
+                raise
+            self._say(error)
+            return False
+
+    def _draw(self, job: Job) -> bool:
+        import optuna
+
         for _ in range(ATTEMPTS):
             # The draws of a trial depend on the seed, its number and the results so far: not on kills of the search.
             number = sum(known.user_attrs.get(LEFT_OUT) != CUT for known in self.study.get_trials(deepcopy=False))
@@ -209,8 +227,20 @@ class Search:
     def watch(self) -> None:
         """Tell Optuna what is new: validations of running trials, some of which are pruned, and how trials ended.
 
-        A trial that failed for another reason than its settings stays open: the same command tries it again.
+        A trial that failed for another reason than its settings stays open: the same command tries it again. What
+        cannot be written, as on a full disk, is told at a later call, or by the same command.
         """
+        try:
+            self._tell_news()
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if str(error) not in self._said:
+            self._said.add(str(error))
+            print(f"The search goes on, but its journal cannot be written: {error}", file=sys.stderr, flush=True)
+
+    def _tell_news(self) -> None:
         from optuna.trial import TrialState
 
         for job in self.jobs:
@@ -218,35 +248,37 @@ class Search:
                 continue
             status, trial = job.status(), self.trials[job.number]
             value, epoch = figure(status, self.rank_by), epochs_of(status)
-            if job.state is State.RUNNING and value is not None and epoch:
-                self._report(job, trial, value, epoch)
+            if job.state is State.RUNNING:
+                if value is not None and epoch and not job.end_early and status.get("status") != "finished":
+                    self._report(job, trial, value, epoch)
             elif job.state is State.FINISHED and value is not None:
                 self.study.tell(trial.number, value)
+                self.told.add(job.number)
+            elif job.end_early:
+                self.study.tell(trial.number, state=TrialState.PRUNED)
                 self.told.add(job.number)
             elif job.state is State.FINISHED or (job.state is State.FAILED and DIVERGED in job.reason):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.told.add(job.number)
 
     def _report(self, job: Job, trial: Any, value: float, epoch: int) -> None:
-        from optuna.trial import TrialState
-
         every = self.wanted[job.number]["trainer"]["validate_every_n_epochs"]
         if epoch % every or self.seen.get(job.number) == epoch:
             return
-        self.seen[job.number] = epoch
         if epoch in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:  # before a kill
+            self.seen[job.number] = epoch
             return
         trial.report(value, epoch)
+        self.seen[job.number] = epoch
         if self.settings.prune and epoch < job.max_epochs and trial.should_prune():
             style = head_of(self.rank_by)[1]
             reason = (
                 f"{PRUNED}{epoch} of {job.max_epochs}, as {self.rank_by} {value:{style}} is worse than the "
                 "median of the finished trials"
             )
-            # In the journal first: a trial that is pruned there is not continued, whatever happens now.
+            # In the journal first: such a trial is not continued, whatever happens now. It is told when it has ended,
+            # as it may finish before it reads the signal.
             trial.set_user_attr(ENDED_EARLY, reason)
-            self.study.tell(trial.number, state=TrialState.PRUNED)
-            self.told.add(job.number)
             job.end_early = reason
 
     def values(self) -> dict[int, float]:
@@ -272,12 +304,23 @@ def _open(path: Path, direction: Literal["minimize", "maximize"], settings: Sear
         def release(self) -> None:
             pass
 
+    class Whole(JournalFileBackend):
+        """A journal without lines that an error, such as a full disk, has cut off."""
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            size = path.stat().st_size
+            try:
+                super().append_logs(logs)
+            except OSError:
+                os.truncate(path, size)
+                raise
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if path.exists():
         end = path.read_bytes().rfind(b"\n") + 1
         os.truncate(path, end)  # a line that a kill cut off
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), Held(str(path))))
+    storage = optuna.storages.JournalStorage(Whole(str(path), Held(str(path))))
     return optuna.create_study(
         study_name="search",
         storage=storage,

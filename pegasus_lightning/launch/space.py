@@ -17,6 +17,7 @@ from pegasus_lightning.utils.errors import UserError, check_at_least, check_not_
 
 SEARCH = "hydra_plugins.pegasus_optuna.sweeper.OptunaSweeper"
 INSIDE = 0.382  # where in an interval a value lies that is not round, as a whole number would be
+MAX_RUN_NAME = 60  # characters that `train.settings.validate` allows
 DIGITS = 4  # significant, of the values of a trial
 
 
@@ -130,5 +131,11 @@ def check_search(settings: Any, launcher: Any, config: Any, space: Sequence[Dime
     if every > epochs:
         raise UserError(f"trainer.validate_every_n_epochs={every} validates nothing in {epochs} epochs: make it less.")
     check_at_least("hydra.sweeper.n_trials", settings.n_trials, 1)
+    longest = MAX_RUN_NAME - 1 - max(2, len(str(settings.n_trials)))
+    if config.run_name and len(config.run_name) > longest:
+        raise UserError(
+            f"run_name={config.run_name} is too long for a search, which adds the number of each trial: "
+            f"use at most {longest} characters."
+        )
     for key in ("seed", "random_trials", "prune_after_epochs", "prune_after_trials"):
         check_not_negative(f"hydra.sweeper.{key}", settings[key])

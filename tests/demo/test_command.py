@@ -16,6 +16,7 @@ from pegasus_lightning.demo import settings
 from pegasus_lightning.demo.__main__ import _work
 from pegasus_lightning.demo.opening import open_demo
 from pegasus_lightning.demo.parents import OfCodes, OfImages, OfPrior
+from pegasus_lightning.demo.serve import address_of
 from pegasus_lightning.demo.settings import DEMO, DemoConfig
 from pegasus_lightning.export.model_files import export_checkpoint
 from pegasus_lightning.runs.checkpoints import find_checkpoint
@@ -103,6 +104,11 @@ def test_a_port_in_use_is_one_sentence(demo: Callable[..., Answer]) -> None:
         port = taken.getsockname()[1]
         code, err = demo(f"port={port}")
     assert (code, err) == (2, f"pegasus_lightning: Port {port} is in use: say port={port + 1}, or end what uses it.\n")
+
+
+def test_the_address_to_open_is_one_that_a_browser_takes() -> None:
+    assert address_of("127.0.0.1", 7860) == address_of("0.0.0.0", 7860) == "http://127.0.0.1:7860"
+    assert address_of("::1", 80) == address_of("::", 80) == "http://[::1]:80"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    (tmp_path / "tmp").mkdir()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    environment["TMPDIR"] = str(tmp_path / "tmp")
     command = [sys.executable, "-m", "pegasus_lightning.demo", f"port={port}", "gpus=0"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -142,6 +144,8 @@ def test_a_visit(browser: Browser, server: tuple[subprocess.Popen[str], str], tm
     hand_over(browser, "#drop-1 input[type=file]", tmp_path / "mine.png")
     wait_for(browser, "document.querySelector('#parents-1 figcaption').innerText === 'mine.png'")
     wait_for(browser, f"!{LARGE}.innerText.includes('improved')")
+    assert len([*(tmp_path / "tmp").glob("pegasus-demo-*")]) == 1
+    assert not [*(tmp_path / "tmp").rglob("mine.png")]
     blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None].expand(1, 3, 32, 32)
     with torch.no_grad():
         wanted = model.decode(model.mix(codes[0], model.encode(blue).mean, torch.tensor([0.31]), halved))
@@ -168,3 +172,31 @@ def test_a_visit(browser: Browser, server: tuple[subprocess.Popen[str], str], tm
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=WAIT)
     assert (process.returncode, "Traceback" in err) == (130, False)
+
+
+def test_what_is_done_while_a_mix_improves_stays(
+    browser: Browser, server: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    process, address = server
+    browser.visit(address)
+    for part in ("#large figure", "#parents-0 button[data-pick]", "#improve"):
+        wait_for(browser, f"!!document.querySelector('{part}')")
+    step = "document.querySelector('#status').innerText"
+    sources = "[...document.querySelectorAll('#parents-0 button[data-pick] img')].map(image => image.src)"
+    before = browser.run(sources)
+    browser.run("document.querySelector('#improve').click()")
+    wait_for(browser, f"/Step [1-9] of 20/.test({step})")
+    browser.run("document.querySelector('#others-0').click(); document.querySelector('#keep').click()")
+    wait_for(browser, "document.querySelectorAll('#favourites figure').length === 1")
+    wait_for(browser, f"{sources}[2] !== {json.dumps(before[2])}")
+    assert "Step 20" not in browser.run(step), "the favourite was to be kept while the mix improves"
+    drawn = browser.run(sources)
+    wait_for(browser, f"{step}.includes('Step 20 of 20')")
+    browser.run("document.querySelector('#keep').click()")
+    wait_for(browser, "document.querySelectorAll('#favourites figure').length === 2")
+    click(browser, "#parents-0 button[data-pick]", 2)
+    wait_for(browser, f"document.querySelector('#parents-0 figure img').src === {json.dumps(drawn[2])}")
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=WAIT)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert not [*(tmp_path / "tmp").glob("pegasus-demo-*")]

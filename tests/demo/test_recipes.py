@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,8 @@ def test_a_recipe_opens_as_the_choice_it_was_made_of(by_parts: DemoSession, tmp_
         ({"where": ["00"]}, "a mask has 32 rows"),
         ({"code": [0.0]}, "its code is of another model"),
         ({"code": ["x"] * 6}, "is damaged"),
+        ({"code": [math.inf] + [0.0] * 5}, "its code is of another model"),
+        ({"code": [1e39] + [0.0] * 5}, "its code is of another model"),  # infinite in float32
     ],
 )
 def test_a_recipe_that_is_none_is_refused(linear: DemoSession, tmp_path: Path, changes: dict, said: str) -> None:

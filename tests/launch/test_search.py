@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from filelock import FileLock
 
 from pegasus_lightning.launch import pool as pool_module
 from pegasus_lightning.launch import search as search_module
-from pegasus_lightning.launch.best import in_full
+from pegasus_lightning.launch.best import in_batches, in_full
 from pegasus_lightning.launch.command import run_command
 from pegasus_lightning.launch.jobs import Job, read_jobs
 from pegasus_lightning.launch.planning import Planned, jobs_of, plan
@@ -131,6 +132,7 @@ def test_a_wrong_space_is_one_sentence_and_creates_nothing(
         ("hydra.sweeper.n_trials=0", "must be at least 1"),
         ("hydra.sweeper.n_trails=9", "Did you mean 'n_trials'?"),
         ("resume=must", "leave resume=must out"),
+        (f"run_name={58 * 'x'}", "use at most 57 characters"),  # 60 with "-01"
     ],
 )
 def test_what_a_search_cannot_do_is_one_sentence(
@@ -140,6 +142,7 @@ def test_what_a_search_cannot_do_is_one_sentence(
     assert run_command(["-m", "hydra/sweeper=optuna", *FIXED, LR, word]) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
 def test_without_the_package_the_command_says_how_to_install_it(
@@ -179,6 +182,13 @@ def test_in_full_drops_the_limits_of_a_trial_and_keeps_its_settings() -> None:
         "experiment_name=search_baseline_best",
         "trainer.max_epochs=1000",
     ]
+
+
+def test_settings_that_count_batches_are_named_as_they_stay() -> None:
+    adam = "model.autoencoder_optimizer"
+    words = ["data=silhouettes", f"{adam}.schedule=linear", f"{adam}.schedule_batches=150", "model.kl_warmup=20"]
+    assert in_batches([*words, f"{adam}.lr=0.01"]) == ["model.kl_warmup=20", f"{adam}.schedule_batches=150"]
+    assert in_batches(words[:1]) == []
 
 
 @pytest.mark.promise(7)
@@ -275,6 +285,93 @@ def test_a_trial_worse_than_the_median_at_its_epoch_is_pruned_and_stays_so(
         path.write_text(json.dumps(status | {"reason": "stopped by SIGTERM"}))
 
 
+def four_trials(programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, at_the_signal: str) -> str:
+    """Let the fourth trial be told to end early, and do this then. Return the space."""
+    programs |= dict.fromkeys((1, 2, 3), LONG)
+    programs[4] = LONG.replace(LONG[LONG.index("    say('inter") : LONG.index("signal.signal")], at_the_signal)
+    monkeypatch.setattr(optuna.samplers, "TPESampler", InOrder)
+    return f"{LR.partition('=')[0]}=1e-2,1e-3,1e-4,1e-5"
+
+
+def test_a_trial_that_finishes_before_it_can_be_pruned_is_finished(
+    programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    # Its patience has ended, and the signal comes too late.
+    ends = """
+    say('finished', 3, value, exit_code=0, stopped_by='trainer.patience', limits={'monitor': 'validation/psnr'})
+    sys.exit(0)
+"""
+    space, contents = four_trials(programs, monkeypatch, ends), []
+    for _ in range(2):
+        assert search(4, space, prune_after_trials=3, prune_after_epochs=2) == 0
+        assert states() == ["finished"] * 4 and begun() == 4
+        (path,) = HOME.glob("trial-*-04-*/status.json")
+        contents.append(path.read_text())
+        out = capsys.readouterr().out
+        assert "4 of 4 runs finished." in out
+        table = out[out.index("Settings, best first") : out.index("The best is")]
+        assert [line.split()[:2] for line in table.splitlines() if line[:2].isdigit()][-1] == ["04", "18.00"]
+    assert contents[0] == contents[1] and json.loads(contents[0])["status"] == "finished"
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_trial_killed_while_it_is_pruned_is_pruned(
+    programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, retries: int
+) -> None:
+    space = four_trials(programs, monkeypatch, "    os.kill(os.getpid(), 9)\n")
+    pool = PoolSettings(slots=1, report=False, retries=retries)
+    assert search(4, space, pool=pool, prune_after_trials=3, prune_after_epochs=2) == 0
+    assert states() == ["finished"] * 3 + ["pruned"] and begun() == 4
+
+
+def test_a_trial_that_was_to_be_pruned_when_the_search_died_is_pruned(
+    programs: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs |= dict.fromkeys((1, 2, 3, 4), LONG)
+    monkeypatch.setattr(optuna.samplers, "TPESampler", InOrder)
+    space = f"{LR.partition('=')[0]}=1e-2,1e-3,1e-4,1e-5"
+    end_early = pool_module.Pool._end_early
+
+    def dies(self: pool_module.Pool) -> None:
+        if any(job.end_early for job in self.jobs):
+            raise KeyboardInterrupt
+        end_early(self)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pool_module.Pool, "_end_early", dies)
+        search(4, space, prune_after_trials=3, prune_after_epochs=2)
+    for _ in range(2):
+        assert search(4, space, prune_after_trials=3, prune_after_epochs=2) == 0
+        assert states() == ["finished"] * 3 + ["pruned"] and begun() == 4
+    (path,) = HOME.glob("trial-*-04-*/status.json")
+    assert state_of(json.loads(path.read_text()), False) == "pruned"
+
+
+def test_a_full_disk_does_not_end_the_search_and_its_journal_stays_whole(
+    programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal._storage import JournalOperation
+
+    append, left = JournalFileBackend.append_logs, [3]
+
+    def full(self: Any, logs: list[dict[str, Any]]) -> None:
+        if logs[0]["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES and left[0]:
+            left[0] -= 1
+            with open(self._file_path, "ab") as file:
+                file.write(b'{"op_code":6,"wor')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    assert search(3) == 0
+    assert left == [0] and begun() == 3
+    assert capsys.readouterr().err.count("The search goes on, but its journal cannot be written") == 1
+    (path,) = HOME.glob("search-*/journal.log")
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum(line["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for line in written) == 3
+
+
 def test_without_pruning_the_same_trial_is_trained_to_its_end(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +387,14 @@ def test_a_space_with_fewer_runs_than_trials_is_searched_once(
 ) -> None:
     assert search(5, f"{LR.partition('=')[0]}=1e-2,1e-3") == 0
     assert begun() == 2 and states() == ["finished", "finished"]
-    assert "gave no new run, the last because these are the settings of trial" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "gave no new run, the last because these are the settings of trial" in out
+    assert out.count("The search ends early") == 1
+
+
+def test_a_search_without_a_trial_is_a_failure(programs: dict[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module.Search, "_assign", lambda *_: "nothing fits")
+    assert search(2) == 1
 
 
 def test_a_search_is_not_run_twice_at_a_time(programs: dict[int, str]) -> None:
