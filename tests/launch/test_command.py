@@ -138,7 +138,7 @@ BEFORE_HYDRA_RUNS = [
     (["logger=wandbb"], ["logger=wandbb", "Did you mean 'wandb'?"]),
     (["logger=[csv,ml]"], ["logger=ml is not a choice", "mlflow"]),
     (["trainer.accelerator=gpu"], ["trainer.gpus=1"]),
-    (["+callbacks.early_stopping.patience=3"], ["trainer.max_epochs and trainer.max_time"]),
+    (["+callbacks.early_stopping.patience=3"], ["trainer.patience=10 ends a run"]),
     (["model=vae", "model.weights.adversarial=2"], ["belongs to model=acai,"]),
     (["-m", "data=silhouettes,lines", "data.drawing_seed=3"], ["while -m sweeps over data"]),
     (["experiment_name=a/b"], ["experiment_name='a/b'"]),

@@ -85,7 +85,7 @@ SINGLE = [
     (["model.adaptive_adversarial=true", "model.weights.adversarial=0"], "means nothing with adversarial weights of 0"),
     (
         ["model.adversarial_loss=relativistic", "model.weights.critic_real=3"],
-        "model.weights.critic_real=3 means nothing with model.adversarial_loss=relativistic, whose pairs have the",
+        "model.weights.critic_real=3 means nothing with model.adversarial_loss=relativistic, whose images have the",
     ),
     (
         ["model=pegasus", "model.learned_mixing=false", "model.weights.alpha=1", "model.weights.target=1"],
