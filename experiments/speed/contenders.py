@@ -27,6 +27,7 @@ from pegasus_lightning.data import module as data_module
 from pegasus_lightning.data.batches import ImageSet
 from pegasus_lightning.models.networks import Critic, Decoder, Encoder
 from pegasus_lightning.models.settings import NetworksConfig
+from pegasus_lightning.train import fit as fitting
 from pegasus_lightning.train import trainer as training
 from pegasus_lightning.train.settings import TRAIN, validate
 from pegasus_lightning.utils.compose import plain
@@ -141,7 +142,7 @@ def real(setting: Setting, *more_overrides: str) -> Result:
     labels = torch.arange(len(setting.images)) % 2
     data = ImageSet(setting.images, labels, CLASSES)
     callback = StopwatchCallback(setting.stopwatch())
-    build_trainer = training.build_trainer
+    build_trainer = fitting.build_trainer
 
     def with_stopwatch(settings: Any, devices: Any, *, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
         return build_trainer(settings, devices, callbacks=[*callbacks, callback], **arguments)
@@ -149,7 +150,7 @@ def real(setting: Setting, *more_overrides: str) -> Result:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(patch.object(data_module, "load_split", lambda config, split: data))
-        stack.enter_context(patch.object(training, "build_trainer", with_stopwatch))
+        stack.enter_context(patch.object(fitting, "build_trainer", with_stopwatch))
         stack.enter_context(unseen())
         config = TRAIN.compose([*setting.overrides, *more_overrides, f"runs_dir={folder}"])
         validate(config)
