@@ -152,6 +152,7 @@ def test_a_scorecard_is_read_and_an_old_run_is_evaluated(
     assert read_scorecard(again).key == card.key  # and the same key, so the two can be compared
 
 
+@pytest.mark.slow
 def test_a_sweep_is_finished_and_a_page_shows_all_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (file,) = folder.glob("runs/variants/sweep-*/sweep.json")
     assert [job["state"] for job in read_jobs(file)] == ["finished"] * len(make.SWEPT)

@@ -191,6 +191,7 @@ def test_settings_that_count_batches_are_named_as_they_stay() -> None:
     assert in_batches(words[:1]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.promise(7)
 def test_the_same_command_goes_on_to_the_trials_of_an_unbroken_search(
     programs: dict[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -293,6 +294,7 @@ def four_trials(programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, at_th
     return f"{LR.partition('=')[0]}=1e-2,1e-3,1e-4,1e-5"
 
 
+@pytest.mark.slow
 def test_a_trial_that_finishes_before_it_can_be_pruned_is_finished(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -314,6 +316,7 @@ def test_a_trial_that_finishes_before_it_can_be_pruned_is_finished(
     assert contents[0] == contents[1] and json.loads(contents[0])["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_trial_killed_while_it_is_pruned_is_pruned(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, retries: int
@@ -324,6 +327,7 @@ def test_a_trial_killed_while_it_is_pruned_is_pruned(
     assert states() == ["finished"] * 3 + ["pruned"] and begun() == 4
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_to_be_pruned_when_the_search_died_is_pruned(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +376,7 @@ def test_a_full_disk_does_not_end_the_search_and_its_journal_stays_whole(
     assert sum(line["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for line in written) == 3
 
 
+@pytest.mark.slow
 def test_without_pruning_the_same_trial_is_trained_to_its_end(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

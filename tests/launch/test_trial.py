@@ -80,6 +80,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_runs_are_evaluated_side_by_side_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

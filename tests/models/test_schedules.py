@@ -160,6 +160,7 @@ def test_lsgan_has_the_gradients_of_its_equation(batch_norm, tiny, fit, optimize
     assert logged["critic/fake"] == outputs.clamp(0, 1).mean().item()
 
 
+@pytest.mark.slow
 def test_wgan_gp_learns_the_distance_of_two_points(tiny, fit) -> None:
     """Real images are one colour, fakes another: the best critic has slope 1, its outputs differ by the distance."""
     fake = 0.5  # of a decoder without weights

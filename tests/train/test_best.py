@@ -54,6 +54,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path: Path, vali
     assert load_model(the_run(tmp_path)).batches_done == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_less_error_is_better_and_no_number_is_not(tmp_path: Path, validations, bad: float) -> None:
     validations([-bad, 30.0, 20.0, 25.0], "validation/excess_bce")
@@ -68,6 +69,7 @@ def test_a_best_validation_is_saved_between_two_saves(tmp_path: Path, validation
     assert checkpoint_of(the_run(tmp_path))["batches_done"] == 12
 
 
+@pytest.mark.slow
 def test_a_run_that_no_longer_improves_ends_and_goes_on_with_more_patience(tmp_path: Path, validations) -> None:
     validations([20.0, 23.0, 21.0, 22.0, 22.5, 24.0, 1.0, 2.0, 3.0])
     limits = ["trainer.max_epochs=9", "trainer.patience=2", *QUIET]
@@ -94,6 +96,7 @@ def test_a_run_that_no_longer_improves_ends_and_goes_on_with_more_patience(tmp_p
     assert best_of(tmp_path) == 24
 
 
+@pytest.mark.slow
 def test_another_monitor_begins_anew(tmp_path: Path, validations) -> None:
     validations([20.0, 23.0])
     assert run(tmp_path, "trainer.max_epochs=1", *QUIET).code == 0
@@ -103,6 +106,7 @@ def test_another_monitor_begins_anew(tmp_path: Path, validations) -> None:
     assert best_of(tmp_path) == 8
 
 
+@pytest.mark.slow
 def test_a_failure_after_the_best_validation_keeps_what_was_counted(
     tmp_path: Path, validations, monkeypatch: pytest.MonkeyPatch
 ) -> None:

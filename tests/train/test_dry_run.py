@@ -49,6 +49,7 @@ def test_the_estimate_counts_batches_validations_checkpoints_and_pictures(tmp_pa
     assert watch.figures(settings, tmp_path) == {"seconds": 3700.0, "bytes": 60000 + 1500 * 11}
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command([*SMALL, "model=vae", "trainer.max_epochs=1", "model.ema_decay=0.9"]) == 0
     first = only_run("vae")

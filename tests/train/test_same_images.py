@@ -75,6 +75,7 @@ def test_without_contents_the_split_is_that_of_earlier_versions() -> None:
     assert validation.images[:, 0, 0, 0].tolist() == [4, 15, 17, 8]  # seen at version 0.1.0
 
 
+@pytest.mark.slow
 @pytest.mark.promise(19)
 def test_images_that_are_added_removed_or_replaced_are_told_and_never_mixed_in(
     photos: Path, capsys: pytest.CaptureFixture
