@@ -163,6 +163,7 @@ def test_without_its_packages_onnx_ends_in_what_to_type(
     assert export.main(["runs"]) == 0  # nothing else needs it
 
 
+@pytest.mark.slow
 def test_with_onnx_the_console_stays_clean(
     runs: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -164,6 +164,7 @@ def test_every_pegasus_can_be_made_again_by_hand_from_what_is_recorded(run: Path
     assert said["best"][0] == ranked[0]["index"]
 
 
+@pytest.mark.slow
 @pytest.mark.promise(14)
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     run: Path, tmp_path: Path, generate: Callable[..., Answer]

@@ -266,6 +266,7 @@ class InOrder(optuna.samplers.RandomSampler):
         return ("0.01", "0.001", "0.0001", "1e-05")[self.number]
 
 
+@pytest.mark.slow
 def test_a_trial_worse_than_the_median_at_its_epoch_is_pruned_and_stays_so(
     programs: dict[int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

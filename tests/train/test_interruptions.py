@@ -70,6 +70,7 @@ def test_a_signal_outside_a_training_batch_is_heeded(tmp_path, monkeypatch, unbr
     assert all(torch.equal(unbroken[name], got[name]) for name in got)
 
 
+@pytest.mark.slow
 def test_a_run_in_training_is_not_trained_by_a_second_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_command([*SETTINGS, "trainer.max_epochs=1"]) == 0

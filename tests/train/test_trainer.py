@@ -342,6 +342,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return the_run(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.promise(1)
 def test_kill_9_and_again_gives_the_weights_of_an_unbroken_run(whole: Path, killed: Path) -> None:
     assert digest(killed) == digest(whole)
@@ -349,6 +350,7 @@ def test_kill_9_and_again_gives_the_weights_of_an_unbroken_run(whole: Path, kill
     assert logged(killed)["loss/kl"] == logged(whole)["loss/kl"]  # values logged twice are kept once
 
 
+@pytest.mark.slow
 @pytest.mark.promise(12)
 def test_kill_9_loses_nothing_that_was_logged_before_the_checkpoint(whole: Path, killed: Path) -> None:
     before, after = tensorboard(whole), tensorboard(killed)

@@ -339,6 +339,7 @@ def test_what_does_not_agree_is_refused(draw: Callable[[], np.ndarray], message:
         draw()
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_for_curves_only_and_pyplot_never() -> None:
     script = """
 import sys, torch

@@ -30,6 +30,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 def test_where_a_run_hangs_is_said_and_a_single_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
