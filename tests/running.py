@@ -66,13 +66,13 @@ def status_of(run_folder: Path) -> dict[str, Any]:
     return json.loads((run_folder / "status.json").read_text())
 
 
-def checkpoint_of(run_folder: Path) -> dict[str, Any]:
-    return torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+def checkpoint_of(run_folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    return torch.load(run_folder / "checkpoints" / name, weights_only=True)
 
 
-def digest(run_folder: Path) -> str:
-    """SHA-256 over the names and bytes of all weights and of the optimizers' moments."""
-    content, hasher = checkpoint_of(run_folder), hashlib.sha256()
+def digest(run_folder: Path, checkpoint: str = "last.ckpt") -> str:
+    """SHA-256 over the names and bytes of all weights and of the optimizers' moments in a checkpoint."""
+    content, hasher = checkpoint_of(run_folder, checkpoint), hashlib.sha256()
     tensors = dict(content["state_dict"])
     for player, optimizer in enumerate(content["optimizer_states"]):
         for index, state in optimizer["state"].items():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from pegasus_lightning import __version__
-from pegasus_lightning.utils.errors import UserError, complain
+from pegasus_lightning.utils.errors import exit_code_of
 from pegasus_lightning.utils.surroundings import steady_streams
 
 EVALUATE = "python -m pegasus_lightning.evaluate"
@@ -49,27 +49,21 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A user error is reported as one message on stderr."""
     options = parser().parse_args(arguments)
-    places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
-    try:
-        from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
-        from pegasus_lightning.report.read import printable
+    return exit_code_of(lambda: _work(options))
 
-        path, runs = write_report(places, options.out, options.baseline, not options.no_originals)
-    except UserError as error:
-        return complain(str(error))
-    except OSError as error:  # such as a full disk
-        print(f"pegasus_lightning: {error}. Nothing was left half-written.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+
+def _work(options: argparse.Namespace) -> None:
+    from pegasus_lightning.report.page import write_report  # matplotlib is slow to import
+    from pegasus_lightning.report.read import printable
+
+    places = [place.removeprefix("run=") for place in options.places]  # as other commands spell it
+    path, runs = write_report(places, options.out, options.baseline, not options.no_originals)
     waiting = [run.folder for run in runs if run.card is None and run.has_checkpoint]
     if waiting:
         count = f"{len(waiting)} run has" if len(waiting) == 1 else f"{len(waiting)} runs have"
         command = " ".join([EVALUATE, *(shlex.quote(f"run={folder}") for folder in waiting)])
         print(printable(f"{count} no scorecard yet: {command}", len(command) + 100))
     print(printable(str(path)))
-    return 0
 
 
 if __name__ == "__main__":

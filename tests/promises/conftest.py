@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from running import digest
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 # 76 images in batches of 16 are 4 batches an epoch; 3 epochs log losses at batches 3 4 | 6 8 | 9 12.
@@ -166,21 +166,11 @@ class Left:
     @property
     def digest(self) -> str:
         """The digest of `last.ckpt`."""
-        return self.digest_of("last.ckpt")
+        return digest(self.run)
 
     def digest_of(self, checkpoint: str) -> str:
-        """SHA-256 over the names and bytes of all weights and of the optimizers' moments in a checkpoint."""
-        content = torch.load(self.checkpoints / checkpoint, weights_only=True)
-        hasher = hashlib.sha256()
-        tensors = dict(content["state_dict"])
-        for player, optimizer in enumerate(content["optimizer_states"]):
-            for index, state in optimizer["state"].items():
-                tensors |= {f"{player} {index} {name}": value for name, value in state.items()}
-        assert len(tensors) > 50
-        for name in sorted(tensors):
-            hasher.update(name.encode())
-            hasher.update(tensors[name].contiguous().numpy().tobytes())
-        return hasher.hexdigest()
+        """The digest of another checkpoint."""
+        return digest(self.run, checkpoint)
 
     @property
     def metrics(self) -> list[tuple[int, str, float]]:
